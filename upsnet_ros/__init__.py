@@ -1,0 +1,1 @@
+"""UPSNet panoptic segmentation for ROS 2."""
