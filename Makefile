@@ -1,0 +1,58 @@
+# From nothing to a working package: `make setup`, then `make test` or `make demo`. `make help` lists all.
+
+PYTHON      ?= python3
+VENV        ?= .venv
+# pip index for torch and torchvision, e.g. https://download.pytorch.org/whl/cpu; empty: pip's own.
+TORCH_INDEX ?=
+SOURCE      ?=
+OUT         ?= demo_output
+
+venv   := $(abspath $(VENV))
+bin    := $(venv)/bin
+pip    := $(bin)/python -m pip install --quiet --disable-pip-version-check
+stamps := $(venv)/.upsnet_ros
+# The environment's prefix stands in for /opt/ros/<distro>.
+on_wheels  := AMENT_PREFIX_PATH=$(venv) CMAKE_PREFIX_PATH=$(venv)
+cmake_args := -DPython3_EXECUTABLE=$(bin)/python -DCMAKE_PROJECT_INCLUDE=$(CURDIR)/cmake/ros_wheels.cmake -DBUILD_TESTING=OFF
+export PATH := $(bin):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format demo bench colcon clean
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: PYTHON=python3.12 VENV=.venv TORCH_INDEX=https://... SOURCE=my_frames/ OUT=demo_output"
+
+setup: $(stamps)/package $(stamps)/messages $(stamps)/dev  ## Make the environment: dependencies, messages, this package
+
+# One stamp a step, so that a changed file repeats only what depends on it.
+$(bin)/python:
+	$(PYTHON) -m venv $(venv)
+
+$(stamps)/torch: requirements/torch.txt | $(bin)/python
+	@mkdir -p $(@D)
+	$(pip) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r $<
+	@touch $@
+
+$(stamps)/base: requirements/base.txt requirements/ros.txt requirements/messages.txt $(stamps)/torch
+	$(pip) $(patsubst %,-r %,$(filter %.txt,$^))
+	@touch $@
+
+$(stamps)/dev: requirements/dev.txt $(stamps)/base
+	$(pip) -r $<
+	@touch $@
+
+$(stamps)/package: setup.py pyproject.toml $(stamps)/base
+	$(pip) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# After the package: pip would take rosidl's egg-info for an older version of it, and remove both.
+# Without an __init__.py the folder of messages is a portion that upsnet_ros/__init__.py finds.
+$(stamps)/messages: CMakeLists.txt package.xml cmake/ros_wheels.cmake $(wildcard msg/* config/* launch/*) $(stamps)/package
+	$(on_wheels) cmake -S . -B $(stamps)/build -G Ninja --log-level=WARNING $(cmake_args) \
+	    -DCMAKE_INSTALL_PREFIX=$(venv) -DUPSNET_ROS_INSTALL_PYTHON=OFF
+	cmake --build $(stamps)/build -- --quiet
+	cmake --install $(stamps)/build > $(stamps)/install.log
+	rm -rf $(venv)/lib/python3*/site-packages/upsnet_ros/__init__.py \
+	       $(venv)/lib/python3*/site-packages/upsnet_ros-*.egg-info
+	@touch $@

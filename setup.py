@@ -1,0 +1,33 @@
+"""Python metadata. On a ROS machine colcon builds the package from CMakeLists.txt and does not read this."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="upsnet_ros",
+    version="0.1.0",
+    description="UPSNet panoptic segmentation of camera topics",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.14",
+    # The repository root goes on sys.path in an editable install, where setuptools' import hook would
+    # lose to the folder of generated messages in site-packages (see upsnet_ros/__init__.py).
+    package_dir={"": "."},
+    packages=find_packages(include=["upsnet_ros", "upsnet_ros.*"]),
+    package_data={"upsnet_ros": ["py.typed"]},
+    # Ranges; requirements/*.txt pin what is tested. No ROS package is named here or in an extra: rclpy
+    # and the messages come from the ROS install, or from the wheels of requirements/ros.txt.
+    install_requires=[
+        "numpy>=1.26",
+        "opencv-python-headless>=4.9",
+        "rich>=13",
+        "safetensors>=0.4",
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "typer>=0.12",
+    ],
+    extras_require={
+        # Image encodings where cv_bridge is not installed, and bags without rosbag2.
+        "bags": ["rosbags>=0.11", "rosbags-image>=0.10"],
+    },
+    entry_points={"console_scripts": ["upsnet = upsnet_ros.cli:main"]},
+)
