@@ -1,0 +1,188 @@
+"""Overlay: what is tinted, what is left alone, and that texts keep out of each other's way."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
+from upsnet_ros.inference import captions
+from upsnet_ros.inference.captions import Caption, draw_captions
+from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
+from upsnet_ros.inference.overlay import colorize, draw_overlay
+
+ROAD, SKY, CAR = 7, 23, 26
+GREY = 100
+
+
+def frame_of(
+    labels: npt.NDArray[np.int32], unknown: npt.NDArray[np.bool_] | None = None
+) -> PanopticFrame:
+    """A frame whose tables are read off ``labels``."""
+    instances, stuff = [], []
+    for value in np.unique(labels[labels > 0]).tolist():
+        rows, columns = np.nonzero(labels == value)
+        box = tuple(int(v) for v in (columns.min(), rows.min(), columns.max(), rows.max()))
+        class_id = value // 1000 or value
+        common = {
+            "id": value,
+            "class_id": class_id,
+            "class_name": CITYSCAPES.by_id[class_id].name,
+            "box": box,
+            "area": rows.size,
+        }
+        if value >= 1000:
+            instances.append(Instance(score=0.9, detection_box=box, **common))
+        else:
+            stuff.append(StuffSegment(**common))
+    return PanopticFrame(
+        labels=labels,
+        unknown=np.zeros(labels.shape, bool) if unknown is None else unknown,
+        instances=tuple(instances),
+        stuff=tuple(stuff),
+    )
+
+
+def grey(height: int, width: int) -> npt.NDArray[np.uint8]:
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def test_classes_take_their_official_colour_and_void_stays() -> None:
+    labels = np.zeros((60, 80), np.int32)
+    labels[:, 20:40] = ROAD
+    labels[:, 40:] = SKY
+    image = grey(60, 80)
+    drawn = draw_overlay(image, frame_of(labels), CITYSCAPES, alpha=1.0)
+    assert (drawn[:, :20] == GREY).all()
+    # the corners, where no text can be
+    assert drawn[0, 20].tolist() == [128, 64, 128]  # BGR of (128, 64, 128)
+    assert drawn[0, 79].tolist() == [180, 130, 70]  # BGR of (70, 130, 180)
+    assert (image == GREY).all(), "the image handed in was changed"
+
+
+def test_alpha_weighs_colour_against_image() -> None:
+    labels = np.full((8, 8), SKY, np.int32)
+    drawn = draw_overlay(grey(8, 8), frame_of(labels), CITYSCAPES, alpha=0.25)
+    expected = 0.75 * GREY + 0.25 * np.array([180, 130, 70])
+    assert np.abs(drawn[0, 0] - expected).max() <= 0.5
+
+
+def test_instances_of_a_class_differ_and_are_outlined() -> None:
+    labels = np.full((100, 200), ROAD, np.int32)
+    labels[20:80, 20:80] = CAR * 1000 + 1
+    labels[20:80, 80:140] = CAR * 1000 + 2
+    plain = colorize(labels, CITYSCAPES)
+    drawn = draw_overlay(plain, frame_of(labels), CITYSCAPES, alpha=0.0)
+    left, right = plain[50, 50], plain[50, 110]
+    assert (left != right).any()
+    changed = (drawn != plain).any(axis=2)
+    rim = [drawn[30, 20], drawn[30, 139]]
+    assert changed[21:79, 20].all()
+    assert changed[21:79, 139].all()
+    assert (rim[0] != rim[1]).any(), "two instances share a contour colour"
+    assert not changed[85:].any(), "stuff was outlined"
+
+
+def test_a_thing_that_leaves_the_image_is_open_at_its_edge() -> None:
+    labels = np.full((40, 40), CAR * 1000 + 1, np.int32)
+    labels[:, 30:] = ROAD
+    drawn = draw_overlay(grey(40, 40), frame_of(labels), CITYSCAPES, alpha=0.0)
+    assert (drawn[:, 29] != GREY).any(axis=1).all()
+    assert (drawn[39, :25] == GREY).all()
+
+
+def test_unknown_is_striped_and_nothing_else_is() -> None:
+    unknown = np.zeros((90, 120), bool)
+    unknown[30:60, 40:100] = True
+    labels = np.zeros((90, 120), np.int32)
+    drawn = draw_overlay(grey(90, 120), frame_of(labels, unknown), CITYSCAPES)
+    changed = (drawn != GREY).any(axis=2)
+    assert changed[unknown].all()
+    assert not changed[~unknown].any()
+    colors = np.unique(drawn[31, 41:60].reshape(-1, 3), axis=0)
+    assert len(colors) >= 2, "one flat colour is no hatching"
+
+
+@pytest.mark.parametrize(("height", "width"), [(360, 480), (480, 640), (1024, 2048)])
+def test_letters_grow_with_the_image(height: int, width: int) -> None:
+    canvas = np.zeros((height, width, 3), np.uint8)
+    draw_captions(canvas, [Caption(text="HHH", mask=np.ones((height, width), bool))])
+    rows = np.flatnonzero((canvas > 128).any(axis=(1, 2)))
+    letter_height = np.ptp(rows) + 1
+    assert letter_height >= 7, "too small to read"
+    assert width / 110 <= letter_height <= width / 40
+
+
+def test_captions_stay_inside_and_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, int, int, int]] = []
+    draw = captions._Writer._draw
+
+    def remember(self: captions._Writer, caption: Caption, rect: captions._Rect, y: int) -> None:
+        drawn.append(rect)
+        draw(self, caption, rect, y)
+
+    monkeypatch.setattr(captions._Writer, "_draw", remember)
+    rng = np.random.default_rng(0)
+    boxes = []
+    for x, y, w, h in rng.integers((0, 0, 40, 40), (600, 440, 200, 200), (80, 4)).tolist():
+        boxes.append((x, y, min(x + w, 639), min(y + h, 479)))
+    canvas = np.zeros((480, 640, 3), np.uint8)
+    draw_captions(canvas, [Caption(text="car 0.90", box=b, color=(0, 200, 0)) for b in boxes])
+    assert len(drawn) > 20
+    taken = np.zeros((480, 640), np.uint8)
+    for left, top, right, bottom in drawn:
+        assert 0 <= left < right <= 640
+        assert 0 <= top < bottom <= 480
+        taken[top:bottom, left:right] += 1
+    assert taken.max() == 1
+
+
+def test_tiny_segments_get_no_caption() -> None:
+    canvas = np.zeros((480, 640, 3), np.uint8)
+    speck = np.zeros((480, 640), bool)
+    speck[100:104, 100:300] = True
+    draw_captions(
+        canvas,
+        [
+            Caption(text="person 0.99", box=(10, 10, 17, 17), color=(255, 255, 255)),
+            Caption(text="fence", mask=speck),
+        ],
+    )
+    assert not canvas.any()
+
+
+def test_a_caption_wider_than_the_image_is_left_out() -> None:
+    canvas = np.zeros((40, 40, 3), np.uint8)
+    draw_captions(canvas, [Caption(text="traffic light 0.99", box=(0, 0, 39, 39), color=(9, 9, 9))])
+    assert not canvas.any()
+
+
+def test_colorize_follows_the_map() -> None:
+    labels = np.array([[0, ROAD], [CAR * 1000 + 1, CAR * 1000 + 2]], np.int32)
+    flat = colorize(labels, CITYSCAPES, shade_instances=False)
+    assert flat.dtype == np.uint8
+    assert flat.tolist() == [[[0, 0, 0], [128, 64, 128]], [[142, 0, 0], [142, 0, 0]]]
+    shaded = colorize(labels, CITYSCAPES)
+    assert (shaded[1, 0] != shaded[1, 1]).any()
+
+
+def test_colorize_takes_ids_beyond_16_bits() -> None:
+    labels = np.array([[200, 90 * 1000 + 999]], np.int32)
+    flat = colorize(labels, COCO, shade_instances=False)
+    for column, class_id in enumerate((200, 90)):
+        assert flat[0, column].tolist() == list(COCO.by_id[class_id].color[::-1])
+
+
+@pytest.mark.parametrize(("value", "message"), [(99, "class 99 is not in"), (-1, "negative")])
+def test_labels_outside_the_taxonomy_are_named(value: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        colorize(np.full((2, 2), value, np.int32), CITYSCAPES)
+
+
+def test_bad_arguments_are_named() -> None:
+    frame = frame_of(np.full((4, 6), ROAD, np.int32))
+    with pytest.raises(ValueError, match=r"uint8 \(4, 6, 3\)"):
+        draw_overlay(grey(6, 4), frame, CITYSCAPES)
+    with pytest.raises(ValueError, match="alpha"):
+        draw_overlay(grey(4, 6), frame, CITYSCAPES, alpha=1.5)
