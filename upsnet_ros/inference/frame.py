@@ -58,6 +58,10 @@ class PanopticFrame:
         unknown: bool (H, W); True where the unknown channel won.
         instances: Things, in order of ``id``.
         stuff: Stuff segments, in order of ``id``.
+        semantic: uint8 (H, W) public class ids of the semantic head alone, or None.
+        confidence: uint8 (H, W), 255 times the probability of `semantic`, or None.
+        unknown_score: uint8 (H, W), how near the unknown channel came: above 127 where it won; or
+            None.
         timings: Milliseconds by stage of the predictor, where it was asked to measure.
     """
 
@@ -65,4 +69,7 @@ class PanopticFrame:
     unknown: npt.NDArray[np.bool_]
     instances: tuple[Instance, ...]
     stuff: tuple[StuffSegment, ...]
+    semantic: npt.NDArray[np.uint8] | None = None
+    confidence: npt.NDArray[np.uint8] | None = None
+    unknown_score: npt.NDArray[np.uint8] | None = None
     timings: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,338 @@
+"""Parity with the original network on every case of a folder of recorded results.
+
+`UPSNET_PARITY_DIR` names the folder (layout: test/parity/README.md); by default test/parity. The
+original computed the cases on a CPU; weights and images are made anew from their rules.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from upsnet_ros.inference.preprocess import Geometry, preprocess, upload
+from upsnet_ros.network import UPSNet, get_variant
+from upsnet_ros.network.checkpoint import load_state_dict
+from upsnet_ros.network.instance_head import Detections, instance_detections, panoptic_detections
+from upsnet_ros.network.mask_removal import remove_hidden_masks
+from upsnet_ros.network.panoptic_head import UNKNOWN, PanopticHead
+from upsnet_ros.network.panoptic_logits import mask_term, panoptic_logits, segment_term
+from upsnet_ros.network.segments import Segments, unify
+
+PARITY = Path(os.environ.get("UPSNET_PARITY_DIR", Path(__file__).parents[1] / "parity"))
+CASES = sorted(
+    path
+    for path in (PARITY / "cases").glob("*.npz")
+    if not path.name.startswith(("train_", "unit_"))
+)
+SAMPLE_TOLERANCE = 1e-3
+BOX_TOLERANCE = 0.01
+
+
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, PARITY / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Run:
+    """One case: what the original recorded, and what we compute."""
+
+    want: Any
+    meta: dict[str, Any]
+    geometry: Geometry
+    samples: dict[str, Tensor]
+    proposals: Tensor
+    proposal_scores: Tensor
+    class_logits: Tensor
+    deltas: Tensor
+    instances: Detections
+    instance_masks: Tensor
+    before: Detections
+    before_masks: Tensor
+    kept: Tensor
+    after: Detections
+    panoptic: Tensor
+    semantic: Tensor
+    final_panoptic: Tensor
+    final_semantic: Tensor
+    segments: Segments
+    network: UPSNet
+    image: Tensor
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=1)
+def _run(path: Path) -> Run:
+    want = np.load(path)
+    meta = json.loads(str(want["meta_json"]))
+    variant = get_variant(meta["variant"])
+    table = PARITY / f"state_dict_{meta['variant']}.tsv"
+    arrays = _module("make_weights").make_state_dict(table, meta["seed"], meta.get("overrides", []))
+    tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()}
+    network = UPSNet(variant).eval()
+    load_state_dict(network, tensors, source=path.name)
+
+    pixels = _module("make_images").make_image(meta["src_h"], meta["src_w"], meta["seed"])
+    geometry = Geometry.of(pixels.shape[:2], scale=meta["target"], max_size=meta["max_size"])
+    image = preprocess(upload(pixels, torch.device("cpu")), geometry, dtype=torch.float32)
+    limits = {
+        "size": geometry.size,
+        "nms_threshold": variant.nms_threshold,
+        "limit": variant.max_detections,
+    }
+    with torch.inference_mode():
+        stages = network.resnet_backbone(image)
+        pyramid = network.fpn(stages)
+        rpn = network.rpn(pyramid)
+        proposals, proposal_scores = network.propose(pyramid, geometry.size)
+        class_logits, deltas = network.rcnn(pyramid, proposals)
+        instances = instance_detections(
+            proposals,
+            class_logits,
+            deltas,
+            score_threshold=variant.instance_score_threshold,
+            **limits,
+        )
+        instance_masks = network.mask_branch(pyramid, instances.boxes, instances.classes)
+        before = panoptic_detections(
+            proposals,
+            class_logits,
+            deltas,
+            score_threshold=variant.panoptic_score_threshold,
+            **limits,
+        )
+        before_masks = network.mask_branch(pyramid, before.boxes, before.classes)
+        semantic_score = network.fcn_head(pyramid)
+        kept, masks = remove_hidden_masks(
+            before,
+            before_masks,
+            size=geometry.padded,
+            threshold=variant.mask_overlap_threshold,
+        )
+        after = before[kept]
+        maps = PanopticHead(
+            semantic=semantic_score[0],
+            detections=after,
+            mask_logits=masks,
+            size=geometry.padded,
+            num_stuff=variant.num_stuff,
+        ).maps()
+        height, width = geometry.size
+        final_panoptic = geometry.to_source(maps.panoptic[:height, :width])
+        final_semantic = geometry.to_source(maps.semantic[:height, :width])
+        segments = unify(
+            final_panoptic,
+            final_semantic,
+            after.classes,
+            num_stuff=variant.num_stuff,
+            num_seg_classes=variant.num_seg_classes,
+            stuff_area_limit=meta["stuff_area_limit"],
+        )
+        upsampled = torch.nn.functional.interpolate(
+            semantic_score, scale_factor=4.0, mode="bilinear", align_corners=False
+        )
+        mask_map = mask_term(after.boxes, masks, geometry.padded)
+        cuts = segment_term(after.boxes, after.classes, upsampled[0], variant.num_stuff)
+        dense = panoptic_logits(
+            upsampled[0], after.boxes, after.classes, mask_map, variant.num_stuff
+        )
+        samples = {
+            "data": image,
+            **{f"res{i + 2}": x for i, x in enumerate(stages)},
+            **{f"p{i + 2}": x for i, x in enumerate(pyramid)},
+            **{f"rpn_cls_logit_p{i + 2}": x for i, (x, _) in enumerate(rpn)},
+            **{f"rpn_bbox_p{i + 2}": x for i, (_, x) in enumerate(rpn)},
+            "fcn_score": semantic_score,
+            "fcn_output": upsampled,
+            "fcn_feat": network.fcn_head.features(pyramid),
+            "mask_energy": mask_map[None],
+            "seg_logits": upsampled[:, : variant.num_stuff],
+            "seg_inst_logits": cuts[None],
+            "void_logit": dense[None, -1:],
+        }
+    return Run(
+        want=want,
+        meta=meta,
+        geometry=geometry,
+        samples=samples,
+        proposals=proposals,
+        proposal_scores=proposal_scores,
+        class_logits=class_logits,
+        deltas=deltas,
+        instances=instances,
+        instance_masks=instance_masks,
+        before=before,
+        before_masks=before_masks,
+        kept=kept,
+        after=after,
+        panoptic=maps.panoptic,
+        semantic=maps.semantic,
+        final_panoptic=final_panoptic,
+        final_semantic=final_semantic,
+        segments=segments,
+        network=network,
+        image=image,
+        extra={"dense": dense},
+    )
+
+
+@pytest.fixture(params=CASES, ids=lambda path: path.stem, scope="module")
+def run(request: pytest.FixtureRequest) -> Run:
+    return _run(request.param)
+
+
+def _sampled(x: Tensor, want: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    assert list(x.shape) == want[f"s_{name}_shape"].tolist(), name
+    got = x.contiguous().flatten()[torch.from_numpy(want[f"s_{name}_idx"]).long()]
+    return got.numpy(), want[f"s_{name}_val"]
+
+
+def _match(got: Tensor, want: np.ndarray) -> np.ndarray:
+    """Return for each wanted row the index of a got row of its own within the box tolerance."""
+    assert len(got) == len(want)
+    distance = np.abs(got.numpy()[None] - want[:, None]).max(axis=-1)
+    index = distance.argmin(axis=1)
+    assert distance[np.arange(len(want)), index].max(initial=0) <= BOX_TOLERANCE
+    return index
+
+
+def test_there_are_cases() -> None:
+    assert CASES, f"no cases in {PARITY}"
+
+
+def test_weights_are_those_of_the_case(run: Run) -> None:
+    """The rule must have made the same weights and the same image, or nothing below counts."""
+    path = PARITY / "cases" / f"{run.meta['name']}.npz"
+    arrays = _module("make_weights").make_state_dict(
+        PARITY / f"state_dict_{run.meta['variant']}.tsv",
+        run.meta["seed"],
+        run.meta.get("overrides", []),
+    )
+    assert _module("make_weights").checksum(arrays) == run.meta["weights_checksum"], path
+    np.testing.assert_array_equal(
+        _module("make_images").make_image(run.meta["src_h"], run.meta["src_w"], run.meta["seed"]),
+        run.want["image"],
+    )
+
+
+def test_geometry(run: Run) -> None:
+    height, width, scale = run.want["im_info"][0]
+    assert run.geometry.size == (height, width)
+    assert np.float32(run.geometry.scale) == scale
+    assert list(run.geometry.padded) == run.meta["padded"]
+
+
+def test_sampled_tensors(run: Run) -> None:
+    recorded = {key[2:-4] for key in run.want.files if key.startswith("s_") and "_idx" in key}
+    assert recorded <= {*run.samples, "fc_feat"}
+    for name in sorted(recorded - {"fc_feat"}):
+        got, want = _sampled(run.samples[name], run.want, name)
+        np.testing.assert_allclose(got, want, rtol=0, atol=SAMPLE_TOLERANCE, err_msg=name)
+
+
+def test_proposals(run: Run) -> None:
+    index = _match(run.proposals, run.want["rois"][:, 1:])
+    np.testing.assert_allclose(
+        run.proposal_scores.numpy()[index], run.want["roi_scores"], atol=SAMPLE_TOLERANCE
+    )
+
+
+def test_box_head(run: Run) -> None:
+    index = _match(run.proposals, run.want["rois"][:, 1:])
+    probabilities = run.class_logits.softmax(dim=1).numpy()[index]
+    np.testing.assert_allclose(probabilities, run.want["cls_prob"], atol=SAMPLE_TOLERANCE)
+    np.testing.assert_allclose(
+        run.deltas.numpy()[index], run.want["bbox_pred"], atol=2 * SAMPLE_TOLERANCE
+    )
+
+
+def _same_detections(got: Detections, want: Any, prefix: str) -> np.ndarray:
+    keys = torch.cat((got.boxes, got.classes[:, None] * 1000.0), dim=1)
+    wanted = np.concatenate(
+        (want[f"{prefix}_boxes"], want[f"{prefix}_classes"][:, None] * 1000.0), axis=1
+    ).astype(np.float32)
+    index = _match(keys, wanted)
+    np.testing.assert_allclose(
+        got.scores.numpy()[index], want[f"{prefix}_scores"], atol=SAMPLE_TOLERANCE
+    )
+    return index
+
+
+def test_instance_detections(run: Run) -> None:
+    index = _same_detections(run.instances, run.want, "det")
+    # Recorded in half precision.
+    np.testing.assert_allclose(
+        run.instance_masks.sigmoid().numpy()[index],
+        run.want["det_mask_prob"].astype(np.float32),
+        atol=SAMPLE_TOLERANCE,
+    )
+
+
+def test_panoptic_detections(run: Run) -> None:
+    index = _same_detections(run.before, run.want, "pan_pre")
+    np.testing.assert_allclose(
+        run.before_masks.numpy()[index], run.want["pan_pre_mask_logit"], atol=2 * SAMPLE_TOLERANCE
+    )
+
+
+def test_kept_instances(run: Run) -> None:
+    np.testing.assert_array_equal(run.kept.numpy(), run.want["keep_inds"])
+    _same_detections(run.after, run.want, "pan_post")
+
+
+def _share_equal(got: Tensor, want: np.ndarray) -> float:
+    ids = torch.where(got == UNKNOWN, 255, got.long()).numpy()
+    assert ids.shape == want.shape
+    return float((ids == want).mean())
+
+
+def test_panoptic_and_semantic_maps(run: Run) -> None:
+    assert _share_equal(run.panoptic, run.want["panoptic_outputs"]) >= 0.999
+    assert _share_equal(run.semantic, run.want["fcn_argmax"]) >= 0.999
+    height, width = run.want["final_pan_in"].shape
+    assert _share_equal(run.final_panoptic[:height, :width], run.want["final_pan_in"]) >= 0.999
+    assert _share_equal(run.final_semantic[:height, :width], run.want["final_seg_in"]) >= 0.999
+
+
+def test_tiled_head_is_the_argmax_of_the_definition(run: Run) -> None:
+    dense = run.extra["dense"]
+    ids = dense.argmax(dim=0)
+    ids[ids == len(dense) - 1] = UNKNOWN
+    assert (ids == run.panoptic).float().mean() >= 0.9999
+
+
+def test_final_segments(run: Run) -> None:
+    semantic, instance = run.segments.semantic.numpy(), run.segments.instance.numpy()
+    want_semantic = run.want["pan2ch_sem"].astype(int)
+    want_instance = run.want["pan2ch_ins"].astype(int)
+    equal = (semantic == want_semantic) & (instance == want_instance)
+    assert equal.mean() >= 0.999
+    ids = np.where(semantic == 255, 0, 1000 * semantic.astype(int) + instance)
+    found, areas = np.unique(ids[semantic != 255], return_counts=True)
+    rows = run.want["segments"]
+    assert found.tolist() == rows[:, 0].tolist()
+    np.testing.assert_allclose(areas, rows[:, 4], atol=max(4, 0.001 * semantic.size))
+
+
+def test_forward_takes_the_same_way(run: Run) -> None:
+    """The stages above, called one by one, are what `UPSNet.forward` does on the unpadded area."""
+    with torch.inference_mode():
+        result = run.network(run.image, run.geometry.size)
+    height, width = run.geometry.size
+    assert torch.equal(result.detections.boxes, run.after.boxes)
+    assert torch.equal(result.maps.panoptic, run.panoptic[:height, :width])
+    assert torch.equal(result.maps.semantic, run.semantic[:height, :width])

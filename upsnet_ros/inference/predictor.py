@@ -1,0 +1,179 @@
+"""One image in, one `PanopticFrame` out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from upsnet_ros.datasets.taxonomy import Taxonomy, get_taxonomy
+from upsnet_ros.inference.assemble import assemble, to_frame
+from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.inference.preprocess import Geometry, check_image, preprocess, upload
+from upsnet_ros.inference.stage_timer import StageTimer
+from upsnet_ros.network.checkpoint import CheckpointError, load_checkpoint
+from upsnet_ros.network.random_weights import draw_weights_
+from upsnet_ros.network.resnet import fold_batch_norm_
+from upsnet_ros.network.upsnet import STAGES, UPSNet
+from upsnet_ros.network.variants import Variant, get_variant
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DEFAULT_VARIANT = "cityscapes-r50"
+#: All stages that `PanopticFrame.timings` names, in order.
+PREDICTOR_STAGES = ("upload", "preprocess", *STAGES, "download")
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device of that name; ``auto`` is the GPU where there is one.
+
+    Raises:
+        ValueError: No such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from None
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device!r} is not here: torch sees {torch.cuda.device_count()} GPUs; use cpu"
+        )
+    if resolved.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
+    return resolved
+
+
+class Predictor:
+    """Runs UPSNet on images of any size.
+
+    Args:
+        weights: An official checkpoint (``.pth``) or a ``.safetensors`` file.
+        variant: Name of the network the weights belong to.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``fp32``, or on CUDA ``fp16`` or ``bf16``.
+        scale: Pixels of the short side the network runs at, for slower machines; by default the
+            variant's. The limit of the long side changes with it.
+        score_threshold: Class probability an instance must exceed.
+        allow_random_weights: Whether to draw meaningless weights when `weights` is None.
+        seed: Of those weights.
+        unknown_score: Whether to fill `PanopticFrame.unknown_score`.
+        semantic: Whether to fill `PanopticFrame.semantic` and ``confidence``.
+        measure: Whether to fill `PanopticFrame.timings`.
+
+    Raises:
+        CheckpointError: The weights are missing or do not fit.
+        ValueError: Variant, device, precision, scale or threshold are not possible.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        *,
+        variant: str | None = None,
+        device: str = "auto",
+        precision: str = "fp32",
+        scale: int | None = None,
+        score_threshold: float = 0.6,
+        allow_random_weights: bool = False,
+        seed: int = 0,
+        unknown_score: bool = False,
+        semantic: bool = False,
+        measure: bool = False,
+    ) -> None:
+        self.variant: Variant = get_variant(variant or DEFAULT_VARIANT)
+        self.device = resolve_device(device)
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r}; use {', '.join(PRECISIONS)}")
+        if precision != "fp32" and self.device.type != "cuda":
+            raise ValueError(f"precision {precision} needs a CUDA device; use fp32 on a CPU")
+        self.dtype = PRECISIONS[precision]
+        self.scale = self.variant.scale if scale is None else scale
+        if self.scale < 32:
+            raise ValueError(f"scale {self.scale} is too small; use at least 32 pixels")
+        self.set_score_threshold(score_threshold)
+        self.taxonomy: Taxonomy = get_taxonomy(self.variant.dataset)
+        self.random_weights = weights is None
+        self._unknown_score = unknown_score
+        self._semantic = semantic
+        self._measure = measure
+
+        if weights is None and not allow_random_weights:
+            raise CheckpointError(
+                "no weights given: name a .pth or .safetensors file, or set "
+                "allow_random_weights to try things out with labels that mean nothing"
+            )
+        network = UPSNet(self.variant)
+        if weights is None:
+            draw_weights_(network, seed=seed)
+        else:
+            load_checkpoint(network, weights)
+        fold_batch_norm_(network)
+        network.requires_grad_(False)
+        self._network = network.to(
+            device=self.device,
+            dtype=self.dtype,
+            memory_format=torch.channels_last,  # type: ignore[call-overload]
+        )
+        self._public_ids = torch.from_numpy(
+            np.asarray(self.taxonomy.public_ids, dtype=np.int64)
+        ).to(self.device)
+
+    def set_score_threshold(self, threshold: float) -> None:
+        """Change the class probability an instance must exceed, from the next image on."""
+        if not 0 <= threshold < 1:
+            raise ValueError(f"score threshold {threshold} is not in [0, 1)")
+        self.score_threshold = float(threshold)
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """Return how an image of that size is resized and padded."""
+        max_size = round(self.variant.max_size * self.scale / self.variant.scale)
+        return Geometry.of((height, width), scale=self.scale, max_size=max_size)
+
+    @torch.inference_mode()
+    def __call__(self, image: npt.NDArray[np.uint8]) -> PanopticFrame:
+        """Segment one image, uint8 (H, W, 3) in BGR order.
+
+        Raises:
+            ValueError: The image has another dtype or shape, or no pixels.
+        """
+        check_image(image)
+        timer = StageTimer(self.device) if self._measure else None
+
+        def stage(name: str) -> AbstractContextManager[object]:
+            return nullcontext() if timer is None else timer(name)
+
+        with stage("upload"):
+            pixels = upload(image, self.device)
+        geometry = self.geometry(*image.shape[:2])
+        with stage("preprocess"):
+            data = preprocess(pixels, geometry, dtype=self.dtype)
+        result = self._network(
+            data,
+            geometry.size,
+            score_threshold=self.score_threshold,
+            unknown_score=self._unknown_score,
+            confidence=self._semantic,
+            stage=stage,
+        )
+        with stage("panoptic"):
+            assembly = assemble(
+                result,
+                geometry,
+                variant=self.variant,
+                public_ids=self._public_ids,
+                semantic=self._semantic,
+            )
+        with stage("download"):
+            frame = to_frame(assembly, self.taxonomy, self.variant.num_stuff)
+        return frame if timer is None else replace(frame, timings=timer.milliseconds())
+
+    def stream(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[PanopticFrame]:
+        """Segment images one after the other, yielding frames in their order."""
+        for image in images:
+            yield self(image)

@@ -1,0 +1,170 @@
+"""Instance head: box and mask branches of Mask R-CNN (He et al., ICCV 2017), and detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from upsnet_ros.network.boxes import BOX_HEAD_WEIGHTS, clip_boxes, decode_boxes, nms
+from upsnet_ros.network.roi_pool import pool_rois
+
+BOX_POOL = 7
+MASK_POOL = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Detected things.
+
+    Attributes:
+        boxes: float32 (N, 4) in pixels of the network's input.
+        scores: float32 (N,), class probabilities.
+        classes: int64 (N,), 1 .. num_classes - 1; 0 only in the stand-in for "nothing found".
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Tensor) -> Detections:
+        return Detections(self.boxes[index], self.scores[index], self.classes[index])
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers over 7x7 pooled features, then class logits and box deltas."""
+
+    def __init__(self, channels: int, *, hidden: int, num_classes: int) -> None:
+        super().__init__()
+        self.fc6 = nn.Sequential(nn.Linear(channels * BOX_POOL**2, hidden))
+        self.fc7 = nn.Sequential(nn.Linear(hidden, hidden))
+        self.cls_score = nn.Linear(hidden, num_classes)
+        self.bbox_pred = nn.Linear(hidden, 4 * num_classes)
+
+    def forward(self, pyramid: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class logits (K, C) and raw deltas (K, 4 C), float32, for boxes (K, 4)."""
+        x = pool_rois(pyramid, boxes, output_size=BOX_POOL).flatten(1)
+        x = F.relu(self.fc6(x), inplace=True)
+        x = F.relu(self.fc7(x), inplace=True)
+        return self.cls_score(x).float(), self.bbox_pred(x).float()
+
+
+class MaskHead(nn.Module):
+    """Four 3x3 convolutions over 14x14 pooled features, one deconvolution, class-wise logits."""
+
+    def __init__(self, channels: int, *, num_classes: int) -> None:
+        super().__init__()
+        # Sequences of one, because the checkpoints say `mask_conv1.0`.
+        self.mask_conv1 = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1))
+        self.mask_conv2 = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1))
+        self.mask_conv3 = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1))
+        self.mask_conv4 = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1))
+        self.mask_deconv1 = nn.Sequential(nn.ConvTranspose2d(channels, channels, 2, stride=2))
+        self.mask_score = nn.Conv2d(channels, num_classes, 1)
+
+    def features(self, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """Return (K, channels, 28, 28) for boxes (K, 4)."""
+        x = pool_rois(pyramid, boxes, output_size=MASK_POOL)
+        for conv in (self.mask_conv1, self.mask_conv2, self.mask_conv3, self.mask_conv4):
+            x = F.relu(conv(x), inplace=True)
+        return F.relu(self.mask_deconv1(x), inplace=True)
+
+    def forward(self, pyramid: Sequence[Tensor], boxes: Tensor, classes: Tensor) -> Tensor:
+        """Return the mask logits of each box's own class, float32 (K, 28, 28)."""
+        x = self.features(pyramid, boxes)
+        weight = self.mask_score.weight[classes].flatten(1).unsqueeze(1)
+        assert self.mask_score.bias is not None
+        bias = self.mask_score.bias[classes].unsqueeze(1)
+        logits = torch.bmm(weight, x.flatten(2)).squeeze(1) + bias
+        return logits.view(-1, *x.shape[2:]).float()
+
+
+def nothing_found(device: torch.device) -> Detections:
+    """Return the stand-in the original puts in place of an empty result: class 0, score 1."""
+    return Detections(
+        torch.zeros((1, 4), device=device),
+        torch.ones(1, device=device),
+        torch.zeros(1, dtype=torch.int64, device=device),
+    )
+
+
+def _class_boxes(
+    proposals: Tensor, deltas: Tensor, rois: Tensor, classes: Tensor, size: tuple[int, int]
+) -> Tensor:
+    chosen = deltas.view(len(deltas), -1, 4)[rois, classes]
+    return clip_boxes(decode_boxes(proposals[rois], chosen, BOX_HEAD_WEIGHTS), size)
+
+
+def _at_most(detections: Detections, limit: int) -> Detections:
+    """Keep the `limit` best; equals of the last one stay, as in the original."""
+    if len(detections) <= limit:
+        return detections
+    threshold = detections.scores.topk(limit).values[-1]
+    return detections[torch.nonzero(detections.scores >= threshold).squeeze(1)]
+
+
+def panoptic_detections(
+    proposals: Tensor,
+    logits: Tensor,
+    deltas: Tensor,
+    *,
+    size: tuple[int, int],
+    score_threshold: float,
+    nms_threshold: float,
+    limit: int,
+) -> Detections:
+    """Select what the panoptic head works on: one suppression across all classes.
+
+    Args:
+        proposals: (K, 4).
+        logits: Class logits (K, C) of the box head.
+        deltas: Raw box deltas (K, 4 C).
+        size: Height and width of the unpadded image.
+        score_threshold: Class probability that must be exceeded.
+        nms_threshold: IoU above which the lower score goes, whatever the classes.
+        limit: Detections kept.
+
+    Returns:
+        Detections by descending score; `nothing_found` where there are none.
+    """
+    probabilities = logits.softmax(dim=1)
+    rois, classes = torch.nonzero(probabilities[:, 1:] > score_threshold, as_tuple=True)
+    if len(rois) == 0:
+        return nothing_found(proposals.device)
+    classes = classes + 1
+    scores = probabilities[rois, classes]
+    found = Detections(_class_boxes(proposals, deltas, rois, classes, size), scores, classes)
+    return _at_most(found[nms(found.boxes, scores, nms_threshold)], limit)
+
+
+def instance_detections(
+    proposals: Tensor,
+    logits: Tensor,
+    deltas: Tensor,
+    *,
+    size: tuple[int, int],
+    score_threshold: float,
+    nms_threshold: float,
+    limit: int,
+) -> Detections:
+    """Select plain Mask R-CNN detections, suppressed class by class (for instance AP).
+
+    Arguments as in `panoptic_detections`. The result is ordered by class, then by descending
+    score.
+    """
+    probabilities = logits.softmax(dim=1)
+    rois, classes = torch.nonzero(probabilities[:, 1:] > score_threshold, as_tuple=True)
+    if len(rois) == 0:
+        return nothing_found(proposals.device)
+    classes = classes + 1
+    scores = probabilities[rois, classes]
+    found = Detections(_class_boxes(proposals, deltas, rois, classes, size), scores, classes)
+    found = found[nms(found.boxes, scores, nms_threshold, groups=classes)]
+    found = found[found.classes.argsort(stable=True)]
+    return _at_most(found, limit)

@@ -1,0 +1,48 @@
+"""RoIAlign over the feature pyramid (He et al., ICCV 2017; level rule of FPN, equation 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from upsnet_ros.network.fpn import STRIDES
+
+
+def pyramid_levels(boxes: Tensor) -> Tensor:
+    """Return for boxes (K, 4) the pyramid level to pool from, int64 (K,), 0 for P2 .. 3 for P5."""
+    width = boxes[:, 2] - boxes[:, 0] + 1
+    height = boxes[:, 3] - boxes[:, 1] + 1
+    level = torch.floor(2 + torch.log2(torch.sqrt(width * height) / 224 + 1e-6))
+    return level.clamp(0, 3).long()
+
+
+def pool_rois(pyramid: Sequence[Tensor], boxes: Tensor, *, output_size: int) -> Tensor:
+    """Pool each box from the pyramid level of its size.
+
+    Two samples a bin and direction, no half-pixel shift, extents x2 - x1 without the +1.
+
+    Args:
+        pyramid: P2 .. P5 (or more) of one image, (1, C, H, W) each.
+        boxes: (K, 4) in image pixels.
+        output_size: Bins a side.
+
+    Returns:
+        (K, C, output_size, output_size) in the order of boxes.
+    """
+    feature = pyramid[0]
+    levels = pyramid_levels(boxes)
+    pooled = feature.new_empty((len(boxes), feature.shape[1], output_size, output_size))
+    for level in range(4):
+        index = torch.nonzero(levels == level).squeeze(1)
+        pooled[index] = roi_align(
+            pyramid[level],
+            [boxes[index].to(feature.dtype)],
+            output_size,
+            spatial_scale=1 / STRIDES[level],
+            sampling_ratio=2,
+            aligned=False,
+        )
+    return pooled
