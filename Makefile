@@ -6,6 +6,9 @@ VENV        ?= .venv
 TORCH_INDEX ?=
 SOURCE      ?=
 OUT         ?= demo_output
+PYTEST_ARGS ?=
+BENCH_ARGS  ?=
+COLCON_WS   ?= $(abspath $(VENV))/.upsnet_ros/colcon_ws
 
 venv   := $(abspath $(VENV))
 bin    := $(venv)/bin
@@ -56,3 +59,33 @@ $(stamps)/messages: CMakeLists.txt package.xml cmake/ros_wheels.cmake $(wildcard
 	rm -rf $(venv)/lib/python3*/site-packages/upsnet_ros/__init__.py \
 	       $(venv)/lib/python3*/site-packages/upsnet_ros-*.egg-info
 	@touch $@
+
+test: setup lint  ## Set up, then lint, type check and run the whole test suite
+	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup  ## ruff and mypy
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy upsnet_ros
+
+format: setup  ## Let ruff rewrite the sources
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+demo: setup  ## Play frames to the node over DDS and record its answers: SOURCE=frames/ OUT=demo_output
+	$(bin)/upsnet demo $(SOURCE) --out $(OUT)
+
+bench: setup  ## Time every stage of the network: BENCH_ARGS='--variant cityscapes-r50'
+	$(bin)/upsnet bench $(BENCH_ARGS)
+
+# A workspace as on a ROS machine, with the environment for an underlay. Empty `install`: colcon leaves
+# files there that the sources no longer have.
+colcon: setup  ## Build with colcon into COLCON_WS, and check what it installed
+	mkdir -p $(COLCON_WS)/src && ln -sfn $(CURDIR) $(COLCON_WS)/src/upsnet_ros && rm -rf $(COLCON_WS)/install
+	cd $(COLCON_WS) && $(on_wheels) colcon build --event-handlers console_direct- \
+	    --cmake-args -G Ninja --log-level=WARNING $(cmake_args)
+	bash -c '. $(COLCON_WS)/install/setup.bash && python -m pytest .ci/colcon_smoke.py'
+
+clean:  ## Remove the environment and everything that was built; keeps demo_output
+	rm -rf $(venv) build install log upsnet_ros.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find upsnet_ros test -name __pycache__ -prune -exec rm -rf {} +

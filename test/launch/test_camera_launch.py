@@ -1,0 +1,175 @@
+"""Runs the launch file with a stand-in for each executable, and reads what it would have started.
+
+Needs ROS's `launch` and `launch_ros`, which no wheel carries, and the package built by colcon: on a
+ROS machine `colcon test`, or pytest with the workspace sourced.
+"""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("launch")
+pytest.importorskip("launch_ros")
+
+from launch import LaunchDescription, LaunchService
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, RegisterEventHandler
+from launch.event_handlers import OnProcessStart
+from launch.events.process import ProcessStarted
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+from upsnet_ros.ros.settings import NodeSettings, parameters
+
+LAUNCH_FILE = Path(__file__).resolve().parents[2] / "launch" / "camera.launch.py"
+CONFIG = LAUNCH_FILE.parent.parent / "config"
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+
+
+@pytest.fixture(autouse=True)
+def _no_transport_chosen(monkeypatch):
+    for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def declared() -> dict[str, DeclareLaunchArgument]:
+    description = PythonLaunchDescriptionSource(
+        str(LAUNCH_FILE)
+    ).try_get_launch_description_without_context()
+    return {argument.name: argument for argument in description.get_launch_arguments()}
+
+
+def launch(**arguments: str) -> tuple[int, dict[str, ProcessStarted]]:
+    """The exit code, and what was started by executable; each process only sleeps a little."""
+    started: dict[str, ProcessStarted] = {}
+
+    def note(event: ProcessStarted, _context) -> None:
+        started[Path(event.cmd[3]).name] = event
+
+    service = LaunchService(noninteractive=True)
+    service.include_launch_description(
+        LaunchDescription(
+            [
+                RegisterEventHandler(OnProcessStart(on_start=note)),
+                IncludeLaunchDescription(
+                    PythonLaunchDescriptionSource(str(LAUNCH_FILE)),
+                    launch_arguments=[("launch-prefix", "sh -c 'sleep 1'"), *arguments.items()],
+                ),
+            ]
+        )
+    )
+    return service.run(), started
+
+
+def start(**arguments: str) -> dict[str, ProcessStarted]:
+    """As `launch`, of arguments that are good."""
+    code, started = launch(**arguments)
+    assert code == 0
+    return started
+
+
+def options(process: ProcessStarted, option: str) -> list[str]:
+    """Every value that follows ``option`` on the command line."""
+    return [
+        value for key, value in zip(process.cmd, process.cmd[1:], strict=False) if key == option
+    ]
+
+
+def node_parameters(process: ProcessStarted) -> dict[str, object]:
+    """The node's parameters from its files; a later file overrides an earlier one."""
+    merged: dict[str, object] = {}
+    for file in options(process, "--params-file"):
+        for section in yaml.safe_load(Path(file).read_text()).values():
+            merged.update(section["ros__parameters"])
+    return merged
+
+
+def test_every_argument_is_described_and_optional():
+    assert declared()
+    for argument in declared().values():
+        assert argument.description not in ("", "no description given")
+        assert argument.default_value is not None
+
+
+def test_arguments_named_like_parameters_carry_their_text():
+    texts = {info.name: info.text for info in parameters()}
+    shared = declared().keys() & texts.keys()
+    assert {"weights", "variant", "device", "scale", "autostart"} <= shared
+    for name in shared:
+        assert declared()[name].description.startswith(texts[name])
+
+
+def test_defaults_start_the_node_alone_with_the_defaults_of_settings():
+    started = start()
+    assert started.keys() == {"upsnet_node"}
+    node = started["upsnet_node"]
+    values = node_parameters(node)
+    assert values.pop("use_sim_time") is False
+    assert {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()} == {
+        info.name: info.default for info in parameters()
+    }
+    assert NodeSettings(cameras=tuple(values.pop("cameras")), **values) == NodeSettings()
+    remaps = options(node, "-r")
+    assert "__node:=upsnet" in remaps
+    assert "__ns:=/panoptic" in remaps
+    assert "image:=/camera/image_raw" in remaps
+    assert "image/compressed:=/camera/image_raw/compressed" in remaps
+    assert options(node, "--log-level") == ["panoptic.upsnet:=info"]
+
+
+def test_arguments_override_the_params_file_and_others_do_not(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "/**: {ros__parameters: {variant: coco-r50, scale: 256, score_threshold: 0.25}}"
+    )
+    node = start(params_file=str(file), scale="128", allow_random_weights="true")["upsnet_node"]
+    assert node_parameters(node) == {
+        "variant": "coco-r50",
+        "scale": 128,
+        "score_threshold": 0.25,
+        "allow_random_weights": True,
+        "use_sim_time": False,
+    }
+
+
+def test_a_weights_file_named_like_a_number_stays_text():
+    assert node_parameters(start(weights="42")["upsnet_node"])["weights"] == "42"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"scale": "abc"}, {"score_threshold": "1.5"}, {"autostart": "maybe"}, {"precision": "fp8"}],
+)
+def test_a_bad_value_ends_the_launch_and_is_named(arguments, caplog):
+    assert launch(**arguments) == (1, {})
+    assert f"{next(iter(arguments))} must be" in caplog.text
+
+
+@pytest.mark.parametrize("namespace", ["front/eye", "/front/eye/"])
+def test_namespace(namespace):
+    node = start(namespace=namespace, log_level="debug")["upsnet_node"]
+    assert "__ns:=/front/eye" in options(node, "-r")
+    assert options(node, "--log-level") == ["front.eye.upsnet:=debug"]
+
+
+def test_video_is_played_on_the_topic_that_the_node_reads():
+    started = start(video="drive.mp4", image_topic="/eye")
+    assert started.keys() == {"upsnet_node", "upsnet"}
+    command = started["upsnet"].cmd
+    assert command[command.index("play") + 1] == "drive.mp4"
+    assert options(started["upsnet"], "--topic") == ["/eye"]
+    assert "image:=/eye" in options(started["upsnet_node"], "-r")
+
+
+def test_transport_profile_is_set_for_all_processes():
+    for process in start(video="drive.mp4").values():
+        for name in PROFILE_VARIABLES:
+            assert process.env[name] == str(CONFIG / "fastdds_shm.xml")
+            assert Path(process.env[name]).is_file()
+
+
+@pytest.mark.parametrize("name", [*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS"])
+def test_a_transport_that_the_user_chose_is_kept(name, monkeypatch):
+    monkeypatch.setenv(name, "LARGE_DATA")
+    environment = start()["upsnet_node"].env
+    assert environment[name] == "LARGE_DATA"
+    assert not {other for other in PROFILE_VARIABLES if other != name} & environment.keys()

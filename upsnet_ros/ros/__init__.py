@@ -1,0 +1,1 @@
+"""The ROS 2 side: node, settings, image codec, messages, player and recorder."""
