@@ -123,16 +123,15 @@ class NodeSettings:
         group="Model",
     )
     variant: str = _parameter(
-        "",
-        "Network variant. Empty: the one that the checkpoint names.",
+        "cityscapes-r50",
+        "Network variant; the weights must be of the same.",
         group="Model",
         choices=(
-            "",
-            "cityscapes-r18",
             "cityscapes-r50",
             "cityscapes-r101-coco",
             "coco-r50",
             "coco-r101-dcn",
+            "cityscapes-r18",
         ),
     )
     device: str = _parameter(
@@ -149,7 +148,7 @@ class NodeSettings:
     scale: int = _parameter(
         0,
         "Short side in pixels at which the network runs; labels come at the image's own size all"
-        " the same. 0: the variant's own. Less is faster and sees less.",
+        " the same. 0: the variant's own. Less is faster and sees less; at least 32.",
         group="Model",
         limits=(0, 4096),
     )
@@ -164,7 +163,7 @@ class NodeSettings:
         "Things that the box head scores lower than this are left out.",
         group="Model",
         changes=Changes.ALWAYS,
-        limits=(0.0, 1.0),
+        limits=(0.0, 0.99),
     )
     measure_stages: bool = _parameter(
         True,
@@ -264,6 +263,8 @@ class NodeSettings:
     def __post_init__(self) -> None:
         for info in parameters():
             info.check(getattr(self, info.name))
+        if 0 < self.scale < 32:
+            raise SettingsError(f"scale must be at least 32, or 0, not {self.scale}")
         if not self.cameras:
             raise SettingsError('cameras must name a camera; [""] is a single one without a name')
         if len(set(self.cameras)) != len(self.cameras):
