@@ -1,0 +1,96 @@
+"""What `make colcon` installed is whole and works. Run by pytest, with the workspace sourced."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rclpy
+from ament_index_python import get_package_prefix, get_package_share_directory, get_resource
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+SOURCE = Path(__file__).resolve().parents[1]
+PREFIX = Path(get_package_prefix("upsnet_ros"))
+SHARE = Path(get_package_share_directory("upsnet_ros"))
+EXECUTABLES = PREFIX / "lib" / "upsnet_ros"
+STARTUP_SECONDS = 120
+
+
+@pytest.fixture(autouse=True)
+def _own_domain(monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", "92")
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+
+def test_prefix_is_the_workspace():
+    assert PREFIX.parent.name == "install"
+    assert not PREFIX.is_relative_to(sys.prefix + "/lib")
+
+
+@pytest.mark.parametrize("folder", ["config", "launch", "msg"])
+def test_share_holds_every_file_of(folder):
+    files = [file.name for file in (SOURCE / folder).iterdir() if file.is_file()]
+    assert files
+    assert [name for name in files if not (SHARE / folder / name).is_file()] == []
+
+
+def test_messages_are_in_the_ament_index():
+    interfaces, _ = get_resource("rosidl_interfaces", "upsnet_ros")
+    for file in (SOURCE / "msg").iterdir():
+        assert f"msg/{file.name}" in interfaces.split()
+
+
+def test_modules_and_messages_come_from_the_workspace(tmp_path):
+    code = "import upsnet_ros, upsnet_ros.msg as m; print(upsnet_ros.__file__, m.__file__)"
+    command = ["python3", "-c", code]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    for file in printed.stdout.split():
+        assert Path(file).is_relative_to(PREFIX)
+
+
+def test_every_module_is_installed():
+    import upsnet_ros
+
+    package = Path(upsnet_ros.__file__).parent
+    modules = [
+        file.relative_to(SOURCE / "upsnet_ros") for file in (SOURCE / "upsnet_ros").rglob("*.py")
+    ]
+    assert [str(module) for module in modules if not (package / module).is_file()] == []
+
+
+def test_command_line_lists_its_commands(tmp_path):
+    command = [EXECUTABLES / "upsnet", "--help"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    for name in ("node", "play", "record", "bench"):
+        assert name in printed.stdout
+
+
+def test_node_starts_and_ends_on_sigint(tmp_path):
+    from upsnet_ros.msg import PanopticLabelInfo
+
+    parameters = ["allow_random_weights:=true", "variant:=cityscapes-r18", "scale:=128"]
+    command = [EXECUTABLES / "upsnet_node", "--ros-args", "-r", "__ns:=/panoptic"]
+    command += [argument for parameter in parameters for argument in ("-p", parameter)]
+    node = subprocess.Popen(command, cwd=tmp_path, env=dict(os.environ))
+    try:
+        # Latched by the node when it becomes active; so this waits for an event, not for a time.
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        received = []
+        with rclpy.init():
+            listener = rclpy.create_node("listener")
+            listener.create_subscription(
+                PanopticLabelInfo, "/panoptic/label_info", received.append, latched
+            )
+            deadline = listener.get_clock().now().nanoseconds + STARTUP_SECONDS * 10**9
+            while not received and listener.get_clock().now().nanoseconds < deadline:
+                assert node.poll() is None, f"the node ended with {node.returncode}"
+                rclpy.spin_once(listener, timeout_sec=0.5)
+        assert received
+        assert received[0].dataset == "cityscapes"
+        node.send_signal(signal.SIGINT)
+        assert node.wait(timeout=60) == 0
+    finally:
+        node.kill()
+        node.wait()

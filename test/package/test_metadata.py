@@ -1,0 +1,140 @@
+"""What is said in several places agrees: package.xml, setup.py, CMakeLists.txt, requirements/."""
+
+import ast
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
+MODULES = sorted((ROOT / "upsnet_ros").rglob("*.py"))
+
+# Modules that ROS's apt packages bring, with the rosdep key of each where it has another name.
+ROS_MODULES = {
+    "ament_index_python",
+    "builtin_interfaces",
+    "cv_bridge",
+    "diagnostic_msgs",
+    "launch",
+    "launch_ros",
+    "lifecycle_msgs",
+    "rcl_interfaces",
+    "rclpy",
+    "sensor_msgs",
+    "std_msgs",
+    "std_srvs",
+}
+ROSDEP_KEYS = {"cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "python3-yaml"}
+# pip's names of modules that pip brings on a ROS machine too.
+PIP_NAMES = {"cv2": "opencv-python-headless", "numpy": "numpy", "yaml": "pyyaml"}
+# Used where they are installed, and done without elsewhere.
+OPTIONAL = {"cv_bridge", "vision_msgs", "rosbags"}
+
+
+def imported(files: list[Path]) -> set[str]:
+    """Top-level names of all modules that the files import, also inside functions."""
+    names = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+    return names - {"upsnet_ros"} - set(sys.stdlib_module_names)
+
+
+def requirements(name: str) -> list[str]:
+    """The requirements of a file, without comments."""
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+
+
+def project_name(requirement: str) -> str:
+    return re.split(r"[<>=!~;\[ ]", requirement)[0].lower()
+
+
+def install_requires() -> set[str]:
+    call = next(
+        node
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
+    )
+    value = next(keyword.value for keyword in call.keywords if keyword.arg == "install_requires")
+    return {project_name(entry) for entry in ast.literal_eval(value)}
+
+
+def dependencies(*tags: str) -> set[str]:
+    return {element.text or "" for tag in tags for element in MANIFEST.iter(tag)}
+
+
+def test_one_version():
+    version = MANIFEST.findtext("version")
+    assert f'version="{version}"' in (ROOT / "setup.py").read_text()
+
+
+def test_one_licence():
+    assert MANIFEST.findtext("license") == "Apache-2.0"
+    assert 'license="Apache-2.0"' in (ROOT / "setup.py").read_text()
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_every_message_is_built():
+    listed = set(re.findall(r"msg/\w+\.msg", (ROOT / "CMakeLists.txt").read_text()))
+    assert listed == {f"msg/{file.name}" for file in (ROOT / "msg").iterdir()}
+
+
+def test_package_xml_names_every_ros_module_that_is_imported():
+    files = [*MODULES, *(ROOT / "launch").glob("*.py")]
+    needed = imported(files) & (ROS_MODULES | ROSDEP_KEYS.keys())
+    keys = {ROSDEP_KEYS.get(module, module) for module in needed}
+    assert keys - dependencies("depend", "exec_depend") == set()
+
+
+def test_setup_py_names_every_module_that_pip_must_bring():
+    needed = imported(MODULES) - ROS_MODULES - OPTIONAL
+    assert {PIP_NAMES.get(module, module) for module in needed} == install_requires()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "requirements").iterdir()), ids=lambda f: f.name)
+def test_requirements_are_pinned_exactly(file):
+    for requirement in requirements(file.name):
+        assert re.fullmatch(r'[\w.-]+==[\w.]+(; python_version [<>=]+ "3\.\d+")?', requirement)
+
+
+def test_ros_wheels_stay_in_files_of_their_own():
+    wheels = {"ros.txt", "messages.txt"}
+    for file in (ROOT / "requirements").iterdir():
+        if file.name not in wheels:
+            assert not [line for line in requirements(file.name) if line.startswith("ros-")]
+    assert not [name for name in install_requires() if name.startswith("ros-")]
+
+
+def test_requirements_cover_setup_py():
+    pinned = {project_name(line) for line in requirements("base.txt") + requirements("torch.txt")}
+    assert install_requires() <= pinned
+
+
+def test_every_folder_of_modules_is_a_package():
+    folders = {file.parent for file in MODULES}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_rviz_shows_topics_of_the_node():
+    config = yaml.safe_load((ROOT / "config" / "panoptic.rviz").read_text())
+    topics = [display["Topic"]["Value"] for display in config["Visualization Manager"]["Displays"]]
+    assert topics == ["/panoptic/overlay", "/panoptic/unknown_mask"]
+
+
+def test_no_path_of_a_machine_is_in_the_sources():
+    pattern = re.compile(r"(?<![\w.-])/(work|root|home)/\w")
+    folders = ("cmake", "config", "docs", "launch", "msg", "requirements", "scripts", "upsnet_ros")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file()]
+    files += [file for file in ROOT.iterdir() if file.is_file()]
+    texts = {
+        file: file.read_bytes().decode(errors="ignore") for file in files if ".pyc" not in file.name
+    }
+    assert [str(file) for file, text in texts.items() if pattern.search(text)] == []
