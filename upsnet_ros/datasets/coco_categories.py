@@ -1,6 +1,7 @@
 """The COCO panoptic categories: (official id, name, official RGB colour), in the official order.
 
-The 80 things come first in the official list; `taxonomy` puts the 53 stuff classes first, as UPSNet does.
+The 80 things come first in the official list; `taxonomy` puts the 53 stuff classes first, as
+UPSNet does.
 """
 
 from __future__ import annotations

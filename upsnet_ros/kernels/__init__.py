@@ -1,0 +1,1 @@
+"""Hot operators, each beside a plain twin that defines what it must return."""

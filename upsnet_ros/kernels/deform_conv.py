@@ -1,0 +1,195 @@
+"""Deformable convolution (v1: displaced taps, no modulation), fast on a CPU too."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+# Samples are gathered and multiplied in blocks of about this many bytes, so that a block is still
+# in the cache when the matrix product reads it.
+_BLOCK_BYTES = 3 * 2**20
+
+# Corners of samples are worked out for about this many outputs at a time, for the same reason.
+_BAND_PIXELS = 8192
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 1,
+    dilation: int = 1,
+) -> Tensor:
+    """Convolve ``input`` at taps displaced by ``offset``, by the fastest form at hand.
+
+    A tap at (y, x) reads ``input`` bilinearly with zeros outside, and counts where -1 < y < H and
+    -1 < x < W. All channels share one group of offsets. `deform_conv2d_reference` defines the
+    result; it is also what runs where gradients are asked for, and on CUDA.
+
+    Args:
+        input: (N, C, H, W), contiguous or channels-last.
+        offset: (N, 2 * kh * kw, H', W'), in pixels of ``input``: channel 2k is dy and 2k + 1 is dx
+            of tap k = row * kw + column.
+        weight: (O, C, kh, kw), of the dtype of ``input``.
+        bias: (O,), or None.
+        stride: Pixels of ``input`` from one output to the next.
+        padding: Pixels by which the first taps lie outside ``input``.
+        dilation: Pixels of ``input`` from one tap to the next.
+
+    Returns:
+        (N, O, H', W') in the dtype of ``input``, channels-last where ``input`` is.
+
+    Raises:
+        ValueError: Where the shapes do not fit each other.
+    """
+    _check_shapes(input, offset, weight, stride=stride, padding=padding, dilation=dilation)
+    tensors = (input, offset, weight) if bias is None else (input, offset, weight, bias)
+    wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    by_reference = input.device.type != "cpu" or wants_gradient
+    operator = deform_conv2d_reference if by_reference else _gather_and_multiply
+    return operator(input, offset, weight, bias, stride=stride, padding=padding, dilation=dilation)
+
+
+def deform_conv2d_reference(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 1,
+    dilation: int = 1,
+) -> Tensor:
+    """What `deform_conv2d` must return: torchvision's operator, which has gradients."""
+    output = torchvision.ops.deform_conv2d(
+        input, offset, weight, bias, stride=stride, padding=padding, dilation=dilation
+    )
+    return _in_format_of(input, output)
+
+
+def _gather_and_multiply(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: int,
+    padding: int,
+    dilation: int,
+) -> Tensor:
+    """The form for CPUs: sample with ``embedding_bag``, then multiply, block by block.
+
+    A pixel of the channels-last input is a row of a table, and a bilinear sample is a weighted
+    sum of four rows, for which torch has a vectorised kernel on CPUs. torchvision's operator
+    samples channel by channel instead, and reads one number from each cache line.
+    """
+    batch, channels = input.shape[:2]
+    num_outputs, _, *kernel = weight.shape
+    taps = kernel[0] * kernel[1]
+    height, width = offset.shape[2:]
+    # A table with strides would send embedding_bag down a path ten times slower.
+    table = input.contiguous(memory_format=torch.channels_last)
+    table = table.permute(0, 2, 3, 1).reshape(batch, -1, channels)
+    matrix = weight.permute(2, 3, 1, 0).reshape(taps * channels, num_outputs)
+    output = table.new_empty(batch, height, width, num_outputs)
+
+    block = max(1, _BLOCK_BYTES // (taps * channels * table.element_size()))
+    band = max(1, _BAND_PIXELS // width)
+    for image, pixels in enumerate(table):
+        for top in range(0, height, band):
+            corners, shares = _bilinear_corners(
+                offset[image, :, top : top + band],
+                kernel,
+                input.shape[2:],
+                first=(top * stride - padding, -padding),
+                stride=stride,
+                dilation=dilation,
+            )
+            shares = shares.to(pixels.dtype)
+            for out, block_corners, block_shares in zip(
+                output[image, top : top + band].view(-1, num_outputs).split(block),
+                corners.split(block * taps),
+                shares.split(block * taps),
+                strict=True,
+            ):
+                samples = F.embedding_bag(
+                    block_corners, pixels, per_sample_weights=block_shares, mode="sum"
+                ).view(len(out), taps * channels)
+                if bias is None:
+                    torch.mm(samples, matrix, out=out)
+                else:
+                    torch.addmm(bias, samples, matrix, out=out)
+    return _in_format_of(input, output.permute(0, 3, 1, 2))
+
+
+def _bilinear_corners(
+    offset: Tensor,
+    kernel: list[int],
+    size: torch.Size,
+    *,
+    first: tuple[int, int],
+    stride: int,
+    dilation: int,
+) -> tuple[Tensor, Tensor]:
+    """The pixels that make up each sample of a band, and their shares in it.
+
+    Args:
+        offset: (2 * taps, H', W') of the band.
+        kernel: Height and width of the kernel.
+        size: Height and width of the image that is sampled.
+        first: (y, x) of the first tap of the band's first output, before its offset.
+        stride: As in `deform_conv2d`.
+        dilation: As in `deform_conv2d`.
+
+    Returns:
+        int32 and float (H' * W' * taps, 4): pixel numbers y * width + x, and shares. A corner
+        outside the image has share 0.
+    """
+    height, width = size
+    # Positions need 24 bits even where the features are half precision.
+    displacement = offset.to(torch.promote_types(offset.dtype, torch.float32))
+    displacement = displacement.permute(1, 2, 0).unflatten(2, (-1, 2))
+    row = torch.arange(offset.shape[1]).view(-1, 1, 1)
+    column = torch.arange(offset.shape[2]).view(-1, 1)
+    tap = torch.arange(kernel[0] * kernel[1])
+    tap_row = tap.div(kernel[1], rounding_mode="floor")
+    tap_column = tap.remainder(kernel[1])
+    y = displacement[..., 0] + (first[0] + row * stride + tap_row * dilation)
+    x = displacement[..., 1] + (first[1] + column * stride + tap_column * dilation)
+
+    top, left = y.floor(), x.floor()
+    down, right = y - top, x - left
+    up, back = 1 - down, 1 - right
+    ys = torch.stack((top, top, top + 1, top + 1), dim=-1)
+    xs = torch.stack((left, left + 1, left, left + 1), dim=-1)
+    shares = torch.stack((up * back, up * right, down * back, down * right), dim=-1)
+    outside = ~((ys >= 0) & (ys < height) & (xs >= 0) & (xs < width))
+    shares.masked_fill_(outside, 0)
+    # Masked before the cast: a place far outside, or not a number, has no int32.
+    pixel = ys.masked_fill_(outside, 0).int() * width + xs.masked_fill_(outside, 0).int()
+    return pixel.reshape(-1, 4), shares.reshape(-1, 4)
+
+
+def _in_format_of(input: Tensor, output: Tensor) -> Tensor:
+    if input.is_contiguous():
+        return output.contiguous()
+    return output.contiguous(memory_format=torch.channels_last)
+
+
+def _check_shapes(
+    input: Tensor, offset: Tensor, weight: Tensor, *, stride: int, padding: int, dilation: int
+) -> None:
+    batch, channels, *size = input.shape
+    _, weight_channels, *kernel = weight.shape
+    if channels != weight_channels:
+        raise ValueError(f"input has {channels} channels, but weight takes {weight_channels}")
+    span = [dilation * (k - 1) + 1 for k in kernel]
+    out = [(s + 2 * padding - n) // stride + 1 for s, n in zip(size, span, strict=True)]
+    expected = (batch, 2 * kernel[0] * kernel[1], *out)
+    if tuple(offset.shape) != expected:
+        raise ValueError(f"offset has shape {tuple(offset.shape)}, but it must be {expected}")
