@@ -85,6 +85,12 @@ def _own_arguments() -> list[DeclareLaunchArgument]:
             " Empty: a camera driver publishes there.",
         ),
         DeclareLaunchArgument(
+            "loop",
+            default_value="false",
+            choices=["true", "false"],
+            description="Play the video again and again.",
+        ),
+        DeclareLaunchArgument(
             "rviz",
             default_value="false",
             choices=["true", "false"],
@@ -148,12 +154,20 @@ def _player(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     arguments = context.launch_configurations
     if not arguments["video"]:
         return []
+    command = ["play", arguments["video"], "--topic", arguments["image_topic"]]
+    # The node reads images once its network is loaded; the first frames would be gone by then.
+    command += ["--wait-for-subscribers", "1", "--timeout", "600"]
+    if arguments["loop"] == "true":
+        command.append("--loop")
+    if arguments["image_transport"] == "compressed":
+        command.append("--compressed")
     return [
         Node(
             package="upsnet_ros",
             executable="upsnet",
             name="player",
-            arguments=["play", arguments["video"], "--topic", arguments["image_topic"]],
+            namespace=_namespace(context),
+            arguments=command,
             output="screen",
             emulate_tty=True,
         )

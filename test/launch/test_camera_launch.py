@@ -158,6 +158,17 @@ def test_video_is_played_on_the_topic_that_the_node_reads():
     assert command[command.index("play") + 1] == "drive.mp4"
     assert options(started["upsnet"], "--topic") == ["/eye"]
     assert "image:=/eye" in options(started["upsnet_node"], "-r")
+    assert not {"--loop", "--compressed"} & set(command)
+
+
+def test_video_options_reach_the_player():
+    player = start(video="0", loop="true", image_transport="compressed")["upsnet"]
+    assert {"--loop", "--compressed"} <= set(player.cmd)
+
+
+def test_a_relative_image_topic_is_the_same_for_player_and_node():
+    for process in start(video="0", image_topic="image", namespace="front").values():
+        assert "__ns:=/front" in options(process, "-r")
 
 
 def test_transport_profile_is_set_for_all_processes():
