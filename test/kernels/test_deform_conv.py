@@ -142,11 +142,12 @@ def test_samples_far_outside_are_zero(far: float) -> None:
     torch.testing.assert_close(result, bias.view(1, -1, 1, 1).expand_as(result))
 
 
-def test_half_precision_keeps_positions_exact() -> None:
+@pytest.mark.parametrize("operator", [deform_conv2d_reference, deform_conv2d])
+def test_half_precision_keeps_positions_exact(operator: Callable[..., Tensor]) -> None:
     # At column 300 bfloat16 has steps of two pixels: positions must not be rounded to them.
-    input, offset, weight, bias = make_case(size=(4, 400), spread=1.0, dtype=torch.bfloat16)
-    result = deform_conv2d(input, offset, weight, bias)
-    exact = deform_conv2d_reference(*(t.float() for t in (input, offset, weight, bias)))
+    case = make_case(size=(4, 400), spread=1.0, dtype=torch.bfloat16)
+    exact = deform_conv2d_reference(*(t.float() for t in case))
+    result = operator(*case)
     assert result.dtype == torch.bfloat16
     assert (result.float() - exact).abs().max() < 0.02 * exact.abs().max()
 

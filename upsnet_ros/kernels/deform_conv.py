@@ -65,11 +65,22 @@ def deform_conv2d_reference(
     padding: int = 1,
     dilation: int = 1,
 ) -> Tensor:
-    """What `deform_conv2d` must return: torchvision's operator, which has gradients."""
+    """What `deform_conv2d` must return: torchvision's operator, which has gradients.
+
+    Half precision is computed in float32, because torchvision rounds positions to the dtype of
+    ``input``: by one pixel at 300 in bfloat16.
+    """
+    exact = torch.promote_types(input.dtype, torch.float32)
     output = torchvision.ops.deform_conv2d(
-        input, offset, weight, bias, stride=stride, padding=padding, dilation=dilation
+        input.to(exact),
+        offset.to(exact),
+        weight.to(exact),
+        None if bias is None else bias.to(exact),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
     )
-    return _in_format_of(input, output)
+    return _in_format_of(input, output.to(input.dtype))
 
 
 def _gather_and_multiply(
