@@ -33,6 +33,18 @@ _GAINS = (
 )
 
 
+#: Mean and deviation of biases whose names match; the first match counts.
+_BIASES = (
+    (r"rpn\.cls_score\.", -2.5, 0.1),
+    (r"mask_score\.", 0.6, 0.3),
+    (r"(offset|rcnn\.cls_score|fcn_head\.score)\.", 0.0, 0.3),
+    (r"", 0.0, 0.05),
+)
+#: Lead of the background class: most proposals are background, some dozens are not.
+_BACKGROUND = 10.0
+_BATCH_NORM_SCALE = 0.8
+
+
 def _gain(name: str) -> float:
     return next((gain for pattern, gain in _GAINS if re.search(pattern, name)), 1.0)
 
@@ -42,34 +54,36 @@ def _fan_in(name: str, weight: Tensor) -> int:
     return weight.shape[0] if "deconv" in name else math.prod(weight.shape[1:])
 
 
+def _draw(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
+    normal = torch.randn(tensor.shape, generator=generator)
+    if re.search(r"(bn\d|downsample\.1)\.", name):
+        kind = name.rpartition(".")[2]
+        if kind == "running_var":
+            return torch.ones_like(tensor)
+        if kind == "weight":
+            return torch.full_like(tensor, _BATCH_NORM_SCALE)
+        return 0.1 * normal
+    if tensor.dim() > 1:
+        normal *= _gain(name) * math.sqrt(2 / _fan_in(name, tensor))
+        inputs = (0,) if "deconv" in name else tuple(range(1, tensor.dim()))
+        # Behind a ReLU all inputs are positive: a row with a mean would have one sign everywhere.
+        return normal - normal.mean(dim=inputs, keepdim=True)
+    mean, std = next((m, s) for pattern, m, s in _BIASES if re.search(pattern, name))
+    normal = mean + std * normal
+    if name.endswith("rcnn.cls_score.bias"):
+        normal[0] += _BACKGROUND
+    return normal
+
+
 @torch.no_grad()
 def draw_weights_(model: nn.Module, *, seed: int) -> None:
-    """Fill all parameters and buffers of a UPSNet in place, reproducibly from the seed."""
+    """Fill all parameters and buffers in place, reproducibly from the seed.
+
+    Args:
+        model: A UPSNet or a part of one.
+        seed: Of the draws, which also depend on the order of the tensors.
+    """
     generator = torch.Generator().manual_seed(seed)
-
-    def normal(shape: torch.Size, std: float) -> Tensor:
-        return torch.randn(shape, generator=generator) * std
-
     for name, tensor in model.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        if re.search(r"(bn\d|downsample\.1)\.", name):
-            if name.endswith("running_var"):
-                tensor.fill_(1)
-            elif name.endswith("weight"):
-                residual = "bn3" in name or ("bn2" in name and f"{name[:-10]}bn3" not in name)
-                tensor.fill_(0.4 if residual else 0.8)
-            else:
-                tensor.copy_(normal(tensor.shape, 0.1))
-        elif tensor.dim() > 1:
-            draw = normal(tensor.shape, _gain(name) * math.sqrt(2 / _fan_in(name, tensor)))
-            over = (0,) if "deconv" in name else tuple(range(1, tensor.dim()))
-            # Without a common mean the sign of a channel does not dominate after ReLU.
-            tensor.copy_(draw - draw.mean(dim=over, keepdim=True))
-        else:
-            tensor.copy_(normal(tensor.shape, 0.3))
-    state = model.state_dict()
-    state["rpn.cls_score.bias"].sub_(2.5)
-    state["mask_branch.mask_score.bias"].add_(0.6)
-    # Most proposals are background, some dozens are not.
-    state["rcnn.cls_score.bias"][0] += 10.0
+        if tensor.is_floating_point():
+            tensor.copy_(_draw(name, tensor, generator))

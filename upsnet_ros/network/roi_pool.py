@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
+from upsnet_ros.kernels.roi_align import roi_align
 from upsnet_ros.network.fpn import STRIDES
 
 
@@ -32,17 +32,11 @@ def pool_rois(pyramid: Sequence[Tensor], boxes: Tensor, *, output_size: int) -> 
     Returns:
         (K, C, output_size, output_size) in the order of boxes.
     """
-    feature = pyramid[0]
     levels = pyramid_levels(boxes)
-    pooled = feature.new_empty((len(boxes), feature.shape[1], output_size, output_size))
-    for level in range(4):
-        index = torch.nonzero(levels == level).squeeze(1)
-        pooled[index] = roi_align(
-            pyramid[level],
-            [boxes[index].to(feature.dtype)],
-            output_size,
-            spatial_scale=1 / STRIDES[level],
-            sampling_ratio=2,
-            aligned=False,
-        )
-    return pooled
+    rois = torch.cat((boxes.new_zeros(len(boxes), 1), boxes), dim=1)
+    indices = [torch.nonzero(levels == level).squeeze(1) for level in range(4)]
+    pooled = [
+        roi_align(pyramid[level], rois[index], output_size, 1 / STRIDES[level])
+        for level, index in enumerate(indices)
+    ]
+    return torch.cat(pooled)[torch.cat(indices).argsort()]

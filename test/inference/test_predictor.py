@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from upsnet_ros import Predictor
+from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.inference.predictor import PREDICTOR_STAGES
+from upsnet_ros.network import UPSNet, get_variant, save_checkpoint
+from upsnet_ros.network.checkpoint import CheckpointError
+from upsnet_ros.network.random_weights import draw_weights_
+
+
+def _image(height: int = 120, width: int = 200, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 20 + 1, width // 20 + 1, 3), dtype=np.uint8)
+    return np.kron(coarse, np.ones((20, 20, 1), np.uint8))[:height, :width].copy()
+
+
+def _predictor(**options: Any) -> Predictor:
+    options = {"variant": "cityscapes-r18", "scale": 128, "allow_random_weights": True} | options
+    return Predictor(options.pop("weights", None), device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return _predictor(unknown_score=True, semantic=True, measure=True, score_threshold=0.3)
+
+
+@pytest.fixture(scope="module", params=range(3))
+def frame(predictor: Predictor, request: pytest.FixtureRequest) -> PanopticFrame:
+    return predictor(_image(seed=request.param))
+
+
+def test_segments_describe_the_labels(frame: PanopticFrame) -> None:
+    segments = {s.id: s for s in (*frame.instances, *frame.stuff)}
+    assert set(np.unique(frame.labels)) - {0} == set(segments)
+    for segment in segments.values():
+        ys, xs = np.nonzero(frame.labels == segment.id)
+        assert segment.area == len(ys)
+        assert segment.box == (xs.min(), ys.min(), xs.max(), ys.max())
+
+
+def test_ids_are_public_ones(predictor: Predictor, frame: PanopticFrame) -> None:
+    by_id = predictor.taxonomy.by_id
+    for stuff in frame.stuff:
+        assert stuff.id == stuff.class_id and not by_id[stuff.class_id].is_thing
+    for instance in frame.instances:
+        assert instance.id // 1000 == instance.class_id and by_id[instance.class_id].is_thing
+        assert by_id[instance.class_id].name == instance.class_name
+        assert 0.3 < instance.score <= 1
+    for class_id in {i.class_id for i in frame.instances}:
+        own = [i for i in frame.instances if i.class_id == class_id]
+        assert [i.id % 1000 for i in own] == list(range(1, len(own) + 1))
+        assert [i.score for i in own] == sorted((i.score for i in own), reverse=True)
+
+
+def test_there_is_something_to_see(predictor: Predictor) -> None:
+    """Or the tests above would hold of empty frames."""
+    frames = [predictor(_image(seed=seed)) for seed in range(3)]
+    assert any(f.instances for f in frames)
+    assert any(f.stuff for f in frames)
+    assert any(f.unknown.any() for f in frames)
+
+
+def test_maps_agree(predictor: Predictor, frame: PanopticFrame) -> None:
+    assert frame.labels.dtype == np.int32 and frame.labels.shape == (120, 200)
+    assert frame.unknown.dtype == np.bool_
+    assert not frame.labels[frame.unknown].any()
+    assert frame.unknown_score is not None and frame.semantic is not None
+    assert (frame.unknown_score[frame.unknown] >= 128).all()
+    assert (frame.unknown_score[~frame.unknown] <= 128).all()
+    assert set(np.unique(frame.semantic)) <= set(predictor.taxonomy.by_id)
+    assert frame.confidence is not None and frame.confidence.min() > 0
+
+
+def test_timings_name_every_stage(frame: PanopticFrame) -> None:
+    assert tuple(frame.timings) == PREDICTOR_STAGES
+    assert all(t >= 0 for t in frame.timings.values())
+
+
+def test_not_asked_not_measured() -> None:
+    frame = _predictor()(_image())
+    assert frame.timings == {}
+    assert frame.semantic is frame.confidence is frame.unknown_score is None
+
+
+def test_stream_keeps_the_order(predictor: Predictor) -> None:
+    images = [_image(seed=seed) for seed in range(3)]
+    streamed = list(predictor.stream(iter(images)))
+    for image, frame in zip(images, streamed, strict=True):
+        np.testing.assert_array_equal(frame.labels, predictor(image).labels)
+
+
+@pytest.mark.parametrize("size", [(33, 47), (128, 128), (64, 900), (300, 20)])
+def test_any_size(predictor: Predictor, size: tuple[int, int]) -> None:
+    frame = predictor(_image(*size))
+    assert frame.labels.shape == frame.unknown.shape == size
+
+
+def test_rows_of_a_larger_image(predictor: Predictor) -> None:
+    """Views with strides of their own are taken as well as contiguous images."""
+    image = _image(200, 300)
+    view = image[40:160, 50:250]
+    np.testing.assert_array_equal(predictor(view).labels, predictor(view.copy()).labels)
+
+
+def test_threshold_counts_from_the_next_image() -> None:
+    predictor = _predictor(score_threshold=0.3)
+    before = predictor(_image())
+    predictor.set_score_threshold(0.999999)
+    assert len(predictor(_image()).instances) == 0 < len(before.instances)
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    network = UPSNet(get_variant("cityscapes-r18"))
+    draw_weights_(network, seed=5)
+    save_checkpoint(network, tmp_path / "a.safetensors")
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    image = _image()
+    want = _predictor(seed=5)
+    assert want.random_weights
+    for name in ("a.safetensors", "a.pth"):
+        loaded = _predictor(weights=tmp_path / name, allow_random_weights=False)
+        assert not loaded.random_weights
+        np.testing.assert_array_equal(loaded(image).labels, want(image).labels)
+
+
+def test_weights_of_another_variant(tmp_path: Path) -> None:
+    save_checkpoint(UPSNet(get_variant("cityscapes-r18")), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors does not fit"):
+        _predictor(weights=tmp_path / "a.safetensors", variant="cityscapes-r50")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"allow_random_weights": False}, "no weights given"),
+        ({"variant": "r34"}, "unknown variant"),
+        ({"precision": "int8"}, "unknown precision"),
+        ({"precision": "fp16"}, "needs a CUDA device"),
+        ({"scale": 5}, "scale 5 is too small"),
+        ({"score_threshold": 1.5}, "threshold 1.5"),
+    ],
+)
+def test_impossible_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _predictor(**options)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", "meta"])
+def test_impossible_device(device: str) -> None:
+    with pytest.raises(ValueError, match="device"):
+        Predictor(variant="cityscapes-r18", allow_random_weights=True, device=device)
+
+
+def test_other_arrays_are_refused(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match=r"uint8 \(H, W, 3\)"):
+        predictor(np.zeros((4, 4), np.uint8))

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from upsnet_ros.network.instance_head import Detections
+from upsnet_ros.network.panoptic_head import UNKNOWN, PanopticHead, first_max, upsample_part
+from upsnet_ros.network.panoptic_logits import mask_term, panoptic_logits
+from upsnet_ros.network.tiles import Tile
+
+NUM_STUFF = 4
+
+
+def _upsampled(semantic: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.interpolate(
+        semantic[None], scale_factor=4.0, mode="bilinear", align_corners=False
+    )[0]
+
+
+def _frame(seed: int, count: int, height: int = 160, width: int = 544):  # type: ignore[no-untyped-def]
+    generator = torch.Generator().manual_seed(seed)
+    semantic = torch.randn(NUM_STUFF + 3, height // 4, width // 4, generator=generator) * 2
+    corner = torch.rand(count, 2, generator=generator) * torch.tensor([width * 0.7, height * 0.7])
+    extent = torch.rand(count, 2, generator=generator) * torch.tensor([width * 0.4, height * 0.4])
+    far = torch.minimum(corner + extent, torch.tensor([width - 1.0, height - 1.0]))
+    detections = Detections(
+        torch.cat((corner, far), dim=1),
+        torch.rand(count, generator=generator),
+        torch.randint(1, 4, (count,), generator=generator),
+    )
+    return semantic, detections, torch.randn(count, 28, 28, generator=generator) * 3
+
+
+@pytest.mark.parametrize("count", [1, 7, 60])
+def test_tiles_give_the_argmax_of_the_definition(count: int) -> None:
+    semantic, detections, masks = _frame(count, count)
+    size = (160, 544)
+    logits = panoptic_logits(
+        _upsampled(semantic),
+        detections.boxes,
+        detections.classes,
+        mask_term(detections.boxes, masks, size),
+        NUM_STUFF,
+    )
+    want = logits.argmax(dim=0)
+    want[want == len(logits) - 1] = UNKNOWN
+    maps = PanopticHead(
+        semantic=semantic,
+        detections=detections,
+        mask_logits=masks,
+        size=size,
+        num_stuff=NUM_STUFF,
+    ).maps(unknown_score=True, confidence=True)
+    assert (maps.panoptic == want).float().mean() > 0.9999
+    assert torch.equal(maps.semantic.long(), _upsampled(semantic).argmax(dim=0))
+    won = maps.panoptic == UNKNOWN
+    assert won.any() and not won.all()
+    assert maps.unknown_score is not None and maps.confidence is not None
+    assert (maps.unknown_score[won] >= 128).all()
+    assert (maps.unknown_score[~won] <= 128).all()
+    probability = _upsampled(semantic).softmax(dim=0).amax(dim=0)
+    assert (maps.confidence / 255 - probability).abs().max() < 0.003
+
+
+def test_an_instance_takes_part_with_zero_outside_its_box() -> None:
+    """Where every stuff logit is negative, a far instance's zero wins, first one first."""
+    semantic = torch.full((NUM_STUFF + 3, 8, 8), -1.0)
+    detections = Detections(
+        torch.tensor([[0.0, 0.0, 7.0, 7.0], [20.0, 20.0, 31.0, 31.0]]),
+        torch.tensor([0.9, 0.8]),
+        torch.tensor([1, 2]),
+    )
+    maps = PanopticHead(
+        semantic=semantic,
+        detections=detections,
+        mask_logits=torch.full((2, 28, 28), -4.0),
+        size=(32, 32),
+        num_stuff=NUM_STUFF,
+    ).maps()
+    assert maps.panoptic[16, 16] == NUM_STUFF  # both are absent: the first
+    assert maps.panoptic[3, 3] == NUM_STUFF + 1  # inside the first: the second
+
+
+def test_first_max_names_the_first_of_equals() -> None:
+    values, index = first_max(torch.tensor([[1.0, 0.0], [3.0, -1.0], [3.0, 0.0]]))
+    assert values.tolist() == [3, 0]
+    assert index.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("bounds", [(0, 128, 0, 256), (128, 160, 256, 541), (0, 3, 0, 1)])
+def test_parts_meet_without_seams(bounds: tuple[int, int, int, int]) -> None:
+    semantic = torch.randn(2, 40, 136)
+    y1, y2, x1, x2 = bounds
+    part = upsample_part(semantic, Tile(y1, y2, x1, x2, torch.empty(0)))
+    torch.testing.assert_close(part, _upsampled(semantic)[:, y1:y2, x1:x2], rtol=0, atol=1e-6)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from upsnet_ros.network.random_weights import draw_weights_
+from upsnet_ros.network.resnet import FrozenBatchNorm2d, ResNet, fold_batch_norm_
+from upsnet_ros.network.variants import Variant, get_variant
+
+
+def _tiny_dcn() -> Variant:
+    return Variant(
+        name="tiny",
+        dataset="cityscapes",
+        num_classes=9,
+        num_seg_classes=19,
+        depths=(1, 1, 1, 1),
+        deformable_stages=frozenset({3, 4, 5}),
+    )
+
+
+@pytest.mark.parametrize("variant", [_tiny_dcn(), get_variant("cityscapes-r18")])
+def test_folding_changes_nothing(variant: Variant) -> None:
+    backbone = ResNet(variant)
+    draw_weights_(backbone, seed=3)
+    image = torch.randn(1, 3, 64, 96) * 50
+    with torch.inference_mode():
+        before = backbone(image)
+        fold_batch_norm_(backbone)
+        after = backbone(image)
+    assert not any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
+    for x, y, stride in zip(before, after, (4, 8, 16, 32), strict=True):
+        assert x.shape[2:] == (64 // stride, 96 // stride)
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
+
+
+def test_batch_norm_stays_frozen_in_training() -> None:
+    backbone = ResNet(get_variant("cityscapes-r18"))
+    backbone.train()
+    before = backbone.conv1.bn1.running_mean.clone()
+    backbone(torch.randn(2, 3, 32, 32))
+    assert torch.equal(before, backbone.conv1.bn1.running_mean)
+    assert not backbone.conv1.bn1.weight.requires_grad
