@@ -1,15 +1,17 @@
 """What `make colcon` installed is whole and works. Run by pytest, with the workspace sourced."""
 
-import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import rclpy
 from ament_index_python import get_package_prefix, get_package_share_directory, get_resource
 from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from upsnet_ros.msg import PanopticLabelInfo
 
 SOURCE = Path(__file__).resolve().parents[1]
 PREFIX = Path(get_package_prefix("upsnet_ros"))
@@ -68,29 +70,34 @@ def test_command_line_lists_its_commands(tmp_path):
 
 
 def test_node_starts_and_ends_on_sigint(tmp_path):
-    from upsnet_ros.msg import PanopticLabelInfo
-
     parameters = ["allow_random_weights:=true", "variant:=cityscapes-r18", "scale:=128"]
-    command = [EXECUTABLES / "upsnet_node", "--ros-args", "-r", "__ns:=/panoptic"]
+    command = [EXECUTABLES / "upsnet_node", "--ros-args"]
     command += [argument for parameter in parameters for argument in ("-p", parameter)]
-    node = subprocess.Popen(command, cwd=tmp_path, env=dict(os.environ))
+    node = subprocess.Popen(command, cwd=tmp_path)
     try:
-        # Latched by the node when it becomes active; so this waits for an event, not for a time.
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        received = []
-        with rclpy.init():
-            listener = rclpy.create_node("listener")
-            listener.create_subscription(
-                PanopticLabelInfo, "/panoptic/label_info", received.append, latched
-            )
-            deadline = listener.get_clock().now().nanoseconds + STARTUP_SECONDS * 10**9
-            while not received and listener.get_clock().now().nanoseconds < deadline:
-                assert node.poll() is None, f"the node ended with {node.returncode}"
-                rclpy.spin_once(listener, timeout_sec=0.5)
-        assert received
-        assert received[0].dataset == "cityscapes"
+        info = wait_for_label_info(node)
+        assert (info.dataset, info.label_divisor) == ("cityscapes", 1000)
         node.send_signal(signal.SIGINT)
         assert node.wait(timeout=60) == 0
     finally:
         node.kill()
         node.wait()
+
+
+def wait_for_label_info(node: subprocess.Popen) -> PanopticLabelInfo:
+    """What the node latches when it becomes active."""
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    received: list[PanopticLabelInfo] = []
+    rclpy.init()
+    try:
+        listener = rclpy.create_node("listener", namespace="panoptic")
+        listener.create_subscription(PanopticLabelInfo, "label_info", received.append, latched)
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while not received:
+            assert node.poll() is None, f"the node ended with {node.returncode}"
+            assert time.monotonic() < deadline, "the node did not become active"
+            rclpy.spin_once(listener, timeout_sec=0.5)
+        listener.destroy_node()
+    finally:
+        rclpy.shutdown()
+    return received[0]

@@ -32,7 +32,7 @@ ROSDEP_KEYS = {"cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "pytho
 # pip's names of modules that pip brings on a ROS machine too.
 PIP_NAMES = {"cv2": "opencv-python-headless", "numpy": "numpy", "yaml": "pyyaml"}
 # Used where they are installed, and done without elsewhere.
-OPTIONAL = {"cv_bridge", "vision_msgs", "rosbags"}
+OPTIONAL = {"cv_bridge", "rosbags", "triton", "vision_msgs"}
 
 
 def imported(files: list[Path]) -> set[str]:
