@@ -1,0 +1,155 @@
+"""What tests over real DDS share: a domain of their own, processes that end, a listening node."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SECONDS = 120  # generous: the machine may be busy; no test waits that long where things work
+
+
+def _free_domain() -> int:
+    """A ROS domain in which nobody on this machine listens, so that test runs keep apart."""
+    first = os.getpid() % 100
+    for domain in (*range(first + 1, 101), *range(1, first + 1)):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", 7410 + 250 * domain))  # of a domain's first participant
+            except OSError:
+                continue
+            return domain
+    raise RuntimeError("no ROS domain is free")
+
+
+@pytest.fixture(scope="session")
+def domain() -> Iterator[int]:
+    """A ROS domain for this run, in the environment of this process and of all that it starts."""
+    changes = {
+        "ROS_DOMAIN_ID": str(_free_domain()),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_LOCALHOST_ONLY": "1",  # the same for Humble
+        "OMP_NUM_THREADS": "1",
+    }
+    if os.environ.get("ROS_DISTRO", "jazzy") != "humble":
+        del changes["ROS_LOCALHOST_ONLY"]
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    yield int(changes["ROS_DOMAIN_ID"])
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+class Process:
+    """A command, its output in a file."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as out:
+            self.popen = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def wait(self) -> int:
+        """Waits for the process to end by itself; its exit code."""
+        return self.popen.wait(SECONDS)
+
+    def signal(self, number: int) -> int:
+        """Sends a signal and waits; the exit code."""
+        self.popen.send_signal(number)
+        return self.wait()
+
+    def end(self) -> None:
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGINT)
+            try:
+                self.popen.wait(20)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+
+
+class Probe:
+    """A ROS node of the test, which is spun only while the test waits for something."""
+
+    def __init__(self, domain: int) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
+
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = Node("probe", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+
+    def collect(self, topic: str, message: type, qos: Any) -> list[Any]:
+        """A list to which the topic's messages are added while the test waits."""
+        messages: list[Any] = []
+        self.node.create_subscription(message, topic, messages.append, qos)
+        return messages
+
+    def until(self, condition: Callable[[], Any], what: str, process: Process | None = None) -> Any:
+        """Spins until the condition holds, and returns what it returned."""
+        end = time.monotonic() + SECONDS
+        while not (found := condition()):
+            log = f"; the process wrote:\n{process.output}" if process else ""
+            if process is not None and process.popen.poll() is not None:
+                pytest.fail(f"the process ended before {what}{log}")
+            if time.monotonic() > end:
+                pytest.fail(f"waited {SECONDS} s for {what}{log}")
+            self._executor.spin_once(timeout_sec=0.1)
+        return found
+
+    def call(self, service: type, name: str, request: Any) -> Any:
+        """Calls a service and returns its response."""
+        client = self.node.create_client(service, name)
+        self.until(client.service_is_ready, f"the service {name}")
+        future = client.call_async(request)
+        self.until(future.done, f"an answer of {name}")
+        self.node.destroy_client(client)
+        return future.result()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+
+@pytest.fixture(scope="module")
+def probe(domain: int) -> Iterator[Probe]:
+    """A node of the test's own."""
+    probe = Probe(domain)
+    yield probe
+    probe.close()
+
+
+@pytest.fixture(scope="module")
+def start(
+    domain: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Process]]:
+    """Starts ``upsnet ARGUMENTS``; whatever it started is ended after the module."""
+    processes: list[Process] = []
+
+    def start(*arguments: str) -> Process:
+        command = [sys.executable, "-c", "from upsnet_ros.cli import main; main()", *arguments]
+        log = tmp_path_factory.mktemp("process") / "log.txt"
+        processes.append(Process(command, log))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.end()

@@ -1,0 +1,193 @@
+"""The node's health as a diagnostic_msgs/DiagnosticArray, once a second whatever happens.
+
+The keys of a camera's rates, delay and drops are those that greenwave_monitor and NITROS use, so
+that monitors made for these read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+
+from upsnet_ros.ros.statistics import CameraReport, CameraState
+
+__all__ = ["CameraHealth", "Diagnostics", "NodeHealth", "camera_status", "node_status"]
+
+RANDOM_WEIGHTS = "random weights: results mean nothing"
+
+_LEVELS = {
+    CameraState.WAITING: DiagnosticStatus.WARN,
+    CameraState.ACTIVE: DiagnosticStatus.OK,
+    CameraState.STALE: DiagnosticStatus.ERROR,
+    CameraState.REJECTED: DiagnosticStatus.ERROR,
+    CameraState.FAILED: DiagnosticStatus.ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraHealth:
+    """A camera's part of the report.
+
+    Attributes:
+        name: The camera's; empty for a single one.
+        topic: Its images', fully resolved.
+        publishers: How many there are of that topic.
+        qos_mismatch: Why some of them cannot be heard; else empty.
+        report: Its counts and rates.
+    """
+
+    name: str
+    topic: str
+    publishers: int
+    qos_mismatch: str
+    report: CameraReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeHealth:
+    """The node at one moment.
+
+    Attributes:
+        state: Label of its lifecycle state.
+        model: What runs, as key and text: variant, device, and so on; empty if not configured.
+        random_weights: Whether the results mean nothing.
+        device: Where the network lives; None if not configured.
+        stages_ms: 50th and 99th percentile by stage.
+        cameras: Each camera's.
+    """
+
+    state: str
+    model: dict[str, str]
+    random_weights: bool
+    device: torch.device | None
+    stages_ms: dict[str, tuple[float, float]]
+    cameras: Sequence[CameraHealth]
+
+
+class Diagnostics:
+    """Publishes on /diagnostics what ``health`` returns, every ``period`` seconds of real time."""
+
+    def __init__(self, node: Node, *, period: float, health: Callable[[], NodeHealth]) -> None:
+        self._node = node
+        self._health = health
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Not the node's clock, which stands still while a simulation or a bag is paused.
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = node.create_timer(period, self.publish, clock=clock)
+
+    def publish(self) -> None:
+        """Publishes one report now."""
+        health = self._health()
+        node = self._node.get_fully_qualified_name()
+        statuses = [node_status(node, health)]
+        if health.state == "active":
+            statuses += [
+                camera_status(node, camera, random_weights=health.random_weights)
+                for camera in health.cameras
+            ]
+        stamped = DiagnosticArray(status=statuses)
+        stamped.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(stamped)
+
+
+def node_status(node: str, health: NodeHealth) -> DiagnosticStatus:
+    """The status of the node and its network."""
+    values = {"state": health.state, **health.model}
+    if health.model:
+        values["random_weights"] = str(health.random_weights).lower()
+    for stage, (median, high) in health.stages_ms.items():
+        values[f"{stage}_ms_p50"], values[f"{stage}_ms_p99"] = f"{median:.2f}", f"{high:.2f}"
+    if health.device is not None and health.device.type == "cuda":
+        values |= _gpu_memory(health.device)
+    active = health.state == "active"
+    level = DiagnosticStatus.OK if active else DiagnosticStatus.WARN
+    return _status(f"{node}: model", node, level, health.state, values, health.random_weights)
+
+
+def camera_status(node: str, camera: CameraHealth, *, random_weights: bool) -> DiagnosticStatus:
+    """The status of one camera."""
+    report, counts = camera.report, camera.report.counts
+    values = {
+        "state": report.state.value,
+        "topic": camera.topic,
+        "publishers": str(camera.publishers),
+        "frame_rate_node": f"{report.arrival_rate:.2f}",
+        "frame_rate_msg": f"{report.stamp_rate:.2f}",
+        "current_delay_from_realtime_ms": _number(report.delay_ms),
+        "total_dropped_frames": str(counts.dropped),
+        "received_frames": str(counts.received),
+        "answered_frames": str(counts.answered),
+        "rejected_frames": str(counts.rejected),
+        "failed_frames": str(counts.failed),
+        "frames_without_stamp": str(counts.zero_stamps),
+        "latency_ms_p50": _number(report.latency_ms and report.latency_ms[0]),
+        "latency_ms_p99": _number(report.latency_ms and report.latency_ms[1]),
+    }
+    optional = {
+        "last_rejection": counts.last_rejection,
+        "last_failure": counts.last_failure,
+        "qos_mismatch": camera.qos_mismatch,
+    }
+    values |= {key: text for key, text in optional.items() if text}
+    level = _LEVELS[report.state]
+    if camera.qos_mismatch or counts.zero_stamps:
+        level = max(level, DiagnosticStatus.WARN)
+    name = f"{node}: {camera.name or 'camera'}"
+    return _status(name, node, level, _sentence(camera), values, random_weights)
+
+
+def _sentence(camera: CameraHealth) -> str:
+    report = camera.report
+    if report.state is CameraState.WAITING:
+        if camera.qos_mismatch:
+            return f"waiting: {camera.qos_mismatch}"
+        return f"waiting: no frame yet from {camera.publishers} publishers of {camera.topic}"
+    if report.state is CameraState.STALE:
+        return f"stale: no frame for {report.age:.1f} s on {camera.topic}"
+    if report.state is CameraState.REJECTED:
+        return f"rejected: {report.counts.last_rejection}"
+    if report.state is CameraState.FAILED:
+        return f"failed: {report.counts.last_failure}"
+    if report.counts.zero_stamps:
+        return "active, but frames come without a stamp"
+    return "active"
+
+
+def _status(
+    name: str,
+    hardware_id: str,
+    level: bytes,
+    message: str,
+    values: dict[str, str],
+    random_weights: bool,
+) -> DiagnosticStatus:
+    if random_weights:
+        level, message = max(level, DiagnosticStatus.WARN), f"{message} ({RANDOM_WEIGHTS})"
+    return DiagnosticStatus(
+        level=level,
+        name=name.lstrip("/"),
+        message=message,
+        hardware_id=hardware_id,
+        values=[KeyValue(key=key, value=value) for key, value in values.items()],
+    )
+
+
+def _gpu_memory(device: torch.device) -> dict[str, str]:
+    mib = 1 << 20
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "gpu_memory_allocated_mib": str(torch.cuda.memory_allocated(device) // mib),
+        "gpu_memory_reserved_mib": str(torch.cuda.memory_reserved(device) // mib),
+        "gpu_memory_free_mib": str(free // mib),
+        "gpu_memory_total_mib": str(total // mib),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
