@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
-rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: E402
-from rclpy.time import Time  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.time import Time
+from sensor_msgs.msg import CompressedImage, Image
 
-from upsnet_ros.ros.player import PlayerSettings  # noqa: E402
+from upsnet_ros.ros.player import PlayerSettings
 
 RELIABLE = QoSProfile(depth=20, reliability=QoSReliabilityPolicy.RELIABLE)
 

@@ -1,0 +1,119 @@
+"""The node's messages back into a `PanopticFrame`, for those who receive them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sensor_msgs.msg import Image, RegionOfInterest
+
+from upsnet_ros.datasets.taxonomy import ClassInfo, Taxonomy
+from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
+from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
+from upsnet_ros.ros.image_codec import ImageError
+
+__all__ = ["frame_from_messages", "plane", "taxonomy_from_message"]
+
+_TYPES = {"mono8": "u1", "8UC1": "u1", "16UC1": "u2", "mono16": "u2", "32SC1": "i4"}
+
+
+def plane(msg: Image) -> npt.NDArray[Any]:
+    """The values of an image with one channel, as they are.
+
+    Args:
+        msg: mono8, mono16, 8UC1, 16UC1 or 32SC1, rows padded or not, either byte order.
+
+    Returns:
+        uint8, uint16 or int32 (H, W), in the machine's byte order; a view of the message's data
+        where that is possible.
+
+    Raises:
+        ImageError: Where encoding, step and data do not fit each other.
+    """
+    code = _TYPES.get(msg.encoding)
+    if code is None:
+        raise ImageError(f"encoding {msg.encoding!r} is none of {', '.join(_TYPES)}")
+    dtype = np.dtype(code).newbyteorder(">" if msg.is_bigendian else "<")
+    if msg.step < msg.width * dtype.itemsize or len(msg.data) < msg.step * msg.height:
+        raise ImageError(
+            f"{len(msg.data)} bytes with step {msg.step} hold no "
+            f"{msg.width}x{msg.height} pixels of {msg.encoding}"
+        )
+    values = np.ndarray(
+        (msg.height, msg.width), dtype, buffer=msg.data, strides=(msg.step, dtype.itemsize)
+    )
+    return values.astype(dtype.newbyteorder(sys.byteorder), copy=False)
+
+
+def frame_from_messages(
+    labels: Image, instances: PanopticInstanceArray, unknown_mask: Image
+) -> PanopticFrame:
+    """The frame that the node published under one stamp.
+
+    What was not published cannot come back: ``detection_box`` is the box of the visible pixels.
+
+    Raises:
+        ImageError: Where an image is malformed, or the two differ in size.
+    """
+    values, unknown = plane(labels), plane(unknown_mask)
+    if values.shape != unknown.shape:
+        raise ImageError(f"labels are {values.shape}, the unknown mask is {unknown.shape}")
+    return PanopticFrame(
+        labels=values.astype(np.int32, copy=False),
+        unknown=unknown != 0,
+        instances=tuple(
+            Instance(
+                id=message.id,
+                class_id=message.class_id,
+                class_name=message.class_name,
+                score=message.score,
+                box=_box(message.roi),
+                detection_box=_box(message.roi),
+                area=message.area,
+            )
+            for message in instances.instances
+        ),
+        stuff=tuple(
+            StuffSegment(
+                id=message.id,
+                class_id=message.class_id,
+                class_name=message.class_name,
+                box=_box(message.roi),
+                area=message.area,
+            )
+            for message in instances.stuff
+        ),
+    )
+
+
+def taxonomy_from_message(label_info: PanopticLabelInfo) -> Taxonomy:
+    """The classes that a `label_info` message names, whichever node sent it.
+
+    Raises:
+        ValueError: Where they break the rules of a `Taxonomy`.
+    """
+    return Taxonomy(
+        label_info.dataset,
+        tuple(
+            ClassInfo(
+                id=message.id,
+                name=message.name,
+                is_thing=message.is_thing,
+                color=(int(message.color[0]), int(message.color[1]), int(message.color[2])),
+                semantic_id=place,
+            )
+            for place, message in enumerate(label_info.classes)
+        ),
+    )
+
+
+def _box(roi: RegionOfInterest) -> tuple[int, int, int, int]:
+    """Inclusive corners."""
+    return (
+        roi.x_offset,
+        roi.y_offset,
+        roi.x_offset + roi.width - 1,
+        roi.y_offset + roi.height - 1,
+    )
