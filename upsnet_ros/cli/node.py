@@ -69,7 +69,9 @@ def node(ctx: typer.Context, *, image_topic: str | None, **options: Any) -> None
     Every parameter has an option here; all that follows --ros-args goes to ROS as it is.
     """
     from upsnet_ros.ros.node import main
+    from upsnet_ros.ros.transport import use_shared_memory_profile
 
+    use_shared_memory_profile()
     values = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in options.items()
