@@ -189,21 +189,32 @@ def check_folder(folder: Path, settings: RecordingSettings) -> None:
         raise RecordingError(f"{folder} already holds a recording: name another, or --overwrite")
 
 
+def remove_recording(folder: Path) -> None:
+    """Remove the recording that ``folder`` holds, if any, and nothing else.
+
+    Raises:
+        RecordingError: If a file cannot be removed.
+    """
+    if not (folder / TABLE).exists():
+        return
+    try:
+        for name in _FOLDERS:
+            if (folder / name).exists():
+                shutil.rmtree(folder / name)
+        for name in (VIDEO, INDEX, TABLE):  # the table, by which it is known, last
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise RecordingError(f"cannot remove {error.filename}: {error.strerror}") from error
+
+
 def _prepare(folder: Path, settings: RecordingSettings) -> None:
-    """Make the folder ready, removing an older recording and nothing else."""
     check_folder(folder, settings)
-    is_recording = (folder / TABLE).exists()
-    folders = [folder / name for name in _FOLDERS if name != "overlay" or settings.pictures]
+    remove_recording(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if is_recording:
-            for name in _FOLDERS:
-                if (folder / name).exists():
-                    shutil.rmtree(folder / name)
-            for name in (VIDEO, INDEX, TABLE):  # the table, by which it is known, last
-                (folder / name).unlink(missing_ok=True)
-        for path in folders:
-            path.mkdir()
+        for name in _FOLDERS:
+            if name != "overlay" or settings.pictures:
+                (folder / name).mkdir()
     except FileExistsError as error:
         raise RecordingError(
             f"{error.filename} exists and is no recording's: name another folder"

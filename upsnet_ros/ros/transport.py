@@ -1,12 +1,19 @@
-"""Fast DDS's transports for camera images, chosen before the process joins the network."""
+"""How processes find and reach each other, chosen before they join the network."""
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
-__all__ = ["PROFILE_VARIABLES", "shared_memory_profile", "use_shared_memory_profile"]
+__all__ = [
+    "PROFILE_VARIABLES",
+    "free_domain",
+    "private_environment",
+    "shared_memory_profile",
+    "use_shared_memory_profile",
+]
 
 #: Kilted reads the first, Humble and Jazzy the second.
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
@@ -42,3 +49,32 @@ def shared_memory_profile() -> Path:
         f"share/upsnet_ros/config/fastdds_shm.xml is in none of {prefixes}: "
         "build the package with colcon, or run `make setup`"
     )
+
+
+def private_environment() -> dict[str, str]:
+    """Environment variables for processes that shall talk to each other and to nobody else."""
+    environment = {"ROS_DOMAIN_ID": str(free_domain())}
+    if os.environ.get("ROS_DISTRO") == "humble":
+        environment["ROS_LOCALHOST_ONLY"] = "1"
+    else:
+        environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    return environment
+
+
+def free_domain() -> int:
+    """A ROS domain that nobody on this machine uses.
+
+    Raises:
+        RuntimeError: If there is none.
+    """
+    # Begins at a place of this process's own, so that two that ask at once do not meet.
+    first = os.getpid() % 100
+    for domain in (*range(first + 1, 101), *range(1, first + 1)):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                # DDS: the port on which a domain's first participant is found by others.
+                probe.bind(("", 7410 + 250 * domain))
+            except OSError:
+                continue
+            return domain
+    raise RuntimeError("every ROS domain from 1 to 100 is in use on this machine")

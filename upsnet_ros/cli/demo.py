@@ -1,0 +1,183 @@
+"""`upsnet demo`: source, node and recorder as processes of their own, over real DDS."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import cv2
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from upsnet_ros.cli import fail
+from upsnet_ros.cli.processes import ProcessError, ProcessGroup
+from upsnet_ros.cli.progress import frame_progress
+from upsnet_ros.datasets.street import street_frames
+from upsnet_ros.inference.recording import INDEX, TABLE, VIDEO, RecordingError, remove_recording
+from upsnet_ros.ros.sources import SourceError, open_source
+from upsnet_ros.ros.transport import (
+    PROFILE_VARIABLES,
+    private_environment,
+    shared_memory_profile,
+)
+
+_FORMS = {
+    "cityscapes_instance_ids": "16-bit, stuff: id, things: id * 1000 + k (k from 1)",
+    "coco_panoptic_rgb": "COCO panoptic, id = R + 256 G + 65536 B",
+}
+_POLL_SECONDS = 0.2
+
+
+def demo(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Your own frames: a video, a folder of images, a Cityscapes folder. Not given: a"
+            " street is drawn.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where to write; an older demo there is replaced.")
+    ] = Path("demo_output"),
+    frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 30,
+    variant: Annotated[str, typer.Option(help="Network variant.")] = "cityscapes-r18",
+    scale: Annotated[
+        int, typer.Option(help="Short side in pixels at which the network runs; 0: the variant's.")
+    ] = 256,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Trained weights. Not given: random ones.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for the node to start, and for each frame.")
+    ] = 180.0,
+) -> None:
+    """Play frames to the node over DDS, record its answers, and show what was written."""
+    # Ends the other processes on SIGTERM too, on the way out of the `with` below.
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    console = Console(stderr=True)
+    if weights is None:
+        console.print(
+            "[yellow]No trained weights were named, so random ones are used: the labels below "
+            "show the machinery at work and mean nothing. --weights FILE takes trained ones."
+        )
+    try:
+        remove_recording(out)
+        if source is None:
+            source = str(_draw_street(out / "frames", frames))
+        length = open_source(source).length
+        count = frames if length is None else min(frames, length)
+        _run(
+            source=source,
+            out=out,
+            count=count,
+            timeout=timeout,
+            node_options=_node_options(variant, scale, weights),
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; what was recorded is in {out}", err=True)
+        raise typer.Exit(130) from None
+    except (SourceError, RecordingError, ProcessError) as error:
+        fail(str(error))
+    _report(out, model=f"{variant}, short side {scale or 'as trained'}")
+    if weights is None:
+        console.print("[yellow]Random weights: these labels mean nothing.")
+
+
+def _node_options(variant: str, scale: int, weights: Path | None) -> list[str]:
+    model = (
+        ["--allow-random-weights"] if weights is None else ["--weights", str(weights.absolute())]
+    )
+    return ["--variant", variant, "--scale", str(scale), *model]
+
+
+def _draw_street(folder: Path, count: int) -> Path:
+    """Draw ``count`` frames into ``folder``; returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("street_*.png"):
+        old.unlink()
+    with frame_progress() as progress:
+        task = progress.add_task("drawing a street", total=count)
+        for index, image in enumerate(street_frames(count)):
+            cv2.imwrite(str(folder / f"street_{index:06d}.png"), image)
+            progress.advance(task)
+    return folder
+
+
+def _run(*, source: str, out: Path, count: int, timeout: float, node_options: list[str]) -> None:
+    """Node, recorder and player until ``count`` frames are recorded.
+
+    Raises:
+        ProcessError: If one of them fails.
+    """
+    profile = str(shared_memory_profile())
+    environment = {**private_environment(), **dict.fromkeys(PROFILE_VARIABLES, profile)}
+    limits = ["--count", str(count), "--timeout", str(timeout)]
+    with ProcessGroup(out / "logs", environment) as group, frame_progress() as progress:
+        task = progress.add_task("starting the node", total=count)
+        # In lockstep nothing may be lost, so all ask each other for every frame.
+        group.start("node", ["node", "--image-reliability", "reliable", *node_options])
+        recorder = ["--image-reliability", "reliable", "--codec", "vp09", *limits]
+        group.start("record", ["record", "--out", str(out), *recorder])
+        player = ["--lockstep", "--wait-for-subscribers", "2", *limits]
+        group.start("play", ["play", source, *player])
+        while group.running("record"):
+            group.require("node")
+            group.running("play")
+            recorded = _recorded(out)
+            progress.update(
+                task,
+                completed=recorded,
+                description="finishing the video"
+                if recorded == count
+                else "segmenting"
+                if recorded is not None
+                else "starting the node",
+            )
+            time.sleep(_POLL_SECONDS)
+        progress.update(task, completed=_recorded(out))
+        group.end("play")
+        group.end("node")
+
+
+def _recorded(out: Path) -> int | None:
+    """Number of frames recorded so far; None before the recorder has begun."""
+    try:
+        return max(0, (out / TABLE).read_text(encoding="utf-8").count("\n") - 1)
+    except FileNotFoundError:
+        return None
+
+
+def _report(out: Path, *, model: str) -> None:
+    """What was written, and how long answers took."""
+    index: dict[str, Any] = json.loads((out / INDEX).read_text(encoding="utf-8"))
+    table = Table("file", "what", "size", title=f"{out}/")
+    rows = [
+        (VIDEO, "overlay video (VP9), plays in players and browsers"),
+        ("overlay/*.png", "overlays"),
+        ("labels/*.png", f"label images, {_FORMS[index['labels_form']]}"),
+        ("unknown/*.png", "masks of what is unknown"),
+        (TABLE, "a row for each frame: stamp, counts, latency"),
+        (INDEX, "classes, forms, what was lost"),
+        ("logs/*.log", "what the processes said"),
+    ]
+    for pattern, what in rows:
+        files = list(out.glob(pattern))
+        number = f"{len(files)} " if "*" in pattern else ""
+        size = sum(path.stat().st_size for path in files)
+        table.add_row(pattern, number + what, f"{size / 1e6:.1f} MB")
+    console = Console()
+    console.print(table)
+    latency = index["latency_ms"]
+    console.print(
+        f"{index['frames']} frames; image to answer: p50 {latency['p50']:.0f} ms, "
+        f"p99 {latency['p99']:.0f} ms ({model}); {index['incomplete']} lost"
+    )
+
+
+def _exit_on_signal(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
