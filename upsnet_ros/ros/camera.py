@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from upsnet_ros.datasets.taxonomy import Taxonomy
-from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.ros import qos
 from upsnet_ros.ros.image_codec import ImageError, check, to_bgr
 from upsnet_ros.ros.outputs import Answer, Outputs
 from upsnet_ros.ros.settings import NodeSettings
 from upsnet_ros.ros.statistics import CameraStatistics
 from upsnet_ros.ros.transitions import first_line
+
+if TYPE_CHECKING:
+    from upsnet_ros.inference.predictor import Predictor  # and torch
 
 __all__ = ["Arrival", "Camera"]
 
@@ -42,6 +44,7 @@ class Camera:
         settings: Of the node; those that stay fixed are kept.
         offer: Takes an arrival for inference, and returns the arrival that will not be answered for
             it, if any (`FrameWorker.offer`).
+        qos_watch: Told of publishers and subscribers that do not match.
     """
 
     def __init__(
@@ -51,11 +54,12 @@ class Camera:
         name: str,
         settings: NodeSettings,
         offer: Callable[[str, Arrival], Arrival | None],
+        qos_watch: qos.QosWatch,
     ) -> None:
         self.name = name
         self.statistics = CameraStatistics()
-        self.qos_mismatch = ""
         self._node = node
+        self._qos_watch = qos_watch
         self._offer = offer
         self._compressed = settings.image_transport == "compressed"
         self._reliability = settings.image_reliability
@@ -68,7 +72,11 @@ class Camera:
     def create_outputs(self, *, settings: NodeSettings, taxonomy: Taxonomy) -> None:
         """Makes the topics on which the camera is answered."""
         self._outputs = Outputs(
-            node=self._node, camera=self.name, settings=settings, taxonomy=taxonomy
+            node=self._node,
+            camera=self.name,
+            settings=settings,
+            taxonomy=taxonomy,
+            qos_watch=self._qos_watch,
         )
 
     def destroy_outputs(self) -> None:
@@ -82,16 +90,13 @@ class Camera:
         assert self._outputs is not None, "configure comes before activate"
         self._outputs.announce()
         self.statistics.forget_frames()
-        self.qos_mismatch = ""
         profile = qos.input_qos(self._reliability)
         self._subscription = self._node.create_subscription(
             CompressedImage if self._compressed else Image,
             self.topic,
             self._on_image,
             profile,
-            event_callbacks=qos.subscription_events(
-                self._node, self.topic, profile, self._on_mismatch
-            ),
+            event_callbacks=self._qos_watch.subscription_events(self.topic, profile),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
@@ -160,10 +165,6 @@ class Camera:
             return
         if self._offer(self.name, Arrival(message, now)) is not None:
             self.statistics.dropped()
-
-    def _on_mismatch(self, text: str) -> None:
-        self.qos_mismatch = text
-        self._node.get_logger().warning(text)
 
     def _reject(self, error: ImageError) -> None:
         self.statistics.rejected(str(error))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -56,16 +55,18 @@ class NodeHealth:
         state: Label of its lifecycle state.
         model: What runs, as key and text: variant, device, and so on; empty if not configured.
         random_weights: Whether the results mean nothing.
-        device: Where the network lives; None if not configured.
         stages_ms: 50th and 99th percentile by stage.
+        gpu_memory: Keys and values about the GPU's memory; empty on a CPU.
+        output_mismatches: Why some subscribers of outputs get nothing, by topic.
         cameras: Each camera's.
     """
 
     state: str
     model: dict[str, str]
     random_weights: bool
-    device: torch.device | None
     stages_ms: dict[str, tuple[float, float]]
+    gpu_memory: dict[str, str]
+    output_mismatches: dict[str, str]
     cameras: Sequence[CameraHealth]
 
 
@@ -102,10 +103,10 @@ def node_status(node: str, health: NodeHealth) -> DiagnosticStatus:
         values["random_weights"] = str(health.random_weights).lower()
     for stage, (median, high) in health.stages_ms.items():
         values[f"{stage}_ms_p50"], values[f"{stage}_ms_p99"] = f"{median:.2f}", f"{high:.2f}"
-    if health.device is not None and health.device.type == "cuda":
-        values |= _gpu_memory(health.device)
-    active = health.state == "active"
-    level = DiagnosticStatus.OK if active else DiagnosticStatus.WARN
+    values |= health.gpu_memory
+    values |= {f"qos_mismatch {topic}": text for topic, text in health.output_mismatches.items()}
+    well = health.state == "active" and not health.output_mismatches
+    level = DiagnosticStatus.OK if well else DiagnosticStatus.WARN
     return _status(f"{node}: model", node, level, health.state, values, health.random_weights)
 
 
@@ -145,7 +146,7 @@ def _sentence(camera: CameraHealth) -> str:
     report = camera.report
     if report.state is CameraState.WAITING:
         if camera.qos_mismatch:
-            return f"waiting: {camera.qos_mismatch}"
+            return f"waiting: incompatible QoS: {camera.qos_mismatch}"
         return f"waiting: no frame yet from {camera.publishers} publishers of {camera.topic}"
     if report.state is CameraState.STALE:
         return f"stale: no frame for {report.age:.1f} s on {camera.topic}"
@@ -175,18 +176,6 @@ def _status(
         hardware_id=hardware_id,
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )
-
-
-def _gpu_memory(device: torch.device) -> dict[str, str]:
-    mib = 1 << 20
-    free, total = torch.cuda.mem_get_info(device)
-    return {
-        "gpu": torch.cuda.get_device_name(device),
-        "gpu_memory_allocated_mib": str(torch.cuda.memory_allocated(device) // mib),
-        "gpu_memory_reserved_mib": str(torch.cuda.memory_reserved(device) // mib),
-        "gpu_memory_free_mib": str(free // mib),
-        "gpu_memory_total_mib": str(total // mib),
-    }
 
 
 def _number(value: float | None) -> str:

@@ -6,9 +6,9 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import rclpy
-import torch
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -16,16 +16,19 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
-from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.ros.camera import Arrival, Camera
 from upsnet_ros.ros.converters import converter
 from upsnet_ros.ros.diagnostics import RANDOM_WEIGHTS, CameraHealth, Diagnostics, NodeHealth
 from upsnet_ros.ros.parameters import NodeParameters
+from upsnet_ros.ros.qos import QosWatch
 from upsnet_ros.ros.settings import NodeSettings, SettingsError
 from upsnet_ros.ros.signals import stop_on_signals
 from upsnet_ros.ros.statistics import StageTimes
 from upsnet_ros.ros.transitions import first_line, transition
 from upsnet_ros.ros.worker import FrameWorker
+
+if TYPE_CHECKING:
+    from upsnet_ros.inference.predictor import Predictor  # and torch
 
 __all__ = ["UpsnetNode", "main"]
 
@@ -52,8 +55,15 @@ class UpsnetNode(LifecycleNode):
         self._worker: FrameWorker[Arrival] = FrameWorker(
             cameras=settings.cameras, answer=self._answer, failed=self._failed
         )
+        self._qos_watch = QosWatch(self)
         self._cameras = {
-            name: Camera(node=self, name=name, settings=settings, offer=self._worker.offer)
+            name: Camera(
+                node=self,
+                name=name,
+                settings=settings,
+                offer=self._worker.offer,
+                qos_watch=self._qos_watch,
+            )
             for name in settings.cameras
         }
         self._stages = StageTimes()
@@ -82,6 +92,9 @@ class UpsnetNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> None:
         """Loads the network and makes the output topics."""
         settings = self.settings
+        settings.require_weights()
+        from upsnet_ros.ros.engine import load_predictor
+
         try:
             converter()
             self._predictor = load_predictor(settings)
@@ -150,11 +163,13 @@ class UpsnetNode(LifecycleNode):
     def _release(self) -> None:
         for camera in self._cameras.values():
             camera.destroy_outputs()
-        predictor, self._predictor = self._predictor, None
+        self._qos_watch.forget()
         self._stages.clear()
-        if predictor is not None and predictor.device.type == "cuda":
-            del predictor
-            torch.cuda.empty_cache()
+        if self._predictor is not None:
+            from upsnet_ros.ros.engine import free_memory
+
+            self._predictor = None
+            free_memory()
 
     def _answer(self, name: str, arrival: Arrival) -> None:
         assert self._predictor is not None, "the worker runs between activate and deactivate only"
@@ -182,21 +197,32 @@ class UpsnetNode(LifecycleNode):
             "weights": settings.weights or "random weights",
         }
 
+    def _gpu_memory(self) -> dict[str, str]:
+        if self._predictor is None:
+            return {}
+        from upsnet_ros.ros.engine import gpu_memory
+
+        return gpu_memory(self._predictor.device)
+
     def _health(self) -> NodeHealth:
-        predictor = self._predictor
         now = time.monotonic()
+        mismatches = self._qos_watch.mismatches()
+        inputs = {
+            camera.topic: mismatches.pop(camera.topic, "") for camera in self._cameras.values()
+        }
         return NodeHealth(
             state=self.state,
             model=self._model(),
-            random_weights=predictor is not None and predictor.random_weights,
-            device=predictor.device if predictor is not None else None,
+            random_weights=self._predictor is not None and self._predictor.random_weights,
             stages_ms=self._stages.percentiles(),
+            gpu_memory=self._gpu_memory(),
+            output_mismatches=mismatches,
             cameras=[
                 CameraHealth(
                     name=camera.name,
                     topic=camera.topic,
                     publishers=self.count_publishers(camera.topic),
-                    qos_mismatch=camera.qos_mismatch,
+                    qos_mismatch=inputs[camera.topic],
                     report=camera.statistics.report(
                         now=now, stale_after=self.settings.stale_timeout
                     ),
@@ -204,34 +230,6 @@ class UpsnetNode(LifecycleNode):
                 for camera in self._cameras.values()
             ],
         )
-
-
-def load_predictor(settings: NodeSettings) -> Predictor:
-    """The network that the settings describe.
-
-    Raises:
-        SettingsError: No weights are given, and random ones are not allowed.
-        CheckpointError: The weights cannot be used.
-        ValueError: The device is not there, or cannot do the precision.
-    """
-    if not settings.weights and not settings.allow_random_weights:
-        raise SettingsError(
-            "no weights: set the parameter weights to an UPSNet checkpoint (.pth or .safetensors),"
-            " or allow_random_weights to true to try the node without"
-        )
-    return Predictor(
-        settings.weights or None,
-        variant=settings.variant,
-        device=settings.device,
-        precision=settings.precision,
-        scale=settings.scale or None,
-        score_threshold=settings.score_threshold,
-        allow_random_weights=settings.allow_random_weights,
-        # The regions listed in `instances` have a mean score.
-        unknown_score=settings.publish_unknown_score or settings.publish_instances,
-        semantic=settings.publish_semantic,
-        measure=settings.measure_stages,
-    )
 
 
 def main(args: Sequence[str] | None = None) -> int:

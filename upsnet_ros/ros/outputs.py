@@ -61,16 +61,24 @@ class Outputs:
         camera: The camera's name, which the topics' names begin with; may be empty.
         settings: Which outputs there are.
         taxonomy: Of the frames' classes.
+        qos_watch: Told of subscribers that do not match.
 
     Raises:
         SettingsError: Where ``labels`` cannot have the encoding that was asked for.
     """
 
     def __init__(
-        self, *, node: LifecycleNode, camera: str, settings: NodeSettings, taxonomy: Taxonomy
+        self,
+        *,
+        node: LifecycleNode,
+        camera: str,
+        settings: NodeSettings,
+        taxonomy: Taxonomy,
+        qos_watch: qos.QosWatch,
     ) -> None:
         encoding = settings.resolved_labels_encoding(max(taxonomy.by_id))
         self._node = node
+        self._qos_watch = qos_watch
         self._taxonomy = taxonomy
         self._prefix = f"{camera}/" if camera else ""
         self._makers: list[tuple[Any, Callable[[Answer], Any]]] = []
@@ -123,7 +131,7 @@ class Outputs:
             message,
             name,
             profile,
-            event_callbacks=qos.publisher_events(self._node, name, profile),
+            event_callbacks=self._qos_watch.publisher_events(name, profile),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import (
+    QoSCompatibility,
     QoSDurabilityPolicy,
     QoSHistoryPolicy,
     QoSProfile,
     QoSReliabilityPolicy,
+    qos_check_compatible,
 )
 
 try:
@@ -18,7 +19,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
-__all__ = ["input_qos", "label_info_qos", "output_qos", "publisher_events", "subscription_events"]
+__all__ = ["QosWatch", "input_qos", "label_info_qos", "output_qos"]
 
 # Every function makes a new profile: rclpy writes qos_overrides into the one that it is given.
 
@@ -57,40 +58,73 @@ def label_info_qos() -> QoSProfile:
     )
 
 
-def subscription_events(
-    node: Node, topic: str, qos: QoSProfile, mismatch: Callable[[str], None]
-) -> SubscriptionEventCallbacks:
-    """Callbacks that tell ``mismatch`` in one line which publishers cannot be heard, and why."""
+class QosWatch:
+    """Remembers which topics met an endpoint of incompatible QoS, and says who and why.
 
-    def tell(_event: Any) -> None:
-        others = node.get_publishers_info_by_topic(topic)
-        mismatch(
-            f"{topic}: incompatible QoS, so frames may not come; this node asks for {_text(qos)};"
-            f" {_offers(others, 'offers')}; see image_reliability and qos_overrides"
+    The middleware tells of such an endpoint before the graph knows its node, hence the two steps:
+    an event marks the topic, and `mismatches`, called from time to time, looks who is there.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._subscriptions: dict[str, QoSProfile] = {}
+        self._publishers: dict[str, QoSProfile] = {}
+        self._logged: set[str] = set()
+
+    def subscription_events(self, topic: str, qos: QoSProfile) -> SubscriptionEventCallbacks:
+        """Event callbacks for a subscription of this topic with this profile."""
+        return SubscriptionEventCallbacks(
+            incompatible_qos=lambda _: self._subscriptions.update({topic: qos})
         )
 
-    return SubscriptionEventCallbacks(incompatible_qos=tell)
-
-
-def publisher_events(node: Node, topic: str, qos: QoSProfile) -> PublisherEventCallbacks:
-    """Callbacks that log in one line which subscribers cannot hear an output, and why."""
-
-    def tell(_event: Any) -> None:
-        others = node.get_subscriptions_info_by_topic(topic)
-        node.get_logger().warning(
-            f"{topic}: incompatible QoS, so a subscriber gets nothing; this node offers"
-            f" {_text(qos)}; {_offers(others, 'asks for')}; see qos_overrides"
+    def publisher_events(self, topic: str, qos: QoSProfile) -> PublisherEventCallbacks:
+        """Event callbacks for a publisher of this topic with this profile."""
+        return PublisherEventCallbacks(
+            incompatible_qos=lambda _: self._publishers.update({topic: qos})
         )
 
-    return PublisherEventCallbacks(incompatible_qos=tell)
+    def forget(self) -> None:
+        """Forgets all topics, as when their subscriptions and publishers are taken back."""
+        self._subscriptions.clear()
+        self._publishers.clear()
+        self._logged.clear()
+
+    def mismatches(self) -> dict[str, str]:
+        """By topic, in one line, which other ends do not match now; each is logged once."""
+        found = {}
+        for topic, qos in self._subscriptions.items():
+            others = [
+                f"{_name(other)} offers {_text(other.qos_profile)}"
+                for other in self._node.get_publishers_info_by_topic(topic)
+                if not _compatible(other.qos_profile, qos)
+            ]
+            if others:
+                found[topic] = f"asked for {_text(qos)}, but {', '.join(others)}"
+        for topic, qos in self._publishers.items():
+            others = [
+                f"{_name(other)} asks for {_text(other.qos_profile)}"
+                for other in self._node.get_subscriptions_info_by_topic(topic)
+                if not _compatible(qos, other.qos_profile)
+            ]
+            if others:
+                found[topic] = f"offered {_text(qos)}, but {', '.join(others)}"
+        for topic, text in found.items():
+            if text not in self._logged:
+                self._logged.add(text)
+                self._node.get_logger().warning(
+                    f"{topic}: incompatible QoS, so messages get lost: {text};"
+                    " see image_reliability and qos_overrides"
+                )
+        return found
+
+
+def _compatible(offered: QoSProfile, asked: QoSProfile) -> bool:
+    return qos_check_compatible(offered, asked)[0] != QoSCompatibility.ERROR
 
 
 def _text(qos: QoSProfile) -> str:
-    return f"{qos.reliability.name.lower()}, {qos.durability.name.lower()}"
+    return f"{qos.reliability.name.lower()} and {qos.durability.name.lower()}"
 
 
-def _offers(endpoints: list[Any], verb: str) -> str:
-    return ", ".join(
-        f"{one.node_namespace.rstrip('/')}/{one.node_name} {verb} {_text(one.qos_profile)}"
-        for one in endpoints
-    )
+def _name(endpoint: Any) -> str:
+    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"

@@ -277,6 +277,14 @@ class NodeSettings:
             if not name and len(self.cameras) > 1:
                 raise SettingsError("cameras: the empty name stands for a single camera only")
 
+    def require_weights(self) -> None:
+        """Raises `SettingsError` where there are neither weights nor leave to do without."""
+        if not self.weights and not self.allow_random_weights:
+            raise SettingsError(
+                "no weights: set the parameter weights to an UPSNet checkpoint (.pth or"
+                " .safetensors), or allow_random_weights to true to try the node without"
+            )
+
     def resolved_labels_encoding(self, largest_class_id: int) -> str:
         """The encoding of `labels` for a dataset whose largest public id is given.
 

@@ -1,0 +1,378 @@
+"""The node as its users run it: a process of its own, spoken to over DDS only."""
+
+from __future__ import annotations
+
+import array
+import signal
+
+import cv2
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.parameter import Parameter
+from rclpy.qos import (
+    QoSDurabilityPolicy,
+    QoSProfile,
+    QoSReliabilityPolicy,
+)
+from sensor_msgs.msg import CompressedImage, Image
+
+from upsnet_ros.datasets.taxonomy import CITYSCAPES
+from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
+from upsnet_ros.ros.messages import decode_mask
+from upsnet_ros.ros.settings import Changes, parameters
+
+pytestmark = pytest.mark.dds
+
+SMALL = ("--variant", "cityscapes-r18", "--scale", "64", "--device", "cpu")
+RANDOM = (*SMALL, "--allow-random-weights", "--score-threshold", "0.0")
+RELIABLE = QoSProfile(depth=50, reliability=QoSReliabilityPolicy.RELIABLE)
+BEST_EFFORT = QoSProfile(depth=50, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+LATCHED = QoSProfile(
+    depth=1,
+    reliability=QoSReliabilityPolicy.RELIABLE,
+    durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+)
+HEIGHT, WIDTH = 96, 160
+
+
+def picture(seed=0):
+    """Blocks of colours, uint8 (H, W, 3)."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (6, 10, 3), np.uint8)
+    return cv2.resize(blocks, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
+
+
+def image(stamp=(1_700_000_000, 123_456_789), pixels=None, frame_id="front camera/optical"):
+    pixels = picture() if pixels is None else pixels
+    height, width = pixels.shape[:2]
+    msg = Image(height=height, width=width, encoding="bgr8", step=3 * width)
+    msg.header.stamp.sec, msg.header.stamp.nanosec = stamp
+    msg.header.frame_id = frame_id
+    msg.data = array.array("B", pixels.tobytes())
+    return msg
+
+
+def by_stamp(messages, stamp):
+    found = [one for one in messages if (one.header.stamp.sec, one.header.stamp.nanosec) == stamp]
+    return found[0] if found else None
+
+
+def pixels_of(msg):
+    dtype = {"mono8": np.uint8, "16UC1": np.uint16, "32SC1": np.int32}[msg.encoding]
+    return np.frombuffer(msg.data, dtype).reshape(msg.height, msg.width)
+
+
+def values_of(diagnostics, ending):
+    """Key and value of the newest status whose name ends so; empty before the first."""
+    for report in reversed(diagnostics):
+        for status in report.status:
+            if status.name.endswith(ending):
+                return {**{one.key: one.value for one in status.values}, "message": status.message}
+    return {}
+
+
+class Running:
+    """A node process and what the probe hears of it."""
+
+    def __init__(self, probe, process, name="/panoptic/upsnet"):
+        self.probe, self.process, self.name = probe, process, name
+        self.diagnostics = probe.collect("/diagnostics", DiagnosticArray, RELIABLE)
+
+    def until(self, condition, what):
+        return self.probe.until(condition, what, self.process)
+
+    def until_state(self, label):
+        self.until(lambda: self.values("model").get("state") == label, f"the node is {label}")
+
+    def values(self, ending):
+        mine = [report for report in self.diagnostics if report.status[0].hardware_id == self.name]
+        return values_of(mine, ending)
+
+    def publisher(self, topic, message=Image, qos=RELIABLE):
+        publisher = self.probe.node.create_publisher(message, topic, qos)
+        self.until(publisher.get_subscription_count, f"a subscriber of {topic}")
+        return publisher
+
+    def collect(self, topic, message=Image, qos=RELIABLE):
+        messages = self.probe.collect(topic, message, qos)
+        self.until(lambda: self.probe.node.count_publishers(topic), f"a publisher of {topic}")
+        return messages
+
+    def set(self, **values):
+        wished = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        request = SetParameters.Request(parameters=wished)
+        results = self.probe.call(SetParameters, f"{self.name}/set_parameters", request).results
+        return [(one.successful, one.reason) for one in results]
+
+    def change(self, transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self.probe.call(ChangeState, f"{self.name}/change_state", request).success
+
+    def state(self):
+        response = self.probe.call(GetState, f"{self.name}/get_state", GetState.Request())
+        return response.current_state.label
+
+
+@pytest.fixture(scope="module")
+def node(probe, start):
+    """One node for the tests that need nothing special, active."""
+    options = ("--publish-semantic", "--publish-unknown-score", "--unknown-min-area", "1")
+    running = Running(probe, start("node", *RANDOM, *options))
+    running.until_state("active")
+    return running
+
+
+@pytest.fixture(scope="module")
+def camera(node):
+    return node.publisher("/panoptic/image")
+
+
+IMAGES = ("labels", "unknown_mask", "unknown_score", "semantic", "confidence", "overlay")
+
+
+@pytest.fixture(scope="module")
+def answer(node, camera):
+    """Every output for one frame, by topic."""
+    heard = {topic: node.collect(f"/panoptic/{topic}") for topic in IMAGES}
+    heard["instances"] = node.collect("/panoptic/instances", PanopticInstanceArray)
+    heard["overlay/compressed"] = node.collect("/panoptic/overlay/compressed", CompressedImage)
+    camera.publish(image())
+    node.until(lambda: all(heard.values()), "an answer on every topic")
+    return {topic: messages[0] for topic, messages in heard.items()}
+
+
+def test_every_output_carries_the_cameras_header(answer):
+    assert len(answer) == 8
+    for topic, msg in answer.items():
+        assert msg.header == image().header, topic
+
+
+def test_labels_instances_and_unknown_mask_of_a_frame_agree(answer):
+    labels = pixels_of(answer["labels"])
+    unknown = pixels_of(answer["unknown_mask"])
+    assert labels.shape == unknown.shape == (HEIGHT, WIDTH)
+    assert set(np.unique(unknown)) <= {0, 255}
+    assert (labels[unknown == 255] == 0).all()
+    instances = answer["instances"]
+    segments = [*instances.instances, *instances.stuff]
+    assert instances.instances, "random weights find something at threshold 0"
+    assert sorted(one.id for one in segments) == sorted(set(np.unique(labels)) - {0})
+    for one in segments:
+        mask = np.zeros(labels.shape, np.bool_)
+        roi = one.roi
+        mask[roi.y_offset :, roi.x_offset :][: roi.height, : roi.width] = decode_mask(one)
+        np.testing.assert_array_equal(mask, labels == one.id)
+        assert one.area == mask.sum()
+        assert one.id == (one.class_id * 1000 + one.instance_id if one.is_thing else one.class_id)
+    assert sum(one.area for one in instances.unknown_regions) == (unknown == 255).sum()
+    assert all(0.5 <= one.mean_score <= 1 for one in instances.unknown_regions)
+
+
+def test_the_other_pictures_of_a_frame(answer):
+    known = {one.id for one in CITYSCAPES.classes}
+    assert set(np.unique(pixels_of(answer["semantic"]))) <= known | {255}
+    score, unknown = pixels_of(answer["unknown_score"]), pixels_of(answer["unknown_mask"])
+    assert score[unknown == 255].min(initial=255) > 127
+    overlay = answer["overlay"]
+    assert (overlay.encoding, overlay.height, overlay.width) == ("rgb8", HEIGHT, WIDTH)
+    drawn = np.frombuffer(overlay.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
+    jpeg = cv2.imdecode(np.frombuffer(answer["overlay/compressed"].data, np.uint8), 1)
+    assert np.abs(drawn[:, :, ::-1].astype(int) - jpeg).mean() < 30
+
+
+def test_who_joins_late_learns_what_labels_mean(node, answer):
+    label_info = node.collect("/panoptic/label_info", PanopticLabelInfo, LATCHED)
+    node.until(lambda: label_info, "label_info")
+    assert label_info[0].dataset == "cityscapes"
+    names = {one.id: one.name for one in label_info[0].classes}
+    assert names == {one.id: one.name for one in CITYSCAPES.classes}
+
+
+def test_diagnostics_say_in_every_message_that_the_weights_are_random(node, answer):
+    node.until(lambda: node.values("camera").get("answered_frames") == "1", "the count of answers")
+    for report in node.diagnostics:
+        active = [one for one in report.status if "unconfigured" not in one.message]
+        assert all("random weights: results mean nothing" in one.message for one in active)
+        assert all(one.level >= DiagnosticStatus.WARN for one in active)
+    model, camera = node.values("model"), node.values("camera")
+    assert (model["variant"], model["device"], model["random_weights"]) == (
+        "cityscapes-r18",
+        "cpu",
+        "true",
+    )
+    stages = ("decode", "preprocess", "backbone", "semantic", "panoptic", "publish")
+    assert all(float(model[f"{stage}_ms_p99"]) > 0 for stage in stages)
+    assert camera["state"] == "active"
+    assert float(camera["latency_ms_p50"]) > 0
+    assert float(camera["current_delay_from_realtime_ms"]) > 1e9, "the stamp is years old"
+
+
+def test_of_a_burst_the_newest_frame_is_answered_and_the_others_are_counted(node, camera, answer):
+    labels = node.collect("/panoptic/labels")
+    before = {
+        key: int(node.values("camera")[key]) for key in ("received_frames", "answered_frames")
+    }
+    stamps = [(1_700_000_100, number) for number in range(1, 41)]
+    for stamp in stamps:
+        camera.publish(image(stamp))
+    node.until(lambda: by_stamp(labels, stamps[-1]), "an answer to the newest frame")
+
+    def settled():
+        now = {key: int(text) for key, text in node.values("camera").items() if "_frames" in key}
+        answered = now["answered_frames"] - before["answered_frames"]
+        received = now["received_frames"] - before["received_frames"]
+        return answered >= len(labels) and now["total_dropped_frames"] == received - answered
+
+    node.until(settled, "diagnostics in which each frame was answered or dropped")
+    assert 1 <= len(labels) < len(stamps)
+    order = [one.header.stamp.nanosec for one in labels]
+    assert order == sorted(order), "answers keep the order of the frames"
+
+
+def test_a_malformed_frame_is_reported_and_the_next_good_one_answered(node, camera, answer):
+    labels = node.collect("/panoptic/labels")
+    broken = image((1_700_000_200, 1))
+    broken.step = 7
+    camera.publish(broken)
+    node.until(lambda: node.values("camera").get("rejected_frames") == "1", "the rejection")
+    told = node.values("camera")
+    assert told["state"] == "rejected"
+    assert told["last_rejection"] == "step 7 is smaller than a row's 480 bytes"
+    assert "image rejected: step 7" in node.process.output
+    other_size = picture()[:50, :70].copy()
+    camera.publish(image((1_700_000_200, 2), other_size))
+    msg = node.until(lambda: by_stamp(labels, (1_700_000_200, 2)), "an answer")
+    assert (msg.height, msg.width) == other_size.shape[:2]
+    node.until(lambda: node.values("camera")["state"] == "active", "the camera is active again")
+
+
+def test_parameters_while_running(node, camera, answer):
+    assert node.set(score_threshold=0.99) == [(True, "")]
+    instances = node.collect("/panoptic/instances", PanopticInstanceArray)
+    camera.publish(image((1_700_000_300, 1)))
+    msg = node.until(lambda: by_stamp(instances, (1_700_000_300, 1)), "an answer")
+    assert len(msg.instances) < len(answer["instances"].instances)
+    assert all(one.score > 0.99 for one in msg.instances)
+
+    ((taken, reason),) = node.set(score_threshold=2.0)
+    assert not taken and "out of range" in reason
+    ((taken, reason),) = node.set(weights="other.pth")
+    assert (taken, reason) == (False, "weights is read at configure: clean the node up first")
+    ((taken, reason),) = node.set(cameras=["front"])
+    assert not taken and "read-only" in reason
+    assert node.set(score_threshold=0.0) == [(True, "")]
+
+
+def test_parameters_are_described(node):
+    names = [info.name for info in parameters()]
+    request = DescribeParameters.Request(names=names)
+    described = node.probe.call(DescribeParameters, f"{node.name}/describe_parameters", request)
+    for info, one in zip(parameters(), described.descriptors, strict=True):
+        assert one.description == info.text
+        assert one.read_only == (info.changes is Changes.NEVER)
+
+
+def test_a_lifecycle_manager_can_run_two_compressed_cameras(probe, start):
+    override = "qos_overrides./robot/rear/image/compressed.subscription.reliability:=best_effort"
+    process = start(
+        *("node", *SMALL, "--no-autostart", "--cameras", "front", "--cameras", "rear"),
+        *("--image-transport", "compressed", "--image-reliability", "reliable"),
+        *("--ros-args", "-r", "__ns:=/robot", "-p", override),
+    )
+    node = Running(probe, process, "/robot/upsnet")
+    node.until_state("unconfigured")
+
+    assert not node.change(Transition.TRANSITION_CONFIGURE)
+    assert node.state() == "unconfigured"
+    assert "configure failed: no weights: set the parameter weights" in process.output
+    assert node.set(allow_random_weights=True) == [(True, "")]
+    assert node.change(Transition.TRANSITION_CONFIGURE)
+    assert probe.node.count_subscribers("/robot/front/image/compressed") == 0
+    assert node.change(Transition.TRANSITION_ACTIVATE)
+    assert node.state() == "active"
+
+    heard = {name: node.collect(f"/robot/{name}/labels") for name in ("front", "rear")}
+    cameras = {
+        name: node.publisher(f"/robot/{name}/image/compressed", CompressedImage)
+        for name in ("front", "rear")
+    }
+    (front,) = probe.node.get_subscriptions_info_by_topic("/robot/front/image/compressed")
+    (rear,) = probe.node.get_subscriptions_info_by_topic("/robot/rear/image/compressed")
+    assert front.qos_profile.reliability == QoSReliabilityPolicy.RELIABLE
+    assert rear.qos_profile.reliability == QoSReliabilityPolicy.BEST_EFFORT
+
+    def jpeg(nanosec, name):
+        msg = CompressedImage(format="bgr8; jpeg compressed bgr8")
+        msg.header.stamp.sec, msg.header.stamp.nanosec, msg.header.frame_id = 5, nanosec, name
+        msg.data = array.array("B", cv2.imencode(".jpg", picture())[1].tobytes())
+        return msg
+
+    for name, publisher in cameras.items():
+        publisher.publish(jpeg(1, name))
+    node.until(lambda: all(heard.values()), "answers to both cameras")
+    assert [heard[name][0].header for name in cameras] == [jpeg(1, name).header for name in cameras]
+    node.until(lambda: node.values("rear").get("answered_frames") == "1", "its diagnostics")
+
+    assert node.change(Transition.TRANSITION_DEACTIVATE)
+    node.until(lambda: cameras["front"].get_subscription_count() == 0, "the node stops listening")
+    assert node.change(Transition.TRANSITION_CLEANUP)
+    assert node.state() == "unconfigured"
+    assert node.change(Transition.TRANSITION_CONFIGURE)
+    assert node.change(Transition.TRANSITION_ACTIVATE)
+    node.until(cameras["front"].get_subscription_count, "the node listens again")
+    cameras["front"].publish(jpeg(2, "front"))
+    node.until(lambda: by_stamp(heard["front"], (5, 2)), "an answer after a second configure")
+
+    probe.node.create_publisher(CompressedImage, "/robot/front/image/compressed", BEST_EFFORT)
+    node.until(lambda: "/probe" in node.values("front").get("qos_mismatch", ""), "the mismatch")
+    told = node.values("front")["qos_mismatch"]
+    assert told == "asked for reliable and volatile, but /probe offers best_effort and volatile"
+    assert told in process.output
+
+    assert process.signal(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_inference_ends_the_node_cleanly(probe, start, number):
+    namespace = f"/ended_by_{number.name.lower()}"
+    process = start("node", *RANDOM, "--ros-args", "-r", f"__ns:={namespace}")
+    node = Running(probe, process, f"{namespace}/upsnet")
+    node.until_state("active")
+    labels = node.collect(f"{namespace}/labels")
+    camera = node.publisher(f"{namespace}/image")
+    timer = probe.node.create_timer(0.02, lambda: camera.publish(image()))
+    node.until(lambda: len(labels) >= 2, "answers")
+    # Frames come faster than they are answered, so the next one is being computed now.
+    process.popen.send_signal(number)
+    process.popen.send_signal(number)  # whoever stops a node may do so twice
+    known = len(labels)
+    probe.until(lambda: process.popen.poll() is not None, "the process ends")
+    probe.node.destroy_timer(timer)
+    assert process.popen.returncode == 0, process.output
+    assert "Traceback" not in process.output
+    probe.until(lambda: len(labels) > known, "the answer to the frame that was begun")
+
+
+REFUSED = [
+    ((), "configure failed: no weights: set the parameter weights to an UPSNet checkpoint"),
+    (("--weights", "/no/such.pth"), "configure failed: there is no weights file /no/such.pth"),
+    (("--weights", __file__), "configure failed: "),
+    (("--variant", "cityscapes-r34"), "variant must be one of cityscapes-r50, "),
+    (("--scale", "20"), "scale must be at least 32, or 0, not 20"),
+    (("--score-threshold", "1.5"), "score_threshold out of range"),
+    (("--allow-random-weights", "--device", "cuda:99"), "configure failed: device 'cuda:99'"),
+    (("--ros-args", "-p", "score_threshold:=high"), "expecting type 'DOUBLE'"),
+    (("--ros-args", "--params-file", "/no.yaml"), "Couldn't parse params file"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), REFUSED)
+def test_a_node_that_cannot_start_says_why_in_one_line(start, options, says):
+    process = start("node", *options)
+    assert process.wait() == 1
+    lines = [line for line in process.output.splitlines() if "Failed to parse global" not in line]
+    assert len(lines) == 1, process.output
+    assert says in lines[0]
