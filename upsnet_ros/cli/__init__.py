@@ -16,6 +16,8 @@ from typing import NoReturn
 
 import typer
 
+from upsnet_ros.threads import wait_passively
+
 __all__ = ["COMMANDS", "Command", "app", "fail", "main"]
 
 ROS_ARGS = "--ros-args"
@@ -71,6 +73,7 @@ def fail(message: str) -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line ``argv`` (default: the process's own) and exits."""
+    wait_passively()
     args = list(sys.argv[1:] if argv is None else argv)
     split = args.index(ROS_ARGS) if ROS_ARGS in args else len(args)
     app(args=args[:split], obj=args[split:], prog_name="upsnet")

@@ -26,6 +26,7 @@ from upsnet_ros.ros.signals import stop_on_signals
 from upsnet_ros.ros.statistics import StageTimes
 from upsnet_ros.ros.transitions import first_line, transition
 from upsnet_ros.ros.worker import FrameWorker
+from upsnet_ros.threads import wait_passively
 
 if TYPE_CHECKING:
     from upsnet_ros.inference.predictor import Predictor  # and torch
@@ -241,6 +242,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 1 where the node could not start (the log says why, in one line).
     """
+    wait_passively()
     try:
         rclpy.init(
             args=None if args is None else ["upsnet", *args],
