@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import cv2
 import typer
+from rich import filesize
 from rich.console import Console
 from rich.table import Table
 
@@ -167,9 +168,9 @@ def _report(out: Path, *, model: str) -> None:
     ]
     for pattern, what in rows:
         files = list(out.glob(pattern))
-        number = f"{len(files)} " if "*" in pattern else ""
+        number = f"{len(files)} " if pattern.endswith("*.png") else ""
         size = sum(path.stat().st_size for path in files)
-        table.add_row(pattern, number + what, f"{size / 1e6:.1f} MB")
+        table.add_row(pattern, number + what, filesize.decimal(size))
     console = Console()
     console.print(table)
     latency = index["latency_ms"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -90,17 +91,20 @@ class ProcessGroup:
         self.running(name)
 
     def _end_all(self) -> None:
-        """Ask all to end, and make those that do not."""
+        """Ask all to end, and make those that do not; a second Ctrl-C makes them at once."""
         left = [process for process in self._processes.values() if process.poll() is None]
         for process in left:
             process.send_signal(signal.SIGINT)
         until = time.monotonic() + _SECONDS_TO_END
-        for process in left:
-            try:
-                process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        try:
+            for process in left:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()))
+        finally:
+            for process in left:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"

@@ -39,8 +39,8 @@ class Caption:
 def draw_captions(canvas: npt.NDArray[np.uint8], captions: Sequence[Caption]) -> None:
     """Draw the captions into ``canvas``, uint8 (H, W, 3) BGR, in order of precedence.
 
-    The letters grow with the image. A caption that names something smaller than its own letters,
-    or finds no free place at what it names, is left out.
+    The letters grow with the image. A caption that names something hardly larger than its own
+    letters, or finds no free place at what it names, is left out.
     """
     writer = _Writer(canvas)
     for caption in captions:
@@ -77,7 +77,7 @@ class _Writer:
         places: list[tuple[int, int]] = []
         if caption.box is not None:
             x1, y1, x2, y2 = caption.box
-            if (x2 - x1 + 1) * 3 < width or y2 - y1 + 1 < height:
+            if (x2 - x1 + 1) * 3 < width or (x2 - x1 + 1) * (y2 - y1 + 1) < 2 * width * height:
                 return
             middle = (x1 + x2 + 1 - width) // 2
             places = [(x1, y1 - height), (middle, y1), (x1, y2 + 1), (middle, (y1 + y2) // 2)]

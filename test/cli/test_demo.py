@@ -1,0 +1,128 @@
+"""The demo for real: three processes, DDS, files; and how it ends when one of them fails."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+COMMAND = [sys.executable, "-m", "upsnet_ros.cli", "demo"]
+FAST = ["--scale", "64"]
+SECONDS = 240
+
+pytestmark = pytest.mark.dds
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def processes_of(out: Path) -> list[str]:
+    """Command lines of running processes that name the folder ``out``."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has just ended
+            continue
+        if any(word.startswith(str(out)) for word in words):
+            found.append(" ".join(words))
+    return found
+
+
+def test_a_drawn_street_is_segmented_and_recorded(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = subprocess.run(
+        [*COMMAND, "--frames", "3", "--out", str(out), *FAST],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "random ones are used" in result.stderr
+    assert "3 frames; image to answer: p50" in result.stdout
+    assert "; 0 lost" in result.stdout
+    assert "3 label images" in result.stdout
+    with (out / "frames.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert len(rows) == 3
+    for number, row in enumerate(rows):
+        labels = cv2.imread(str(out / f"labels/{number:06d}.png"), cv2.IMREAD_UNCHANGED)
+        assert labels.shape == (512, 1024)
+        values = np.unique(labels)
+        assert np.count_nonzero(values >= 1000) == int(row["things"])
+        assert np.count_nonzero((values > 0) & (values < 1000)) == int(row["stuff"])
+        frame = cv2.imread(str(out / f"frames/street_{number:06d}.png"))
+        overlay = cv2.imread(str(out / f"overlay/{number:06d}.png"))
+        void = labels == 0
+        unknown = cv2.imread(str(out / f"unknown/{number:06d}.png"), cv2.IMREAD_UNCHANGED) > 0
+        assert void[unknown].all()
+        assert (frame[~void] != overlay[~void]).mean() > 0.3, "nothing was drawn"
+    capture = cv2.VideoCapture(str(out / "overlay.mp4"))
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 3
+    assert not processes_of(out)
+
+
+def test_bad_weights_are_told_with_the_nodes_own_words(tmp_path: Path) -> None:
+    source, out = tmp_path / "frames", tmp_path / "out"
+    source.mkdir()
+    cv2.imwrite(str(source / "0.png"), np.zeros((64, 128, 3), np.uint8))
+    (tmp_path / "weights.pth").write_bytes(b"no checkpoint")
+    result = subprocess.run(
+        [*COMMAND, str(source), "--out", str(out), "--weights", str(tmp_path / "weights.pth")],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert result.returncode == 1
+    assert "`upsnet node` ended with exit code 1" in result.stderr
+    assert "weights.pth" in result.stderr.split("ends:")[1]
+    assert "Traceback" not in result.stderr
+    assert not processes_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_a_signal_ends_every_process(tmp_path: Path, number: int, code: int) -> None:
+    source, out = tmp_path / "frames", tmp_path / "out"
+    source.mkdir()
+    for index in range(200):
+        cv2.imwrite(str(source / f"{index}.png"), np.zeros((64, 128, 3), np.uint8))
+    with (tmp_path / "log.txt").open("w") as log:
+        demo = subprocess.Popen(
+            [*COMMAND, str(source), "--frames", "200", "--out", str(out), *FAST], stderr=log
+        )
+    end = time.monotonic() + SECONDS
+    while not ((out / "frames.csv").exists() and len((out / "frames.csv").read_text()) > 150):
+        assert demo.poll() is None, (tmp_path / "log.txt").read_text()
+        assert time.monotonic() < end, "no frame was recorded"
+        time.sleep(0.1)
+    os.kill(demo.pid, number)
+    assert demo.wait(SECONDS) == code
+    assert "Traceback" not in (tmp_path / "log.txt").read_text()
+    assert not processes_of(tmp_path)
+    assert cv2.VideoCapture(str(out / "overlay.mp4")).read()[0], "the video was not finished"
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [*COMMAND, str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert result.returncode == 1
+    assert "nowhere does not exist" in result.stderr
