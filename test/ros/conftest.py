@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,41 +12,19 @@ from typing import Any
 
 import pytest
 
+from upsnet_ros.ros.transport import private_environment
+
 SECONDS = 120  # generous: the machine may be busy; no test waits that long where things work
-
-
-def _free_domain() -> int:
-    """A ROS domain in which nobody on this machine listens, so that test runs keep apart."""
-    first = os.getpid() % 100
-    for domain in (*range(first + 1, 101), *range(1, first + 1)):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("", 7410 + 250 * domain))  # of a domain's first participant
-            except OSError:
-                continue
-            return domain
-    raise RuntimeError("no ROS domain is free")
 
 
 @pytest.fixture(scope="session")
 def domain() -> Iterator[int]:
     """A ROS domain for this run, in the environment of this process and of all that it starts."""
-    changes = {
-        "ROS_DOMAIN_ID": str(_free_domain()),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "ROS_LOCALHOST_ONLY": "1",  # the same for Humble
-        "OMP_NUM_THREADS": "1",
-    }
-    if os.environ.get("ROS_DISTRO", "jazzy") != "humble":
-        del changes["ROS_LOCALHOST_ONLY"]
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    yield int(changes["ROS_DOMAIN_ID"])
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
+    with pytest.MonkeyPatch.context() as patch:
+        environment = private_environment()
+        for name, value in {**environment, "OMP_NUM_THREADS": "1"}.items():
+            patch.setenv(name, value)
+        yield int(environment["ROS_DOMAIN_ID"])
 
 
 class Process:

@@ -94,15 +94,15 @@ def _register(name: str, command: Command) -> None:
     def run(ctx: typer.Context) -> None:
         if ctx.obj and not command.ros:
             fail(f"`upsnet {name}` is no ROS process and takes no {ROS_ARGS}")
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         try:
             module = importlib.import_module(command.module)
+            single.command(name)(getattr(module, command.function))
+            single(args=ctx.args, obj=ctx.obj, prog_name=f"upsnet {name}")
         except ModuleNotFoundError as error:
             if error.name != "rclpy":
                 raise
             fail(f"`upsnet {name}` needs ROS 2: source its setup.bash, or run `make setup`")
-        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        single.command(name)(getattr(module, command.function))
-        single(args=ctx.args, obj=ctx.obj, prog_name=f"upsnet {name}")
 
 
 for _name, _command in COMMANDS.items():

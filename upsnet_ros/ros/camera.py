@@ -72,12 +72,9 @@ class Camera:
     def create_outputs(self, *, settings: NodeSettings, taxonomy: Taxonomy) -> None:
         """Makes the topics on which the camera is answered."""
         self._outputs = Outputs(
-            node=self._node,
-            camera=self.name,
-            settings=settings,
-            taxonomy=taxonomy,
-            qos_watch=self._qos_watch,
+            node=self._node, camera=self.name, taxonomy=taxonomy, qos_watch=self._qos_watch
         )
+        self._outputs.create(settings)
 
     def destroy_outputs(self) -> None:
         """Takes them back, where there are any."""

@@ -59,12 +59,8 @@ class Outputs:
     Args:
         node: The publishers are managed ones of this node, silent until it is active.
         camera: The camera's name, which the topics' names begin with; may be empty.
-        settings: Which outputs there are.
         taxonomy: Of the frames' classes.
         qos_watch: Told of subscribers that do not match.
-
-    Raises:
-        SettingsError: Where ``labels`` cannot have the encoding that was asked for.
     """
 
     def __init__(
@@ -72,16 +68,24 @@ class Outputs:
         *,
         node: LifecycleNode,
         camera: str,
-        settings: NodeSettings,
         taxonomy: Taxonomy,
         qos_watch: qos.QosWatch,
     ) -> None:
-        encoding = settings.resolved_labels_encoding(max(taxonomy.by_id))
         self._node = node
         self._qos_watch = qos_watch
         self._taxonomy = taxonomy
         self._prefix = f"{camera}/" if camera else ""
+        self._publishers: list[Any] = []
         self._makers: list[tuple[Any, Callable[[Answer], Any]]] = []
+
+    def create(self, settings: NodeSettings) -> None:
+        """Makes the topics that the settings ask for; `destroy` takes back what was made of them.
+
+        Raises:
+            SettingsError: Where ``labels`` cannot have the encoding that was asked for.
+            RuntimeError: Where a qos_overrides parameter makes no sense.
+        """
+        encoding = settings.resolved_labels_encoding(max(self._taxonomy.by_id))
         # First, so that whoever hears labels can have heard what they mean.
         self._label_info = self._create(PanopticLabelInfo, "label_info", qos.label_info_qos())
         if settings.publish_labels:
@@ -118,8 +122,9 @@ class Outputs:
 
     def destroy(self) -> None:
         """Takes the topics back."""
-        for publisher in (self._label_info, *(publisher for publisher, _ in self._makers)):
+        for publisher in self._publishers:
             self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers.clear()
         self._makers.clear()
 
     def _add(self, message: type, topic: str, make: Callable[[Answer], Any]) -> None:
@@ -127,13 +132,15 @@ class Outputs:
 
     def _create(self, message: type, topic: str, profile: QoSProfile) -> Any:
         name = self._node.resolve_topic_name(self._prefix + topic)
-        return self._node.create_lifecycle_publisher(
+        publisher = self._node.create_lifecycle_publisher(
             message,
             name,
             profile,
             event_callbacks=self._qos_watch.publisher_events(name, profile),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
+        self._publishers.append(publisher)
+        return publisher
 
 
 def _instances(answer: Answer) -> PanopticInstanceArray:

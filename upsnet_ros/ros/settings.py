@@ -77,7 +77,7 @@ class ParameterInfo:
     def check(self, value: object) -> None:
         """Raises `SettingsError` where ``value`` is of the wrong type or out of range."""
         if type(value) is not type(self.default):
-            raise SettingsError(f"{self.name} must be a {self.ros_type}, not {value!r}")
+            raise SettingsError(f"{self.name} must be of type {self.ros_type}, not {value!r}")
         if self.choices and value not in self.choices:
             raise SettingsError(f"{self.name} must be {self.constraint}, not {value!r}")
         if self.minimum is None or self.maximum is None or not isinstance(value, int | float):
