@@ -26,6 +26,13 @@ setup(
         "typer>=0.12",
     ],
     extras_require={
+        "train": [
+            "pillow>=10",
+            "pycocotools>=2.0.8",
+            "pydantic>=2.8",
+            "pyyaml>=6",
+            "tensorboard>=2.16",
+        ],
         # Image encodings where cv_bridge is not installed, and bags without rosbag2.
         "bags": ["rosbags>=0.11", "rosbags-image>=0.10"],
     },
