@@ -144,6 +144,7 @@ def test_weights_of_another_variant(tmp_path: Path) -> None:
         ({"precision": "int8"}, "unknown precision"),
         ({"precision": "fp16"}, "needs a CUDA device"),
         ({"scale": 5}, "scale 5 is too small"),
+        ({"label_resize": "cubic"}, "label_resize"),
         ({"score_threshold": 1.5}, "threshold 1.5"),
     ],
 )
@@ -161,3 +162,13 @@ def test_impossible_device(device: str) -> None:
 def test_other_arrays_are_refused(predictor: Predictor) -> None:
     with pytest.raises(ValueError, match=r"uint8 \(H, W, 3\)"):
         predictor(np.zeros((4, 4), np.uint8))
+
+
+def test_smooth_outlines_are_nearly_the_nearest_labels(predictor: Predictor) -> None:
+    image = _image(240, 400)
+    smooth = _predictor(label_resize="bilinear", score_threshold=0.3)(image)
+    nearest = predictor(image)
+    assert smooth.labels.shape == nearest.labels.shape
+    assert 0.8 < (smooth.unknown == nearest.unknown).mean() < 1
+    for segment in (*smooth.instances, *smooth.stuff):
+        assert (smooth.labels == segment.id).sum() == segment.area

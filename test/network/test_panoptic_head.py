@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from upsnet_ros.network.instance_head import Detections
-from upsnet_ros.network.panoptic_head import UNKNOWN, PanopticHead, first_max, upsample_part
+from upsnet_ros.network.panoptic_head import UNKNOWN, Grid, PanopticHead, first_max, upsample_part
 from upsnet_ros.network.panoptic_logits import mask_term, panoptic_logits
 from upsnet_ros.network.tiles import Tile
 
@@ -48,11 +48,11 @@ def test_tiles_give_the_argmax_of_the_definition(count: int) -> None:
         semantic=semantic,
         detections=detections,
         mask_logits=masks,
-        size=size,
+        grid=Grid(size),
         num_stuff=NUM_STUFF,
     ).maps(unknown_score=True, confidence=True)
     assert (maps.panoptic == want).float().mean() > 0.9999
-    assert torch.equal(maps.semantic.long(), _upsampled(semantic).argmax(dim=0))
+    assert (maps.semantic == _upsampled(semantic).argmax(dim=0)).float().mean() > 0.9999
     won = maps.panoptic == UNKNOWN
     assert won.any() and not won.all()
     assert maps.unknown_score is not None and maps.confidence is not None
@@ -74,7 +74,7 @@ def test_an_instance_takes_part_with_zero_outside_its_box() -> None:
         semantic=semantic,
         detections=detections,
         mask_logits=torch.full((2, 28, 28), -4.0),
-        size=(32, 32),
+        grid=Grid((32, 32)),
         num_stuff=NUM_STUFF,
     ).maps()
     assert maps.panoptic[16, 16] == NUM_STUFF  # both are absent: the first
@@ -92,4 +92,31 @@ def test_parts_meet_without_seams(bounds: tuple[int, int, int, int]) -> None:
     semantic = torch.randn(2, 40, 136)
     y1, y2, x1, x2 = bounds
     part = upsample_part(semantic, Tile(y1, y2, x1, x2, torch.empty(0)))
-    torch.testing.assert_close(part, _upsampled(semantic)[:, y1:y2, x1:x2], rtol=0, atol=1e-6)
+    torch.testing.assert_close(part, _upsampled(semantic)[:, y1:y2, x1:x2], rtol=0, atol=1e-5)
+
+
+def test_a_grid_of_its_own_resizes_logits_not_labels() -> None:
+    """On a grid twice as fine: the semantic logits of interpolate, boxes at twice the place."""
+    semantic, detections, masks = _frame(3, 5, height=64, width=96)
+    fine = Grid((128, 192), scale=0.5)
+    part = upsample_part(semantic, Tile(0, 128, 0, 192, torch.empty(0)), scale=fine.scale)
+    want = torch.nn.functional.interpolate(
+        semantic[None], scale_factor=8.0, mode="bilinear", align_corners=False
+    )[0]
+    torch.testing.assert_close(part, want, rtol=0, atol=1e-5)
+    boxes = fine.boxes(torch.tensor([[0.0, 3.0, 95.0, 10.0]]))
+    assert boxes.tolist() == [[0, 6, 191, 21]]
+
+    def maps(grid: Grid) -> torch.Tensor:
+        head = PanopticHead(
+            semantic=semantic,
+            detections=detections,
+            mask_logits=masks,
+            grid=grid,
+            num_stuff=NUM_STUFF,
+        )
+        return head.maps().panoptic
+
+    coarse, smooth = maps(Grid((64, 96))), maps(fine)
+    repeated = coarse.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    assert 0.8 < (smooth == repeated).float().mean() < 1

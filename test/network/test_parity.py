@@ -25,7 +25,7 @@ from upsnet_ros.network import UPSNet, get_variant
 from upsnet_ros.network.checkpoint import load_state_dict
 from upsnet_ros.network.instance_head import Detections, instance_detections, panoptic_detections
 from upsnet_ros.network.mask_removal import remove_hidden_masks
-from upsnet_ros.network.panoptic_head import UNKNOWN, PanopticHead
+from upsnet_ros.network.panoptic_head import UNKNOWN, Grid, PanopticHead
 from upsnet_ros.network.panoptic_logits import mask_term, panoptic_logits, segment_term
 from upsnet_ros.network.segments import Segments, unify
 
@@ -128,7 +128,7 @@ def _run(path: Path) -> Run:
             semantic=semantic_score[0],
             detections=after,
             mask_logits=masks,
-            size=geometry.padded,
+            grid=Grid(geometry.padded),
             num_stuff=variant.num_stuff,
         ).maps()
         height, width = geometry.size

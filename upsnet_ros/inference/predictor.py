@@ -17,12 +17,14 @@ from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.inference.preprocess import Geometry, check_image, preprocess, upload
 from upsnet_ros.inference.stage_timer import StageTimer
 from upsnet_ros.network.checkpoint import CheckpointError, load_checkpoint
+from upsnet_ros.network.panoptic_head import Grid
 from upsnet_ros.network.random_weights import draw_weights_
 from upsnet_ros.network.resnet import fold_batch_norm_
 from upsnet_ros.network.upsnet import STAGES, UPSNet
 from upsnet_ros.network.variants import Variant, get_variant
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LABEL_RESIZES = ("nearest", "bilinear")
 DEFAULT_VARIANT = "cityscapes-r50"
 #: All stages that `PanopticFrame.timings` names, in order.
 PREDICTOR_STAGES = ("upload", "preprocess", *STAGES, "download")
@@ -62,13 +64,16 @@ class Predictor:
         score_threshold: Class probability an instance must exceed.
         allow_random_weights: Whether to draw meaningless weights when `weights` is None.
         seed: Of those weights.
+        label_resize: How results come to the image's size where the network runs at another:
+            ``nearest`` takes the nearest pixel's label, as the original does; ``bilinear`` brings
+            the logits there and decides afterwards, which gives smooth outlines.
         unknown_score: Whether to fill `PanopticFrame.unknown_score`.
         semantic: Whether to fill `PanopticFrame.semantic` and ``confidence``.
         measure: Whether to fill `PanopticFrame.timings`.
 
     Raises:
         CheckpointError: The weights are missing or do not fit.
-        ValueError: Variant, device, precision, scale or threshold are not possible.
+        ValueError: Another option has an impossible value; the message names it.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Predictor:
         score_threshold: float = 0.6,
         allow_random_weights: bool = False,
         seed: int = 0,
+        label_resize: str = "nearest",
         unknown_score: bool = False,
         semantic: bool = False,
         measure: bool = False,
@@ -96,6 +102,11 @@ class Predictor:
         self.scale = self.variant.scale if scale is None else scale
         if self.scale < 32:
             raise ValueError(f"scale {self.scale} is too small; use at least 32 pixels")
+        if label_resize not in LABEL_RESIZES:
+            raise ValueError(
+                f"unknown label_resize {label_resize!r}; use {', '.join(LABEL_RESIZES)}"
+            )
+        self._bilinear = label_resize == "bilinear"
         self.set_score_threshold(score_threshold)
         self.taxonomy: Taxonomy = get_taxonomy(self.variant.dataset)
         self.random_weights = weights is None
@@ -157,6 +168,7 @@ class Predictor:
             data,
             geometry.size,
             score_threshold=self.score_threshold,
+            grid=Grid(geometry.source, geometry.scale) if self._bilinear else None,
             unknown_score=self._unknown_score,
             confidence=self._semantic,
             stage=stage,

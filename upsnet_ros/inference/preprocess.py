@@ -43,6 +43,14 @@ class Geometry:
         factor = scale / short
         if round(factor * long) > max_size:
             factor = max_size / long
+        return cls._scaled(source, factor)
+
+    def of_part(self, source: tuple[int, int]) -> Geometry:
+        """Return the geometry of a part of the image, (height, width), at the same scale."""
+        return self._scaled(source, self.scale)
+
+    @classmethod
+    def _scaled(cls, source: tuple[int, int], factor: float) -> Geometry:
         # round() is half to even, as OpenCV's own rounding of fx * width.
         height, width = (max(1, round(side * factor)) for side in source)
         padded_h, padded_w = (-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in (height, width))
@@ -61,8 +69,8 @@ class Geometry:
         return index[0], index[1]
 
     def to_source(self, values: Tensor) -> Tensor:
-        """Return a map (height, width) of the network's grid at the source size, nearest."""
-        if self.scale == 1.0:
+        """Return a map (height, width) at the source size, nearest; one that has it is returned."""
+        if values.shape == self.source:
             return values
         rows, columns = self.source_rows_and_columns(values.device)
         return values[rows][:, columns]

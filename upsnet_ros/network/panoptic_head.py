@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from upsnet_ros.network.boxes import clip_boxes
 from upsnet_ros.network.instance_head import Detections
-from upsnet_ros.network.panoptic_logits import bilinear_weights, mask_bounds, segment_bounds
+from upsnet_ros.network.panoptic_logits import bilinear_weights, mask_bounds, segment_bounds, tent
 from upsnet_ros.network.tiles import Tile, tiles_of
 
 #: Panoptic id of pixels that the unknown channel won.
@@ -26,7 +26,7 @@ SEMANTIC_STRIDE = 4
 
 @dataclass(frozen=True, slots=True)
 class PanopticMaps:
-    """Per-pixel results at the network's input size.
+    """Per-pixel results on a grid.
 
     Attributes:
         panoptic: int16 (H, W): stuff class, num_stuff + n for instance n, or `UNKNOWN`.
@@ -51,19 +51,53 @@ def first_max(x: Tensor) -> tuple[Tensor, Tensor]:
     return values, len(x) - best
 
 
-def upsample_part(logits: Tensor, tile: Tile) -> Tensor:
-    """Return the tile's part of semantic logits (S, H/4, W/4) upsampled fourfold, bilinear."""
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Pixels on which the head works.
+
+    Attributes:
+        size: Height and width.
+        scale: Pixels of the network's input for each pixel of the grid; 1 for the input itself.
+    """
+
+    size: tuple[int, int]
+    scale: float = 1.0
+
+    def boxes(self, boxes: Tensor) -> Tensor:
+        """Bring boxes (N, 4), inclusive corners in the network's input, to the grid."""
+        if self.scale == 1.0:
+            return boxes
+        near, far = boxes[:, :2] / self.scale, (boxes[:, 2:] + 1) / self.scale - 1
+        return clip_boxes(torch.cat((near, far), dim=1), self.size)
+
+
+def upsample_part(logits: Tensor, tile: Tile, *, scale: float = 1.0) -> Tensor:
+    """Return a tile's part of the semantic logits, bilinear with half-pixel centres.
+
+    Args:
+        logits: (S, h, w), a quarter of the network's input size.
+        tile: Pixels of a grid.
+        scale: Pixels of the network's input for each pixel of that grid.
+
+    Returns:
+        (S, tile height, tile width).
+    """
     height, width = logits.shape[-2:]
-    y1, x1 = tile.y1 // SEMANTIC_STRIDE, tile.x1 // SEMANTIC_STRIDE
-    y2, x2 = -(-tile.y2 // SEMANTIC_STRIDE), -(-tile.x2 // SEMANTIC_STRIDE)
-    # One cell more on each side where there is one: at the border the edge value repeats.
-    top, left = min(y1, 1), min(x1, 1)
-    part = logits[:, y1 - top : min(y2 + 1, height), x1 - left : min(x2 + 1, width)]
-    up = F.interpolate(
-        part[None], scale_factor=float(SEMANTIC_STRIDE), mode="bilinear", align_corners=False
-    )[0]
-    top, left = top * SEMANTIC_STRIDE, left * SEMANTIC_STRIDE
-    return up[:, top : top + tile.y2 - tile.y1, left : left + tile.x2 - tile.x1]
+    cells_per_pixel = scale / SEMANTIC_STRIDE
+    y1, y2, rows = _cells(tile.y1, tile.y2, cells_per_pixel, height, logits.device)
+    x1, x2, columns = _cells(tile.x1, tile.x2, cells_per_pixel, width, logits.device)
+    return rows @ (logits[:, y1:y2, x1:x2] @ columns.T)
+
+
+def _cells(
+    start: int, stop: int, cells_per_pixel: float, count: int, device: torch.device
+) -> tuple[int, int, Tensor]:
+    """Return the range of cells that pixels start .. stop - 1 read, and with what weights."""
+    first = max(0, int((start + 0.5) * cells_per_pixel - 0.5))
+    last = min(count, int((stop - 0.5) * cells_per_pixel - 0.5) + 2)
+    pixels = torch.arange(start, stop, dtype=torch.float64, device=device)
+    positions = (pixels + 0.5) * cells_per_pixel - 0.5 - first
+    return first, last, tent(positions.float(), last - first)
 
 
 class PanopticHead:
@@ -73,7 +107,7 @@ class PanopticHead:
         semantic: Semantic logits float32 (S, H/4, W/4).
         detections: N >= 1 accepted detections, in order.
         mask_logits: Their mask logits, float32 (N, M, M).
-        size: Height and width in pixels to compute; at most four times the semantic grid.
+        grid: Where to compute.
         num_stuff: Number of stuff classes.
     """
 
@@ -83,16 +117,18 @@ class PanopticHead:
         semantic: Tensor,
         detections: Detections,
         mask_logits: Tensor,
-        size: tuple[int, int],
+        grid: Grid,
         num_stuff: int,
     ) -> None:
         self.semantic = semantic
-        self.size = size
+        self.grid = grid
+        size = grid.size
+        boxes = grid.boxes(detections.boxes)
         self.num_stuff = num_stuff
         self.channels = num_stuff - 1 + detections.classes
         self.found = detections.classes > 0
-        masks = mask_bounds(detections.boxes)
-        self.cuts = segment_bounds(detections.boxes)
+        masks = mask_bounds(boxes)
+        self.cuts = segment_bounds(boxes)
         self.bounds = masks.union(self.cuts)
         bins = mask_logits.shape[-1]
         rows = bilinear_weights(masks.y1, masks.y2, length=size[0], bins=bins)
@@ -104,13 +140,13 @@ class PanopticHead:
 
     def maps(self, *, unknown_score: bool = False, confidence: bool = False) -> PanopticMaps:
         """Compute the maps of the whole frame."""
-        panoptic = torch.empty(self.size, dtype=torch.int16, device=self.semantic.device)
+        panoptic = torch.empty(self.grid.size, dtype=torch.int16, device=self.semantic.device)
         semantic = torch.empty_like(panoptic)
         scores = torch.empty_like(panoptic, dtype=torch.uint8) if unknown_score else None
         certain = torch.empty_like(panoptic, dtype=torch.uint8) if confidence else None
-        for tile in tiles_of(self.bounds, self.size):
+        for tile in tiles_of(self.bounds, self.grid.size):
             area = (slice(tile.y1, tile.y2), slice(tile.x1, tile.x2))
-            logits = upsample_part(self.semantic, tile)
+            logits = upsample_part(self.semantic, tile, scale=self.grid.scale)
             stuff, stuff_id = first_max(logits[: self.num_stuff])
             thing, thing_id = first_max(logits[self.num_stuff :])
             semantic[area] = torch.where(thing > stuff, self.num_stuff + thing_id, stuff_id)

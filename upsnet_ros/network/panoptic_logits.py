@@ -53,6 +53,23 @@ def segment_bounds(boxes: Tensor) -> Bounds:
     return Bounds(x1, y1, x2 + 1, y2 + 1)
 
 
+def tent(positions: Tensor, count: int) -> Tensor:
+    """Return the weights with which bilinear sampling at each position reads `count` values.
+
+    Args:
+        positions: float32 (...), 0 at the first value and count - 1 at the last; outside, the
+            value at the edge repeats.
+        count: Number of values.
+
+    Returns:
+        float32 (..., count); each row sums to one.
+    """
+    distance = positions.clamp(0, count - 1)[..., None] - torch.arange(
+        count, device=positions.device
+    )
+    return (1 - distance.abs()).clamp(min=0)
+
+
 def bilinear_weights(start: Tensor, stop: Tensor, *, length: int, bins: int) -> Tensor:
     """Return the matrices that resize `bins` values to the pixels start .. stop - 1 of a line.
 
@@ -72,9 +89,7 @@ def bilinear_weights(start: Tensor, stop: Tensor, *, length: int, bins: int) -> 
     inside = (pixel >= start[:, None]) & (pixel < stop[:, None])
     scale = bins / (stop - start).float()
     source = (pixel - start[:, None] + 0.5) * scale[:, None] - 0.5
-    source = source.clamp(0, bins - 1)
-    tent = 1 - (source[..., None] - torch.arange(bins, device=start.device)).abs()
-    return tent.clamp(min=0) * inside[..., None]
+    return tent(source, bins) * inside[..., None]
 
 
 def mask_term(boxes: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from upsnet_ros.network.fpn import FPN, STRIDES
 from upsnet_ros.network.instance_head import BoxHead, Detections, MaskHead, panoptic_detections
 from upsnet_ros.network.mask_removal import remove_hidden_masks
-from upsnet_ros.network.panoptic_head import PanopticHead, PanopticMaps
+from upsnet_ros.network.panoptic_head import Grid, PanopticHead, PanopticMaps
 from upsnet_ros.network.resnet import ResNet
 from upsnet_ros.network.rpn import RPN, select_proposals
 from upsnet_ros.network.semantic_head import SemanticHead
@@ -29,11 +29,12 @@ def _unmeasured(_: str) -> AbstractContextManager[object]:
 
 @dataclass(frozen=True, slots=True)
 class PanopticResult:
-    """What the network says about one image, at the network's input size.
+    """What the network says about one image.
 
     Attributes:
-        maps: Per-pixel ids and scores.
-        detections: The instances that `maps.panoptic` counts, in its order; N >= 1.
+        maps: Per-pixel ids and scores, on the grid that was asked for.
+        detections: The instances that `maps.panoptic` counts, in its order; N >= 1. Their boxes
+            are in pixels of the network's input.
     """
 
     maps: PanopticMaps
@@ -78,6 +79,7 @@ class UPSNet(nn.Module):
         size: tuple[int, int],
         *,
         score_threshold: float | None = None,
+        grid: Grid | None = None,
         unknown_score: bool = False,
         confidence: bool = False,
         stage: Stage = _unmeasured,
@@ -89,6 +91,7 @@ class UPSNet(nn.Module):
                 multiples of 32, in the network's dtype and on its device.
             size: Height and width of the unpadded image.
             score_threshold: Class probability an instance must exceed; by default the variant's.
+            grid: Pixels on which the panoptic head works; by default those of the unpadded image.
             unknown_score: Whether to fill `PanopticMaps.unknown_score`.
             confidence: Whether to fill `PanopticMaps.confidence`.
             stage: Entered with the name of each of `STAGES` while it runs, to measure it.
@@ -125,7 +128,7 @@ class UPSNet(nn.Module):
                 semantic=semantic,
                 detections=detections,
                 mask_logits=masks,
-                size=size,
+                grid=grid or Grid(size),
                 num_stuff=variant.num_stuff,
             )
             maps = head.maps(unknown_score=unknown_score, confidence=confidence)
