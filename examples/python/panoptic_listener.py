@@ -27,7 +27,6 @@ from sensor_msgs.msg import Image
 
 from upsnet_ros.msg import PanopticInstance, PanopticInstanceArray, PanopticLabelInfo
 
-DRIVABLE = ("road", "road (drivable)")
 MAX_WAITING = 10  # frames of which one half has come
 
 
@@ -36,7 +35,7 @@ class PanopticListener(Node):
 
     def __init__(self) -> None:
         super().__init__("panoptic_listener", namespace="panoptic")
-        self._drivable_ids: list[int] = []
+        self._road_ids: list[int] | None = None
         self._waiting: OrderedDict[tuple[int, int], dict[str, object]] = OrderedDict()
         # label_info is sent once and kept for those who come later; only a subscription that is
         # transient local too gets it.
@@ -53,7 +52,8 @@ class PanopticListener(Node):
 
     def on_label_info(self, info: PanopticLabelInfo) -> None:
         """Learn which label values are road: ids differ from dataset to dataset."""
-        self._drivable_ids = [one.id for one in info.classes if one.name in DRIVABLE]
+        self._road_ids = [one.id for one in info.classes if one.name == "road"]
+        self.get_logger().info(f"labels are of {info.dataset}, where road is {self._road_ids}")
 
     def on_half(self, topic: str, message: Image | PanopticInstanceArray) -> None:
         """Keep a message until the other one of the same stamp is there."""
@@ -68,9 +68,11 @@ class PanopticListener(Node):
 
     def on_frame(self, labels: Image, instances: PanopticInstanceArray) -> None:
         """Say what lies ahead."""
+        if self._road_ids is None:
+            return  # label_info is on its way: it was sent before the first labels
         values = pixels(labels)
         lower_half = values[labels.height // 2 :]
-        road = np.isin(lower_half, self._drivable_ids).mean()
+        road = np.isin(lower_half, self._road_ids).mean()
 
         things = sorted(instances.instances, key=lowest_row, reverse=True)
         nearest = ", ".join(f"{one.class_name} {one.id} ({one.score:.2f})" for one in things[:3])

@@ -88,6 +88,7 @@ def test_it_says_what_lies_ahead(tmp_path: Path, encoding: str) -> None:
         node = Node("camera", context=context)
         publishers = send(node, street(), encoding)
         wait_for(lambda: all(p.get_subscription_count() for p in publishers.values()), example)
+        wait_for(lambda: "of cityscapes, where road is [7]" in log.read_text(), example)
         # The labels of one frame and the instances of another must not be taken for a pair.
         publishers["labels"].publish(labels_message(street(), header(1), encoding=encoding))
         publishers["instances"].publish(instances_message(street(), header(2)))
