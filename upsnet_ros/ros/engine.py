@@ -24,6 +24,7 @@ def load_predictor(settings: NodeSettings) -> Predictor:
         precision=settings.precision,
         scale=settings.scale or None,
         score_threshold=settings.score_threshold,
+        label_resize=settings.label_resize,
         allow_random_weights=settings.allow_random_weights,
         # The regions listed in `instances` have a mean score.
         unknown_score=settings.publish_unknown_score or settings.publish_instances,

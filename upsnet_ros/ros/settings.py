@@ -152,6 +152,13 @@ class NodeSettings:
         group="Model",
         limits=(0, 4096),
     )
+    label_resize: str = _parameter(
+        "nearest",
+        "How results come to the image's size where scale differs from it. nearest: the nearest"
+        " pixel's label, as the original does. bilinear: smooth outlines, a little slower.",
+        group="Model",
+        choices=("nearest", "bilinear"),
+    )
     allow_random_weights: bool = _parameter(
         False,
         "Run with random weights where no weights are given. The results mean nothing, and every"
