@@ -19,6 +19,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from upsnet_ros.ros.player import PlayerSettings
 
+pytestmark = pytest.mark.dds
+
 RELIABLE = QoSProfile(depth=20, reliability=QoSReliabilityPolicy.RELIABLE)
 
 

@@ -32,6 +32,8 @@ from upsnet_ros.ros.messages import (
 from upsnet_ros.ros.qos import label_info_qos, output_qos
 from upsnet_ros.ros.recorder import RecorderSettings
 
+pytestmark = pytest.mark.dds
+
 HEIGHT, WIDTH = 48, 64
 
 
