@@ -93,7 +93,8 @@ def _node_options(variant: str, scale: int, weights: Path | None) -> list[str]:
     model = (
         ["--allow-random-weights"] if weights is None else ["--weights", str(weights.absolute())]
     )
-    return ["--variant", variant, "--scale", str(scale), *model]
+    # Smooth outlines, where the network runs at less than the image's size.
+    return ["--variant", variant, "--scale", str(scale), "--label-resize", "bilinear", *model]
 
 
 def _draw_street(folder: Path, count: int) -> Path:
