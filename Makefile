@@ -8,6 +8,7 @@ SOURCE      ?=
 OUT         ?= demo_output
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
+DEMO_ARGS   ?=
 COLCON_WS   ?= $(abspath $(VENV))/.upsnet_ros/colcon_ws
 
 venv   := $(abspath $(VENV))
@@ -73,7 +74,7 @@ format: setup  ## Let ruff rewrite the sources
 	$(bin)/ruff format .
 
 demo: setup  ## Play frames to the node over DDS and record its answers: SOURCE=frames/ OUT=demo_output
-	$(bin)/upsnet demo $(SOURCE) --out $(OUT)
+	$(bin)/upsnet demo $(if $(SOURCE),'$(SOURCE)') --out '$(OUT)' $(DEMO_ARGS)
 
 bench: setup  ## Time every stage of the network: BENCH_ARGS='--variant cityscapes-r50'
 	$(bin)/upsnet bench $(BENCH_ARGS)

@@ -17,6 +17,11 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 from upsnet_ros.ros.settings import ParameterInfo, parameters
 from upsnet_ros.ros.settings_text import yaml_value
+from upsnet_ros.ros.transport import (
+    PROFILE_VARIABLES,
+    TRANSPORT_VARIABLES,
+    shared_memory_profile,
+)
 
 NODE = "upsnet"
 CONFIG = Path(__file__).resolve().parent.parent / "config"
@@ -33,11 +38,6 @@ NODE_ARGUMENTS = (
     "image_transport",
     "autostart",
 )
-
-# Kilted reads the first, Humble and Jazzy the second.
-PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-# Where one of these is set, the user has chosen Fast DDS's transports.
-TRANSPORT_VARIABLES = (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -118,7 +118,7 @@ def _transport_profile(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Camera images need more shared memory than Fast DDS takes by itself."""
     if any(context.environment.get(name) for name in TRANSPORT_VARIABLES):
         return []
-    profile = str(CONFIG / "fastdds_shm.xml")
+    profile = str(shared_memory_profile())
     return [SetEnvironmentVariable(name, profile) for name in PROFILE_VARIABLES]
 
 

@@ -19,15 +19,18 @@ from launch.events.process import ProcessStarted
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 from upsnet_ros.ros.settings import NodeSettings, parameters
+from upsnet_ros.ros.transport import (
+    PROFILE_VARIABLES,
+    TRANSPORT_VARIABLES,
+    shared_memory_profile,
+)
 
 LAUNCH_FILE = Path(__file__).resolve().parents[2] / "launch" / "camera.launch.py"
-CONFIG = LAUNCH_FILE.parent.parent / "config"
-PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 
 @pytest.fixture(autouse=True)
 def _no_transport_chosen(monkeypatch):
-    for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS"):
+    for name in TRANSPORT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -174,11 +177,10 @@ def test_a_relative_image_topic_is_the_same_for_player_and_node():
 def test_transport_profile_is_set_for_all_processes():
     for process in start(video="drive.mp4").values():
         for name in PROFILE_VARIABLES:
-            assert process.env[name] == str(CONFIG / "fastdds_shm.xml")
-            assert Path(process.env[name]).is_file()
+            assert Path(process.env[name]).samefile(shared_memory_profile())
 
 
-@pytest.mark.parametrize("name", [*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS"])
+@pytest.mark.parametrize("name", TRANSPORT_VARIABLES)
 def test_a_transport_that_the_user_chose_is_kept(name, monkeypatch):
     monkeypatch.setenv(name, "LARGE_DATA")
     environment = start()["upsnet_node"].env

@@ -5,6 +5,7 @@ import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -30,7 +31,7 @@ ROS_MODULES = {
 }
 ROSDEP_KEYS = {"cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "python3-yaml"}
 # pip's names of modules that pip brings on a ROS machine too.
-PIP_NAMES = {"cv2": "opencv-python-headless", "numpy": "numpy", "yaml": "pyyaml"}
+PIP_NAMES = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
 # Used where they are installed, and done without elsewhere.
 OPTIONAL = {"cv_bridge", "rosbags", "triton", "vision_msgs"}
 
@@ -57,14 +58,21 @@ def project_name(requirement: str) -> str:
     return re.split(r"[<>=!~;\[ ]", requirement)[0].lower()
 
 
-def install_requires() -> set[str]:
+def setup_argument(name: str) -> Any:
+    """What setup.py passes to setup()."""
     call = next(
         node
         for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
     )
-    value = next(keyword.value for keyword in call.keywords if keyword.arg == "install_requires")
-    return {project_name(entry) for entry in ast.literal_eval(value)}
+    return ast.literal_eval(next(item.value for item in call.keywords if item.arg == name))
+
+
+INSTALL_REQUIRES = {project_name(entry) for entry in setup_argument("install_requires")}
+EXTRAS = {
+    extra: {project_name(entry) for entry in entries}
+    for extra, entries in setup_argument("extras_require").items()
+}
 
 
 def dependencies(*tags: str) -> set[str]:
@@ -95,8 +103,15 @@ def test_package_xml_names_every_ros_module_that_is_imported():
 
 
 def test_setup_py_names_every_module_that_pip_must_bring():
-    needed = imported(MODULES) - ROS_MODULES - OPTIONAL
-    assert {PIP_NAMES.get(module, module) for module in needed} == install_requires()
+    training = {file for file in MODULES if file.is_relative_to(ROOT / "upsnet_ros" / "training")}
+    data = {file for file in MODULES if file.is_relative_to(ROOT / "upsnet_ros" / "datasets")}
+    core = pip_names(imported([file for file in MODULES if file not in training | data]))
+    assert core == INSTALL_REQUIRES
+    assert pip_names(imported(MODULES)) <= INSTALL_REQUIRES | EXTRAS["train"]
+
+
+def pip_names(modules: set[str]) -> set[str]:
+    return {PIP_NAMES.get(module, module) for module in modules - ROS_MODULES - OPTIONAL}
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "requirements").iterdir()), ids=lambda f: f.name)
@@ -110,12 +125,14 @@ def test_ros_wheels_stay_in_files_of_their_own():
     for file in (ROOT / "requirements").iterdir():
         if file.name not in wheels:
             assert not [line for line in requirements(file.name) if line.startswith("ros-")]
-    assert not [name for name in install_requires() if name.startswith("ros-")]
+    assert not [
+        name for name in INSTALL_REQUIRES.union(*EXTRAS.values()) if name.startswith("ros-")
+    ]
 
 
 def test_requirements_cover_setup_py():
     pinned = {project_name(line) for line in requirements("base.txt") + requirements("torch.txt")}
-    assert install_requires() <= pinned
+    assert INSTALL_REQUIRES.union(*EXTRAS.values()) <= pinned
 
 
 def test_every_folder_of_modules_is_a_package():

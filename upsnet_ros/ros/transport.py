@@ -9,6 +9,7 @@ from pathlib import Path
 
 __all__ = [
     "PROFILE_VARIABLES",
+    "TRANSPORT_VARIABLES",
     "free_domain",
     "private_environment",
     "shared_memory_profile",
@@ -18,8 +19,8 @@ __all__ = [
 #: Kilted reads the first, Humble and Jazzy the second.
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
-# Where one of these is set, the user has chosen Fast DDS's transports.
-_TRANSPORT_VARIABLES = (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
+#: Where one of these is set, the user has chosen Fast DDS's transports.
+TRANSPORT_VARIABLES = (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
 
 
 def use_shared_memory_profile() -> None:
@@ -28,7 +29,7 @@ def use_shared_memory_profile() -> None:
     By default Fast DDS cuts a camera's image into many pieces, and a best-effort subscriber then
     loses most images. Call before `rclpy.init`; other middlewares do not read these variables.
     """
-    if not any(os.environ.get(name) for name in _TRANSPORT_VARIABLES):
+    if not any(os.environ.get(name) for name in TRANSPORT_VARIABLES):
         profile = str(shared_memory_profile())
         os.environ.update(dict.fromkeys(PROFILE_VARIABLES, profile))
 
