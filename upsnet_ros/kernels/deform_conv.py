@@ -9,10 +9,12 @@ from torch import Tensor
 
 # Samples are gathered and multiplied in blocks of about this many bytes, so that a block is still
 # in the cache when the matrix product reads it.
-_BLOCK_BYTES = 3 * 2**20
+_BLOCK_BYTES = 8 * 2**20
 
-# Corners of samples are worked out for about this many outputs at a time, for the same reason.
-_BAND_PIXELS = 8192
+# Corners of samples are worked out for about this many outputs at a time. So few are quick for one
+# thread, and torch shares no work of less than 32768 elements (here nine an output) among threads:
+# where others want the CPU, each meeting of the threads can cost a time slice.
+_BAND_PIXELS = 32768 // 9
 
 
 def deform_conv2d(
@@ -161,29 +163,36 @@ def _bilinear_corners(
         int32 and float (H' * W' * taps, 4): pixel numbers y * width + x, and shares. A corner
         outside the image has share 0.
     """
-    height, width = size
     # Positions need 24 bits even where the features are half precision.
     displacement = offset.to(torch.promote_types(offset.dtype, torch.float32))
     displacement = displacement.permute(1, 2, 0).unflatten(2, (-1, 2))
-    row = torch.arange(offset.shape[1]).view(-1, 1, 1)
-    column = torch.arange(offset.shape[2]).view(-1, 1)
+    row, column = (torch.arange(n) * stride for n in offset.shape[1:])
     tap = torch.arange(kernel[0] * kernel[1])
-    tap_row = tap.div(kernel[1], rounding_mode="floor")
-    tap_column = tap.remainder(kernel[1])
-    y = displacement[..., 0] + (first[0] + row * stride + tap_row * dilation)
-    x = displacement[..., 1] + (first[1] + column * stride + tap_column * dilation)
+    tap_row = tap.div(kernel[1], rounding_mode="floor") * dilation
+    tap_column = tap.remainder(kernel[1]) * dilation
+    y = displacement[..., 0] + ((first[0] + row).view(-1, 1, 1) + tap_row)
+    x = displacement[..., 1] + ((first[1] + column).view(-1, 1) + tap_column)
+    rows, row_shares = _neighbours(y, size[0])
+    columns, column_shares = _neighbours(x, size[1])
+    rows *= size[1]
+    pixels = torch.stack([row + column for row in rows for column in columns], dim=-1)
+    shares = torch.stack([row * column for row in row_shares for column in column_shares], dim=-1)
+    return pixels.view(-1, 4), shares.view(-1, 4)
 
-    top, left = y.floor(), x.floor()
-    down, right = y - top, x - left
-    up, back = 1 - down, 1 - right
-    ys = torch.stack((top, top, top + 1, top + 1), dim=-1)
-    xs = torch.stack((left, left + 1, left, left + 1), dim=-1)
-    shares = torch.stack((up * back, up * right, down * back, down * right), dim=-1)
-    outside = ~((ys >= 0) & (ys < height) & (xs >= 0) & (xs < width))
-    shares.masked_fill_(outside, 0)
+
+def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The whole places below and above each position on an axis, and their shares in it.
+
+    Returns:
+        int32 and float (2, *position.shape). A place not in [0, size) is 0 and has share 0.
+    """
+    low = position.floor()
+    upper = position - low
+    places = torch.stack((low, low + 1))
+    shares = torch.stack((1 - upper, upper))
+    outside = ~((places >= 0) & (places < size))
     # Masked before the cast: a place far outside, or not a number, has no int32.
-    pixel = ys.masked_fill_(outside, 0).int() * width + xs.masked_fill_(outside, 0).int()
-    return pixel.reshape(-1, 4), shares.reshape(-1, 4)
+    return places.masked_fill_(outside, 0).int(), shares.masked_fill_(outside, 0)
 
 
 def _in_format_of(input: Tensor, output: Tensor) -> Tensor:
