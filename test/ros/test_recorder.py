@@ -238,7 +238,7 @@ def test_a_folder_in_use_is_refused_at_once(start: Any, tmp_path: Path) -> None:
     assert "already holds a recording" in recorder.output
 
 
-@pytest.mark.parametrize("settings", [{"count": 0}, {"timeout": 0.0}])
+@pytest.mark.parametrize("settings", [{"count": 0}, {"timeout": 0.0}, {"queue": 0}])
 def test_settings_refuse_what_cannot_be_meant(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         RecorderSettings(**settings)

@@ -63,6 +63,13 @@ def record(
     image_reliability: Annotated[
         Reliability, typer.Option(help="best_effort hears every camera, but may miss frames.")
     ] = Reliability.best_effort,
+    queue: Annotated[
+        int,
+        typer.Option(
+            help="Frames kept while something of them is missing: more than come while the node"
+            " answers one."
+        ),
+    ] = 100,
     namespace: Annotated[
         str, typer.Option(help="Where the answers are; with several cameras /panoptic/NAME.")
     ] = "/panoptic",
@@ -80,6 +87,7 @@ def record(
             image_reliability=image_reliability.value,
             count=count,
             timeout=timeout,
+            queue=queue,
         )
         recording = RecordingSettings(
             pictures=png,

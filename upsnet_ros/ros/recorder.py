@@ -52,6 +52,8 @@ class RecorderSettings:
         image_reliability: "best_effort" joins any camera, "reliable" only reliable ones.
         count: Stop after so many frames.
         timeout: Stop after so many seconds without a complete frame; None waits for ever.
+        queue: Frames of which something is missing that are kept; more than the camera sends while
+            the node answers one, or the answer finds its frame gone.
 
     Raises:
         ValueError: For a value that cannot be meant.
@@ -62,12 +64,15 @@ class RecorderSettings:
     image_reliability: str = "best_effort"
     count: int | None = None
     timeout: float | None = None
+    queue: int = 100
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
             raise ValueError(f"count must be at least 1, not {self.count}")
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError(f"timeout must be above 0 s, not {self.timeout}")
+        if self.queue < 1:
+            raise ValueError(f"queue must be at least 1, not {self.queue}")
 
 
 class Recorder(Node):
@@ -95,7 +100,7 @@ class Recorder(Node):
         super().__init__("upsnet_record", namespace=namespace)
         self._folder, self._settings, self._recording_settings = folder, settings, recording
         self._label_info: PanopticLabelInfo | None = None
-        self._joiner = StampJoiner([_IMAGE, *_ANSWERS])
+        self._joiner = StampJoiner([_IMAGE, *_ANSWERS], limit=settings.queue)
         self._joined: queue.Queue[JoinedSet | None] = queue.Queue(_QUEUE_FRAMES)
         self._accepted = self._overrun = self._images = 0
         self._writer = _Writer(self._joined)

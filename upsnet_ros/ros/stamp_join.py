@@ -40,7 +40,7 @@ class StampJoiner:
             arrival, which is counted with what it lacked.
     """
 
-    def __init__(self, topics: Sequence[str], *, limit: int = 16) -> None:
+    def __init__(self, topics: Sequence[str], *, limit: int = 100) -> None:
         self._topics = frozenset(topics)
         self._limit = limit
         self._pending: OrderedDict[int, _Pending] = OrderedDict()
