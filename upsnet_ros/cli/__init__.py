@@ -53,6 +53,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command(
         "upsnet_ros.cli.demo", "demo", "Play, segment and record, and show the result."
     ),
+    "train": Command("upsnet_ros.cli.train", "train", "Train a network as a settings file says."),
     "bench": Command("upsnet_ros.cli.bench", "bench", "Time every stage of the network."),
 }
 

@@ -107,11 +107,6 @@ class Bitmask:
             np.ascontiguousarray(self.mask[:, ::-1]), width - self.x - self.mask.shape[1], self.y
         )
 
-    def cropped(self, x1: int, y1: int, x2: int, y2: int) -> Bitmask | None:
-        """Return what is left in columns x1 .. x2 - 1 and rows y1 .. y2 - 1, or None."""
-        part = self.paint(np.arange(y1, y2), np.arange(x1, x2)).astype(bool)
-        return Bitmask.of(part) if part.any() else None
-
     def outline(self) -> Polygons:
         """Return the outer contours, as the original's annotations were made from masks."""
         contours, _ = cv2.findContours(

@@ -67,8 +67,11 @@ class Prepared:
         return self._with(lambda tensor: tensor.pin_memory())
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Prepared:
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return Prepared(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+        values: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        changed: dict[str, Any] = {
+            k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()
+        }
+        return Prepared(**changed)
 
 
 def nearest_index(length: int, factor: float) -> npt.NDArray[np.intp]:

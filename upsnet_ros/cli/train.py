@@ -1,0 +1,120 @@
+"""`upsnet train`: train a network as a settings file says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from upsnet_ros.cli import fail
+from upsnet_ros.datasets.base import DatasetError
+from upsnet_ros.inference.predictor import resolve_device
+from upsnet_ros.network.checkpoint import CheckpointError
+from upsnet_ros.training.datasets import open_dataset
+from upsnet_ros.training.distributed import World, world_of_environment
+from upsnet_ros.training.objective import LOSSES
+from upsnet_ros.training.run_settings import RunSettings, SettingsError, load_settings
+from upsnet_ros.training.trainer import NonFiniteLossError, Step, Trainer
+from upsnet_ros.training.validation import LossEvaluator
+
+#: Weight of the newest step in the losses that the bar shows.
+_SMOOTHING = 0.05
+
+
+def train(
+    config: Annotated[
+        Path, typer.Option(metavar="FILE", help="Settings, YAML or TOML; see config/train.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the run's files go.")] = Path(
+        "training_output"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in DIR.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads for computing on a CPU; 0: torch's choice.")
+    ] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting: losses.panoptic=0.2"),
+    ] = None,
+) -> None:
+    """Train UPSNet. Start it with torchrun for several GPUs or machines."""
+    try:
+        chosen = str(resolve_device(device))
+    except ValueError as error:
+        fail(str(error))
+    try:
+        run = load_settings(config, settings or ())
+        if threads:
+            torch.set_num_threads(threads)
+        with world_of_environment(chosen) as world:
+            trainer = _trainer(run, out=out, world=world, resume=resume)
+            with _progress(trainer) as report:
+                trainer.run(report)
+    except (SettingsError, DatasetError, CheckpointError, NonFiniteLossError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; `--resume` goes on from the last checkpoint in {out}", err=True)
+        raise typer.Exit(130) from None
+    if world.is_first:
+        typer.echo(f"weights: {trainer.files.last}")
+
+
+def _trainer(run: RunSettings, *, out: Path, world: World, resume: bool) -> Trainer:
+    dataset = open_dataset(run.train, variant=run.variant)
+    evaluator = None
+    if run.validation is not None:
+        validation = open_dataset(run.validation, variant=run.variant)
+        evaluator = LossEvaluator(run, dataset=validation, device=world.device)
+    return Trainer(
+        run, dataset=dataset, folder=out, world=world, evaluator=evaluator, resume=resume
+    )
+
+
+@contextmanager
+def _progress(trainer: Trainer) -> Iterator[Callable[[Step], None]]:
+    """Show a bar with time left and losses on stderr, in the first process."""
+    if not trainer.world.is_first:
+        yield lambda _: None
+        return
+    columns = (
+        TextColumn("iteration"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    smooth: dict[str, float] = {}
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(
+            "", total=trainer.settings.schedule.iterations, completed=trainer.iteration
+        )
+
+        def report(step: Step) -> None:
+            for name, value in step.values.items():
+                smooth[name] = smooth.get(name, value) * (1 - _SMOOTHING) + value * _SMOOTHING
+            shown = " ".join(f"{name} {smooth[name]:.3g}" for name in LOSSES if name in smooth)
+            progress.update(
+                task,
+                completed=step.iteration + 1,
+                description=f"[bold]loss {smooth['total']:.3f}[/bold] {shown} rate {step.rate:.2g}",
+            )
+
+        yield report
