@@ -158,6 +158,31 @@ def test_gradients_reach_every_argument() -> None:
     assert torch.autograd.gradcheck(deform_conv2d, case)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("geometry", [{"batch": 2}, {"stride": 2, "padding": 0, "dilation": 2}])
+def test_gradients_equal_the_twins(geometry: dict[str, Any], channels_last: bool) -> None:
+    case = list(make_case(spread=8.0, **geometry))
+    if channels_last:
+        case[0] = case[0].to(memory_format=torch.channels_last)
+    placement = {k: v for k, v in geometry.items() if k in ("stride", "padding", "dilation")}
+    results = []
+    for operator in (deform_conv2d, deform_conv2d_reference):
+        leaves = [t.detach().clone().requires_grad_() for t in case]
+        output = operator(*leaves, **placement)
+        weights = torch.linspace(-1, 1, output.numel()).view_as(output)
+        results.append((output, *torch.autograd.grad((output * weights).sum(), leaves)))
+    for result, expected in zip(*results, strict=True):
+        torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_large_inputs_keep_no_samples_for_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deform_conv.deform_conv_autograd, "LARGEST_SAMPLES", 1000)
+    input, offset, weight, bias = make_case()
+    result = deform_conv2d(input, offset, weight.requires_grad_(), bias)
+    assert result.grad_fn is not None
+    assert "_deform_conv2d" in str(result.grad_fn)
+
+
 def test_inference_mode_gives_the_same() -> None:
     input, offset, weight, bias = make_case()
     weight.requires_grad_()

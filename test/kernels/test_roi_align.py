@@ -100,6 +100,21 @@ def test_gradient_reaches_the_feature() -> None:
     assert torch.autograd.gradcheck(lambda f: roi_align(f, rois[:3], 2, SCALE), feature)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("count", [0, len(BOXES)])
+def test_gradient_equals_the_twins(count: int, channels_last: bool) -> None:
+    feature, rois = make_case(batch=2)
+    if channels_last:
+        feature = feature.to(memory_format=torch.channels_last)
+    gradients = []
+    for operator in (roi_align, roi_align_reference):
+        leaf = feature.clone().requires_grad_()
+        output = operator(leaf, rois[:count], 7, SCALE)
+        weights = torch.linspace(-1, 1, output.numel()).view_as(output)
+        gradients.extend(torch.autograd.grad((output * weights).sum(), leaf))
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
 def test_rois_of_another_shape_are_refused() -> None:
     feature, rois = make_case()
     with pytest.raises(ValueError, match=r"rois has shape \(8, 4\), but it must be \(K, 5\)"):

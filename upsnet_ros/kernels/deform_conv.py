@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor
+
+from upsnet_ros.kernels import deform_conv_autograd
 
 # Samples are gathered and multiplied in blocks of about this many bytes, so that a block is still
 # in the cache when the matrix product reads it.
@@ -31,7 +35,7 @@ def deform_conv2d(
 
     A tap at (y, x) reads ``input`` bilinearly with zeros outside, and counts where -1 < y < H and
     -1 < x < W. All channels share one group of offsets. `deform_conv2d_reference` defines the
-    result; it is also what runs where gradients are asked for, and on CUDA.
+    result; it is also what runs on CUDA. Gradients can be asked for everywhere.
 
     Args:
         input: (N, C, H, W), contiguous or channels-last.
@@ -52,6 +56,19 @@ def deform_conv2d(
     _check_shapes(input, offset, weight, stride=stride, padding=padding, dilation=dilation)
     tensors = (input, offset, weight) if bias is None else (input, offset, weight, bias)
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if input.device.type == "cpu" and wants_gradient and deform_conv_autograd.fits(input, offset):
+        corners = partial(
+            _bilinear_corners,
+            kernel=list(weight.shape[2:]),
+            size=input.shape[2:],
+            first=(-padding, -padding),
+            stride=stride,
+            dilation=dilation,
+        )
+        output = deform_conv_autograd.sample_and_multiply(
+            input, offset, weight, bias, corners=corners
+        )
+        return _in_format_of(input, output)
     by_reference = input.device.type != "cpu" or wants_gradient
     operator = deform_conv2d_reference if by_reference else _gather_and_multiply
     return operator(input, offset, weight, bias, stride=stride, padding=padding, dilation=dilation)

@@ -20,7 +20,7 @@ def roi_align(
     A bin averages ``sampling_ratio`` squared samples. A sample at (y, x) is 0 unless
     -1 <= y <= H and -1 <= x <= W, and is clamped into the feature otherwise. A box's extents are
     x2 - x1 and y2 - y1, but at least one pixel of the feature. `roi_align_reference` defines the
-    result; it is also what runs where gradients are asked for, and on CUDA.
+    result; it is also what runs where gradients of ``rois`` are asked for, and on CUDA.
 
     Args:
         feature: (N, C, H, W), contiguous or channels-last.
@@ -38,8 +38,8 @@ def roi_align(
     """
     if rois.dim() != 2 or rois.shape[1] != 5:
         raise ValueError(f"rois has shape {tuple(rois.shape)}, but it must be (K, 5)")
-    wants_gradient = torch.is_grad_enabled() and (feature.requires_grad or rois.requires_grad)
-    by_reference = feature.device.type != "cpu" or wants_gradient
+    moving = torch.is_grad_enabled() and rois.requires_grad
+    by_reference = feature.device.type != "cpu" or moving
     operator = roi_align_reference if by_reference else _gather
     return operator(feature, rois, output_size, spatial_scale, sampling_ratio)
 
