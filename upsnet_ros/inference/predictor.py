@@ -135,6 +135,11 @@ class Predictor:
             np.asarray(self.taxonomy.public_ids, dtype=np.int64)
         ).to(self.device)
 
+    @property
+    def network(self) -> UPSNet:
+        """The network that runs, its batch norms folded into the convolutions."""
+        return self._network
+
     def set_score_threshold(self, threshold: float) -> None:
         """Change the class probability an instance must exceed, from the next image on."""
         if not 0 <= threshold < 1:

@@ -1,0 +1,1 @@
+"""What `upsnet bench` measures; needs no ROS, but times its ends too where it is installed."""
