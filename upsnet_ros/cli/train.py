@@ -64,6 +64,7 @@ def train(
             torch.set_num_threads(threads)
         with world_of_environment(chosen) as world:
             trainer = _trainer(run, out=out, world=world, resume=resume)
+            _announce(trainer)
             with _progress(trainer) as report:
                 trainer.run(report)
     except (SettingsError, DatasetError, CheckpointError, NonFiniteLossError) as error:
@@ -84,6 +85,17 @@ def _trainer(run: RunSettings, *, out: Path, world: World, resume: bool) -> Trai
     return Trainer(
         run, dataset=dataset, folder=out, world=world, evaluator=evaluator, resume=resume
     )
+
+
+def _announce(trainer: Trainer) -> None:
+    """Say on stderr what the weights to start from lacked, in the first process."""
+    start = trainer.start
+    if start is None or not trainer.world.is_first or trainer.settings.start.kind == "nothing":
+        return
+    for names, what in ((start.drawn, "drawn at random"), (start.unused, "not used")):
+        modules = sorted({name.rpartition(".")[0] for name in names})
+        if modules:
+            typer.echo(f"{what}: {', '.join(modules)}", err=True)
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from upsnet_ros.datasets.taxonomy import COCO, get_taxonomy
+from upsnet_ros.datasets.taxonomy import COCO
 from upsnet_ros.network.checkpoint import CheckpointError, load_state_dict, read_state_dict
 from upsnet_ros.network.deform import DeformConv2d
 from upsnet_ros.network.upsnet import UPSNet
@@ -62,33 +63,49 @@ def draw_initial_weights_(network: UPSNet, *, seed: int) -> None:
                 module.bias.zero_()
 
 
-def load_start_(network: UPSNet, start: StartSettings, *, seed: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a network got from the weights it starts from.
+
+    Attributes:
+        drawn: Names of its tensors that were drawn at random, because the weights lack them.
+        unused: Names of the weights' tensors it has no place for.
+    """
+
+    drawn: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def load_start_(network: UPSNet, start: StartSettings, *, seed: int) -> Start:
     """Give a network the weights a run starts from, in place.
+
+    Weights of the same variant must fit exactly; of those from elsewhere the backbone must.
 
     Raises:
         CheckpointError: The weights are missing or do not fit.
     """
     draw_initial_weights_(network, seed=seed)
     if start.kind == "nothing":
-        return
+        return Start(tuple(network.state_dict()), ())
     assert start.weights is not None  # StartSettings sees to it
     if start.kind == "torchvision":
         assert start.model is not None
         tensors = _read_torchvision(start.model, start.weights)
-        load_torchvision_(network, tensors, source=f"torchvision's {start.model}", seed=seed)
-        return
+        return load_torchvision_(network, tensors, source=start.model, seed=seed)
     tensors = read_state_dict(start.weights)
     if start.kind == "caffe":
-        _load_part_(network, backbone_of_resnet(tensors), source=start.weights)
-        return
+        return _load_part_(network, backbone_of_resnet(tensors), source=start.weights)
     if network.variant.dataset == "cityscapes" and is_coco(tensors):
-        tensors = coco_to_cityscapes(tensors, seed=seed)
+        # Networks for COCO have more layers in places, which the published transfer leaves behind.
+        transferred = coco_to_cityscapes(tensors, seed=seed)
+        return _load_part_(network, transferred, source=start.weights)
     load_state_dict(network, tensors, source=start.weights)
+    return Start((), ())
 
 
 def load_torchvision_(
     network: UPSNet, tensors: Mapping[str, Tensor], *, source: str, seed: int
-) -> None:
+) -> Start:
     """Give a network what it can use of a torchvision ResNet or Mask R-CNN, in place.
 
     Raises:
@@ -96,12 +113,11 @@ def load_torchvision_(
     """
     if any(name.startswith("roi_heads.") for name in tensors):
         generator = torch.Generator().manual_seed(seed)
-        part = upsnet_of_mask_rcnn(
-            tensors, coco_ids=_coco_ids(network.variant), generator=generator
-        )
+        coco_ids = _coco_ids(network.variant)
+        part = upsnet_of_mask_rcnn(tensors, coco_ids=coco_ids, generator=generator)
     else:
         part = with_our_pixels(backbone_of_resnet(tensors))
-    _load_part_(network, part, source=source)
+    return _load_part_(network, part, source=source)
 
 
 def _coco_ids(variant: Variant) -> tuple[int | None, ...]:
@@ -109,7 +125,6 @@ def _coco_ids(variant: Variant) -> tuple[int | None, ...]:
     things = [info.id for info in COCO.classes[COCO.num_stuff :]]
     if variant.dataset == "coco":
         return (0, *things)
-    assert get_taxonomy(variant.dataset).num_things + 1 == len(COCO_THING_OF_CITYSCAPES)
     return tuple(things[c - 1] if c else c for c in COCO_THING_OF_CITYSCAPES)
 
 
@@ -124,25 +139,18 @@ def _read_torchvision(model: str, weights: str) -> Mapping[str, Tensor]:
     return chosen.get_state_dict(progress=True, check_hash=True)
 
 
-def _load_part_(network: UPSNet, part: Mapping[str, Tensor], *, source: str) -> None:
-    """Load tensors for some of the modules; the backbone must be whole."""
-    own = network.state_dict()
-    # Offsets of deformable stages and tensors of older or newer norms have no counterpart.
-    needed = {
-        name
-        for name in own
-        if name.startswith("resnet_backbone.")
-        and "_offset" not in name
-        and not name.endswith("num_batches_tracked")
-    }
-    known = {name: t for name, t in part.items() if not name.endswith("num_batches_tracked")}
-    wrong = sorted(
-        {*(needed - known.keys()), *(known.keys() - own.keys())}
-        | {name for name in known.keys() & own.keys() if known[name].shape != own[name].shape}
-    )
-    if wrong:
+def _load_part_(network: UPSNet, part: Mapping[str, Tensor], *, source: str) -> Start:
+    """Load the tensors that fit; those of the backbone must, but for deformable offsets."""
+    own = {n: t for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
+    fitting = {n: t for n, t in part.items() if n in own and t.shape == own[n].shape}
+    drawn = tuple(n for n in own if n not in fitting)
+    needed = [n for n in drawn if n.startswith("resnet_backbone.") and "_offset." not in n]
+    if needed:
         raise CheckpointError(
-            f"{source} does not fit {network.variant.name}: {wrong[0]} and {len(wrong) - 1} more"
-            " tensors are missing, surplus or of another shape"
+            f"{source} has another backbone than {network.variant.name}: {needed[0]}"
+            + (f" and {len(needed) - 1} more tensors" if len(needed) > 1 else "")
+            + " are missing or of another shape"
         )
-    network.load_state_dict(known, strict=False)
+    network.load_state_dict(fitting, strict=False)
+    surplus = (n for n in part if n not in fitting and not n.endswith("num_batches_tracked"))
+    return Start(drawn, tuple(surplus))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from upsnet_ros.datasets.base import VOID
+from upsnet_ros.kernels.roi_align import roi_align
 from upsnet_ros.network.fpn import STRIDES
 from upsnet_ros.network.panoptic_logits import mask_term, panoptic_logits
 from upsnet_ros.network.rpn import select_proposals
@@ -216,14 +216,9 @@ class ImageLosses:
         """Return semantic logits (M, S, 28, 28) inside the boxes of the objects."""
         # The score convolution is linear and every sample lies on the map, so that pooling scores
         # is pooling features and scoring them.
-        return roi_align(
-            self.features.semantic,
-            [self.image.boxes[self.objects] * self.scale],
-            MASK_SIZE,
-            spatial_scale=1 / QUARTER,
-            sampling_ratio=2,
-            aligned=False,
-        )
+        boxes = self.image.boxes[self.objects] * self.scale
+        rois = torch.cat((boxes.new_zeros(len(boxes), 1), boxes), dim=1)
+        return roi_align(self.features.semantic, rois, MASK_SIZE, 1 / QUARTER)
 
     def panoptic_target(self, kept: Tensor) -> Tensor:
         """Return the ground truth of the panoptic head shown the objects kept."""

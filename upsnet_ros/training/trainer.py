@@ -19,13 +19,13 @@ from upsnet_ros.network.upsnet import UPSNet
 from upsnet_ros.network.variants import get_variant
 from upsnet_ros.training.distributed import World
 from upsnet_ros.training.files import Curve, RunFiles
-from upsnet_ros.training.initial import load_start_
+from upsnet_ros.training.initial import Start, load_start_
 from upsnet_ros.training.loading import Steps, TrainingImages, load_steps
 from upsnet_ros.training.norms import thaw_batch_norms_
 from upsnet_ros.training.objective import TrainingNetwork
 from upsnet_ros.training.optimizer import build_optimizer, freeze_stages, set_rate
 from upsnet_ros.training.prepare import Prepared
-from upsnet_ros.training.run_settings import RunSettings, to_plain
+from upsnet_ros.training.run_settings import RunSettings, SettingsError, to_plain
 
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 #: Settings that may differ between an interrupted run and its continuation.
@@ -80,6 +80,7 @@ class Trainer:
         resume: Whether to go on from the folder's checkpoint.
 
     Raises:
+        SettingsError: The settings do not suit the device or the number of processes.
         CheckpointError: The weights to start from cannot be used; or there is no checkpoint to
             resume from, or it is of other settings, or there is one that would be overwritten.
     """
@@ -94,6 +95,8 @@ class Trainer:
         evaluator: Evaluator | None = None,
         resume: bool = False,
     ) -> None:
+        if settings.precision != "fp32" and world.device.type != "cuda":
+            raise SettingsError(f"precision {settings.precision} needs a CUDA device")
         self.settings = settings
         self.world = world
         self.files = RunFiles(folder)
@@ -102,8 +105,9 @@ class Trainer:
             dataset, augment=settings.augment, quirks=settings.quirks, seed=settings.seed
         )
         self.network = UPSNet(get_variant(settings.variant))
+        self.start: Start | None = None
         if not resume:
-            load_start_(self.network, settings.start, seed=settings.seed)
+            self.start = load_start_(self.network, settings.start, seed=settings.seed)
         freeze_stages(self.network, settings.frozen_stages)
         if settings.batch_norm == "trained":
             several_gpus = world.processes > 1 and world.device.type == "cuda"
