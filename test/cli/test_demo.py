@@ -117,7 +117,9 @@ def test_a_signal_ends_every_process(tmp_path: Path, number: int, code: int) -> 
     assert cv2.VideoCapture(str(out / "overlay.mp4")).read()[0], "the video was not finished"
 
 
-def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_source_that_is_not_there_is_named_and_the_last_demo_kept(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/frames.csv").write_text("the last demo's")
     result = subprocess.run(
         [*COMMAND, str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")],
         capture_output=True,
@@ -126,3 +128,4 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert "nowhere does not exist" in result.stderr
+    assert (tmp_path / "out/frames.csv").exists()

@@ -67,10 +67,10 @@ def demo(
             "show the machinery at work and mean nothing. --weights FILE takes trained ones."
         )
     try:
-        remove_recording(out)
         if source is None:
             source = str(_draw_street(out / "frames", frames))
         length = open_source(source).length
+        remove_recording(out)  # only now that there is something to put in its place
         count = frames if length is None else min(frames, length)
         _run(
             source=source,
