@@ -33,6 +33,7 @@ setup(
             "pyyaml>=6",
             "tensorboard>=2.16",
         ],
+        "evaluate": ["jinja2>=3.1", "kornia-rs>=0.2", "pycocotools>=2.0.8"],
         # Image encodings where cv_bridge is not installed, and bags without rosbag2.
         "bags": ["rosbags>=0.11", "rosbags-image>=0.10"],
     },

@@ -31,7 +31,12 @@ ROS_MODULES = {
 }
 ROSDEP_KEYS = {"cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "python3-yaml"}
 # pip's names of modules that pip brings on a ROS machine too.
-PIP_NAMES = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+PIP_NAMES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "kornia_rs": "kornia-rs",
+    "yaml": "pyyaml",
+}
 # Used where they are installed, and done without elsewhere.
 OPTIONAL = {"cv_bridge", "rosbags", "triton", "vision_msgs"}
 
@@ -103,11 +108,12 @@ def test_package_xml_names_every_ros_module_that_is_imported():
 
 
 def test_setup_py_names_every_module_that_pip_must_bring():
-    training = {file for file in MODULES if file.is_relative_to(ROOT / "upsnet_ros" / "training")}
-    data = {file for file in MODULES if file.is_relative_to(ROOT / "upsnet_ros" / "datasets")}
-    core = pip_names(imported([file for file in MODULES if file not in training | data]))
+    folders = [ROOT / "upsnet_ros" / name for name in ("training", "datasets", "evaluation")]
+    extra = {file for file in MODULES if any(file.is_relative_to(folder) for folder in folders)}
+    core = pip_names(imported([file for file in MODULES if file not in extra]))
     assert core == INSTALL_REQUIRES
-    assert pip_names(imported(MODULES)) <= INSTALL_REQUIRES | EXTRAS["train"]
+    extras = EXTRAS["train"] | EXTRAS["evaluate"]
+    assert pip_names(imported(MODULES)) <= INSTALL_REQUIRES | extras
 
 
 def pip_names(modules: set[str]) -> set[str]:

@@ -1,0 +1,1 @@
+"""Judging predictions: panoptic quality and its kin, unknown objects, reports."""

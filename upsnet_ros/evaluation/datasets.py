@@ -1,0 +1,111 @@
+"""Judging a model on a labelled data set, without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from upsnet_ros.datasets.base import Dataset, Sample
+from upsnet_ros.datasets.shapes import Bitmask
+from upsnet_ros.datasets.taxonomy import Taxonomy
+from upsnet_ros.evaluation.categories import Categories
+from upsnet_ros.evaluation.evaluation import EvaluationResult, evaluate
+from upsnet_ros.evaluation.maps import PanopticMap, Segments, map_of_frame
+from upsnet_ros.evaluation.measures import EvaluationFrame, Metrics
+from upsnet_ros.evaluation.naming import frame_name, place_in_sequence
+from upsnet_ros.inference.frame import LABEL_DIVISOR, PanopticFrame
+
+Predict = Callable[[npt.NDArray[np.uint8]], PanopticFrame]
+
+
+def evaluate_dataset(
+    dataset: Dataset,
+    predict: Predict,
+    *,
+    metrics: Metrics | None = None,
+    indices: Iterable[int] | None = None,
+) -> EvaluationResult:
+    """Segment the images of a data set and judge the answers.
+
+    Args:
+        dataset: Images with truth.
+        predict: A `Predictor`, or whatever answers like one, of the same taxonomy.
+        metrics: What to measure beside PQ, mean IoU and unknown objects.
+        indices: Which images; by default all.
+
+    Raises:
+        DatasetError: A file cannot be read.
+        EvaluationError: An answer does not fit the truth or the taxonomy.
+    """
+    frames = dataset_frames(dataset, predict, indices=indices)
+    return evaluate(frames, Categories.of(dataset.taxonomy), metrics)
+
+
+def dataset_frames(
+    dataset: Dataset, predict: Predict, *, indices: Iterable[int] | None = None
+) -> Iterator[EvaluationFrame]:
+    """Segment the images of a data set one after the other; arguments as in `evaluate_dataset`."""
+    for index in range(len(dataset)) if indices is None else indices:
+        sample = dataset[index]
+        yield frame_of(sample, predict(sample.image), dataset.taxonomy)
+
+
+def frame_of(sample: Sample, answer: PanopticFrame, taxonomy: Taxonomy) -> EvaluationFrame:
+    """Set a sample's truth beside the answer to its image.
+
+    The answer's unknown score, and one minus the semantic head's confidence, are judged where the
+    predictor was asked for them.
+    """
+    name = frame_name(sample.name)
+    sequence, number = place_in_sequence(name)
+    scores = {}
+    if answer.unknown_score is not None:
+        scores["unknown_channel"] = answer.unknown_score
+    if answer.confidence is not None:
+        scores["max_softmax"] = 255 - answer.confidence
+    return EvaluationFrame(
+        name=name,
+        sequence=sequence,
+        number=number,
+        truth=map_of_sample(sample, taxonomy),
+        prediction=map_of_frame(answer),
+        image=sample.image,
+        truth_unknown=sample.unknown,
+        prediction_unknown=answer.unknown,
+        unknown_scores=scores,
+    )
+
+
+def map_of_sample(sample: Sample, taxonomy: Taxonomy) -> PanopticMap:
+    """The truth of a sample, things over stuff.
+
+    Pixels of a thing class that no thing covers are void.
+    """
+    ids_of = np.zeros(np.iinfo(sample.semantic.dtype).max + 1, np.int32)
+    ids_of[: taxonomy.num_stuff] = taxonomy.public_ids[: taxonomy.num_stuff]
+    pixels = ids_of[sample.semantic]
+    present = np.bincount(sample.semantic.reshape(-1), minlength=taxonomy.num_stuff)
+    ids = taxonomy.public_ids[: taxonomy.num_stuff][present[: taxonomy.num_stuff] > 0].tolist()
+    classes, crowd = list(ids), [False] * len(ids)
+    counts: dict[int, int] = {}
+    for thing in sample.things:
+        class_id = int(taxonomy.public_ids[thing.semantic_id])
+        counts[class_id] = counts.get(class_id, 0) + 1
+        ids.append(class_id * LABEL_DIVISOR + counts[class_id])
+        classes.append(class_id)
+        crowd.append(thing.crowd)
+        if isinstance(thing.shape, Bitmask):
+            height, width = thing.shape.mask.shape
+            x, y = thing.shape.x, thing.shape.y
+            pixels[y : y + height, x : x + width][thing.shape.mask] = ids[-1]
+        else:
+            rows, columns = (np.arange(length) for length in sample.size)
+            pixels[thing.shape.paint(rows, columns) > 0] = ids[-1]
+    # Stuff that things cover wholly is not there to be found.
+    shown = np.isin(ids, pixels)
+    table = Segments.of(
+        np.array(ids)[shown], np.array(classes)[shown], crowd=np.array(crowd)[shown]
+    )
+    return PanopticMap(pixels=pixels, segments=table)
