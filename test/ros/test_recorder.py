@@ -141,6 +141,7 @@ def test_frames_become_files(street: Street, start: Any, tmp_path: Path) -> None
     assert {(row["things"], row["stuff"], row["unknown_pixels"]) for row in table} == {
         ("1", "1", "80")
     }
+    # Answers were sent after their image. By the time of arrival, not of a busy executor's call.
     assert all(0 <= float(row["latency_ms"]) < 60_000 for row in table)
     for number, index in enumerate((0, 2, 3)):
         expected = frame_of(index)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,19 +12,15 @@ import numpy as np
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.subscription import Subscription
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 
-from upsnet_ros.inference.recording import (
-    RecordedFrame,
-    Recording,
-    RecordingSettings,
-    check_folder,
-)
+from upsnet_ros.inference.recording import Recording, RecordingSettings, check_folder
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
-from upsnet_ros.ros.from_messages import frame_from_messages, taxonomy_from_message
-from upsnet_ros.ros.image_codec import to_bgr
-from upsnet_ros.ros.stamp_join import JoinedSet, StampJoiner
+from upsnet_ros.ros.from_messages import taxonomy_from_message
+from upsnet_ros.ros.recording_thread import RecordingThread
+from upsnet_ros.ros.stamp_join import StampJoiner
 
 __all__ = ["Recorder", "RecorderError", "RecorderSettings"]
 
@@ -34,8 +28,8 @@ _IMAGE = "image"
 _ANSWERS = {"labels": Image, "instances": PanopticInstanceArray, "unknown_mask": Image}
 _POLL_SECONDS = 0.1
 
-# Joined frames that wait for the disk: enough for a hiccup, few enough for the memory.
-_QUEUE_FRAMES = 16
+# From Jazzy on a callback can learn when DDS received the message; a busy executor calls later.
+_TELLS_ARRIVAL = hasattr(Subscription, "CallbackType")
 
 
 class RecorderError(RuntimeError):
@@ -101,9 +95,10 @@ class Recorder(Node):
         self._folder, self._settings, self._recording_settings = folder, settings, recording
         self._label_info: PanopticLabelInfo | None = None
         self._joiner = StampJoiner([_IMAGE, *_ANSWERS], limit=settings.queue)
-        self._joined: queue.Queue[JoinedSet | None] = queue.Queue(_QUEUE_FRAMES)
         self._accepted = self._overrun = self._images = 0
-        self._writer = _Writer(self._joined)
+        self._writer = RecordingThread(
+            image=_IMAGE, answers=("labels", "instances", "unknown_mask")
+        )
         latched = QoSProfile(
             depth=1,
             reliability=QoSReliabilityPolicy.RELIABLE,
@@ -201,21 +196,25 @@ class Recorder(Node):
             ),
         )
 
-    def _collector(self, topic: str) -> Callable[[Any], None]:
-        def collect(message: Any) -> None:
-            received = time.monotonic()
+    def _collector(self, topic: str) -> Callable[..., None]:
+        def collect(message: Any, received: float) -> None:
             self._images += topic == _IMAGE
             stamp_ns = Time.from_msg(message.header.stamp).nanoseconds
             joined = self._joiner.add(topic, stamp_ns, message, received=received)
             if joined is None or self._accepted == self._settings.count:
                 return
-            try:
-                self._joined.put_nowait(joined)
+            if self._writer.offer(joined):
                 self._accepted += 1
-            except queue.Full:
+            else:
                 self._overrun += 1
 
-        return collect
+        def collect_with_info(message: Any, info: Any) -> None:
+            # 0 where the middleware does not tell.
+            collect(message, info["received_timestamp"] / 1e9 or time.time())
+
+        if _TELLS_ARRIVAL:
+            return collect_with_info
+        return lambda message: collect(message, time.time())
 
     def _complaint(self, timeout: float) -> str:
         """Why no frame came, in the order in which things have to come."""
@@ -232,66 +231,3 @@ class Recorder(Node):
         self._joiner.finish()
         lacking = ", ".join(f"{topic} ({count}x)" for topic, count in self._joiner.missing.items())
         return f"{told}: {self._images} images came, but missing were: {lacking or 'new images'}"
-
-
-class _Writer:
-    """Turns joined messages into files in a thread of its own, so that arrivals are timed well."""
-
-    def __init__(self, joined: queue.Queue[JoinedSet | None]) -> None:
-        self._joined = joined
-        self._recording: Recording | None = None
-        self._thread = threading.Thread(target=self._run, name="upsnet_recording", daemon=True)
-        self._failure: Exception | None = None
-        self.latencies_ms: list[float] = []
-        self.malformed = 0
-        self.last_malformed = ""
-
-    @property
-    def written(self) -> int:
-        """Number of frames written."""
-        return self._recording.count if self._recording else 0
-
-    def start(self, recording: Recording) -> None:
-        self._recording = recording
-        self._thread.start()
-
-    def finish(self, summary: Callable[[], dict[str, Any]]) -> None:
-        """Write what still waits, close the recording with its ``summary``, raise what failed."""
-        if self._recording is None:
-            return
-        self._joined.put(None)
-        self._thread.join()
-        self._recording.close(summary())
-        self.raise_failure()
-
-    def raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    def _run(self) -> None:
-        while (joined := self._joined.get()) is not None:
-            if self._failure is not None:
-                continue  # so that the other thread never waits for room
-            try:
-                self._write(joined)
-            except ValueError as error:  # ImageError is one; unknown classes and sizes are others
-                self.malformed += 1
-                self.last_malformed = str(error)
-            except Exception as error:  # noqa: BLE001 - raised again in the main thread
-                self._failure = error
-
-    def _write(self, joined: JoinedSet) -> None:
-        assert self._recording is not None
-        messages, received = joined.messages, joined.received
-        latency_ms = 1e3 * (max(received[name] for name in _ANSWERS) - received[_IMAGE])
-        self._recording.write(
-            RecordedFrame(
-                image_bgr=to_bgr(messages[_IMAGE]),
-                panoptic=frame_from_messages(*(messages[name] for name in _ANSWERS)),
-                stamp_ns=joined.stamp_ns,
-                frame_id=messages[_IMAGE].header.frame_id,
-                unknown_regions=len(messages["instances"].unknown_regions),
-                latency_ms=latency_ms,
-            )
-        )
-        self.latencies_ms.append(latency_ms)

@@ -17,7 +17,7 @@ class JoinedSet:
     Attributes:
         stamp_ns: Their stamp, nanoseconds.
         messages: By topic.
-        received: Monotonic seconds of their arrival, by topic.
+        received: Seconds at which they arrived, all by one clock, by topic.
     """
 
     stamp_ns: int
@@ -48,7 +48,7 @@ class StampJoiner:
         self._missing: Counter[str] = Counter()
 
     def add(self, topic: str, stamp_ns: int, message: Any, *, received: float) -> JoinedSet | None:
-        """Take in a message that arrived at monotonic second ``received``.
+        """Take in a message that arrived at second ``received``.
 
         Returns:
             The set that it completes, if any.
