@@ -74,7 +74,7 @@ def bench(
             report = run(settings, progress=lambda: progress.advance(task))
         except ValueError as error:
             fail(str(error))
-    _print(report, Console())
+    _print(report, Console(soft_wrap=True))
     if json_file is not None:
         json_file.write_text(json.dumps(report, indent=2) + "\n")
         errors.print(f"wrote {json_file}")
@@ -84,15 +84,12 @@ def _print(report: dict[str, Any], console: Console) -> None:
     settings, machine = report["settings"], report["machine"]
     height, width = settings["network_size"]
     where = machine.get("gpu") or f"{machine['cpu']}, {settings['threads']} threads"
-    table = Table(
-        title=f"UPSNet {settings['variant']}, {height}x{width}, {settings['precision']}, {where}",
-        caption=f"{settings['iterations']} frames after {settings['warmup']}; weights:"
-        f" {settings['weights']}; {report['instances']:g} instances of"
-        f" {report['segmented_boxes']:g} segmented boxes; load average"
-        f" {machine['load_average'][0]} at the start",
-        title_justify="left",
-        caption_justify="left",
+    console.print(
+        f"UPSNet {settings['variant']}, {height}x{width}, {settings['precision']}, {where};"
+        f" {settings['iterations']} frames after {settings['warmup']};"
+        f" weights: {settings['weights']}"
     )
+    table = Table()
     for heading in ("stage", "p50 ms", "p99 ms", "share"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     whole = report["frame_ms"]
@@ -109,6 +106,10 @@ def _print(report: dict[str, Any], console: Console) -> None:
         rival = report["maskrcnn_ms"]
         table.add_row("Mask R-CNN R50-FPN", _ms(rival["p50"]), _ms(rival["p99"]), "")
     console.print(table)
+    console.print(
+        f"{report['instances']:g} instances of {report['segmented_boxes']:g} segmented boxes;"
+        f" load average {machine['load_average'][0]} at the start"
+    )
     console.print(f"panoptic head and post-processing: {report['panoptic_share']:.1%} of the frame")
     if "ratio_to_maskrcnn" in report:
         spread = report["ratio_to_maskrcnn_spread"]
