@@ -54,6 +54,9 @@ COMMANDS: dict[str, Command] = {
         "upsnet_ros.cli.demo", "demo", "Play, segment and record, and show the result."
     ),
     "train": Command("upsnet_ros.cli.train", "train", "Train a network as a settings file says."),
+    "scenes": Command(
+        "upsnet_ros.cli.scenes", "scenes", "Draw driving scenes with exact labels, as Cityscapes."
+    ),
     "bench": Command("upsnet_ros.cli.bench", "bench", "Time every stage of the network."),
 }
 

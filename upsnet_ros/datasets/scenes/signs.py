@@ -1,0 +1,125 @@
+"""Pictures of traffic signs and traffic lights."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from upsnet_ros.datasets.scenes.seeds import generator
+from upsnet_ros.datasets.scenes.texture import Color, Image, Texture
+
+#: How many signs a split has.
+SIGNS = 40
+
+_SIZE = 72
+_RED, _BLUE, _WHITE, _BLACK, _YELLOW, _GREEN = (
+    (45.0, 35.0, 190.0),
+    (165.0, 85.0, 25.0),
+    (235.0, 235.0, 235.0),
+    (25.0, 25.0, 25.0),
+    (40.0, 190.0, 235.0),
+    (85.0, 120.0, 30.0),
+)
+
+
+def sign(split: str, look: int) -> tuple[Texture, float]:
+    """The sign with this look: its picture with alpha, and width over height."""
+    return _sign(split, look % SIGNS)
+
+
+@lru_cache(maxsize=2 * SIGNS)
+def _sign(split: str, number: int) -> tuple[Texture, float]:
+    rng = generator(split, "sign", number)
+    kind = str(rng.choice(["ring", "disc", "triangle", "octagon", "diamond", "plate", "board"]))
+    wide = {"plate": rng.uniform(0.7, 1.3), "board": rng.uniform(1.6, 3.0)}.get(kind, 1.0)
+    columns = round(_SIZE * float(wide))
+    color, alpha = np.zeros((_SIZE, columns, 3), np.uint8), np.zeros((_SIZE, columns), np.uint8)
+    if kind in ("plate", "board"):
+        _board(color, alpha, rng)
+    else:
+        rim, field = {
+            "ring": (_RED, _WHITE),
+            "disc": (_WHITE, _BLUE),
+            "triangle": (_RED, _WHITE),
+            "octagon": (_WHITE, _RED),
+            "diamond": (_WHITE, _YELLOW),
+        }[kind]
+        _outline(alpha, kind, 1.0, 255.0)
+        color[:] = rim
+        _outline(color, kind, {"ring": 0.76, "triangle": 0.66}.get(kind, 0.88), field)
+        _symbol(color, rng, _BLACK if sum(field) > 500 else _WHITE)
+    worn = np.clip(color * rng.uniform(0.75, 1.05), 0, 255)
+    return Texture(np.dstack([worn, alpha]).astype(np.uint8)), columns / _SIZE
+
+
+def _outline(image: Image, kind: str, size: float, color: Color | float) -> None:
+    middle, radius = _SIZE / 2, _SIZE / 2 * size - 1
+    if kind in ("ring", "disc"):
+        cv2.circle(image, (int(middle), int(middle)), int(radius), color, -1)
+        return
+    corners, start = {"triangle": (3, -90.0), "octagon": (8, 22.5), "diamond": (4, 0.0)}[kind]
+    angles = np.deg2rad(start + 360 / corners * np.arange(corners))
+    points = middle + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    cv2.fillConvexPoly(image, np.rint(points).astype(np.int32), color)
+
+
+def _symbol(color: Image, rng: np.random.Generator, ink: Color) -> None:
+    middle = _SIZE // 2
+    kind = int(rng.integers(5))
+    if kind == 0:
+        text = str(rng.choice(["30", "40", "50", "60", "70", "80"]))
+        cv2.putText(color, text, (middle - 19, middle + 9), cv2.FONT_HERSHEY_DUPLEX, 0.9, ink, 3)
+    elif kind == 1:
+        tip = (middle + int(rng.integers(-14, 15)), middle - 16)
+        cv2.arrowedLine(color, (middle, middle + 18), tip, ink, 5, tipLength=0.5)
+    elif kind == 2:
+        cv2.rectangle(color, (middle - 18, middle - 5), (middle + 18, middle + 5), ink, -1)
+    elif kind == 3:
+        cv2.circle(color, (middle, middle - 10), 5, ink, -1)
+        cv2.line(color, (middle, middle - 6), (middle, middle + 8), ink, 6)
+        cv2.line(color, (middle, middle + 6), (middle - 7, middle + 18), ink, 4)
+        cv2.line(color, (middle, middle + 6), (middle + 7, middle + 18), ink, 4)
+    else:
+        points = np.rint(middle + rng.uniform(-16, 17, (5, 2))).astype(np.int32)
+        cv2.fillPoly(color, [points], ink)
+
+
+def _board(color: Image, alpha: Image, rng: np.random.Generator) -> None:
+    rows, columns = alpha.shape
+    alpha[1:-1, 1:-1] = 255
+    fields = (_BLUE, _WHITE, _YELLOW, _GREEN)
+    field = fields[int(rng.integers(4))]
+    ink = _BLACK if sum(field) > 440 else _WHITE
+    color[:] = field
+    cv2.rectangle(color, (3, 3), (columns - 4, rows - 4), ink, 2)
+    for y in range(14, rows - 12, int(rng.integers(14, 22))):
+        x, end = 12, columns - int(rng.uniform(12, columns * 0.45))
+        while x < end:
+            wide = int(rng.integers(4, 10))
+            cv2.rectangle(color, (x, y), (min(x + wide, end), y + 7), ink, -1)
+            x += wide + 3
+
+
+@lru_cache(maxsize=12)
+def traffic_light(split: str, phase: int, look: int) -> Texture:
+    """The front of a traffic light: ``phase`` 0 red, 1 amber, 2 green; ``look`` 0 to 3."""
+    rng = generator(split, "traffic light", look)
+    rows, columns = 96, 36
+    body = np.array([(28, 30, 28), (38, 62, 40), (45, 150, 195), (70, 70, 72)][look % 4])
+    color = np.empty((rows, columns, 3), np.uint8)
+    color[:] = body
+    glow = np.zeros_like(color)
+    color[:2] = color[:, :2] = color[:, -2:] = np.clip(body * 1.3, 0, 255)
+    lamps = ((40, 30, 235), (30, 190, 245), (150, 225, 60))
+    for place, lamp in enumerate(lamps):
+        middle = (columns // 2, 17 + place * 31)
+        cv2.circle(color, middle, 14, (body * 0.5).tolist(), -1)
+        dim = (np.array(lamp) * 0.16 + 12).tolist()
+        cv2.circle(color, middle, 11, lamp if place == phase else dim, -1)
+        if place == phase:
+            cv2.circle(glow, middle, 12, lamp, -1)
+            cv2.circle(color, middle, 5, np.clip(np.array(lamp) * 1.2 + 40, 0, 255).tolist(), -1)
+        cv2.ellipse(color, middle, (14, 14), 0, 180, 360, (12, 12, 12), int(rng.integers(2, 5)))
+    return Texture(color, glow)
