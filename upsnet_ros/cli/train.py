@@ -28,7 +28,7 @@ from upsnet_ros.training.distributed import World, world_of_environment
 from upsnet_ros.training.objective import LOSSES
 from upsnet_ros.training.run_settings import RunSettings, SettingsError, load_settings
 from upsnet_ros.training.trainer import NonFiniteLossError, Step, Trainer
-from upsnet_ros.training.validation import LossEvaluator
+from upsnet_ros.training.validation import PanopticEvaluator
 
 #: Weight of the newest step in the losses that the bar shows.
 _SMOOTHING = 0.05
@@ -81,7 +81,7 @@ def _trainer(run: RunSettings, *, out: Path, world: World, resume: bool) -> Trai
     evaluator = None
     if run.validation is not None:
         validation = open_dataset(run.validation, variant=run.variant)
-        evaluator = LossEvaluator(run, dataset=validation, device=world.device)
+        evaluator = PanopticEvaluator(run, dataset=validation, device=world.device)
     return Trainer(
         run, dataset=dataset, folder=out, world=world, evaluator=evaluator, resume=resume
     )

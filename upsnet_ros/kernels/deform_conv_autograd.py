@@ -17,16 +17,16 @@ LARGEST_SAMPLES = 1 << 30
 
 
 def fits(input: Tensor, offset: Tensor) -> bool:
-    """Whether the samples may be kept, and have a dtype in which torch sums them well."""
-    samples = offset.numel() // 2 * input.shape[1]
-    exact = input.dtype in (torch.float32, torch.float64)
-    return exact and samples * input.element_size() <= LARGEST_SAMPLES
+    """Whether the samples may be kept."""
+    return offset.numel() // 2 * input.shape[1] * 4 <= LARGEST_SAMPLES
 
 
 def sample_and_multiply(
     input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, *, corners: Corners
 ) -> Tensor:
     """Convolve as `deform_conv2d` does, in operators that torch can differentiate.
+
+    Half precision is computed in float32: torch sums rows of half precision slowly.
 
     Args:
         input: (N, C, H, W).
@@ -37,8 +37,23 @@ def sample_and_multiply(
             from its offsets.
 
     Returns:
-        (N, O, H', W').
+        (N, O, H', W') in the dtype of ``input``.
     """
+    exact = torch.promote_types(input.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        output = _sample_and_multiply(
+            input.to(exact),
+            offset.to(exact),
+            weight.to(exact),
+            None if bias is None else bias.to(exact),
+            corners=corners,
+        )
+    return output.to(input.dtype)
+
+
+def _sample_and_multiply(
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, *, corners: Corners
+) -> Tensor:
     batch, channels, *size = input.shape
     height, width = offset.shape[2:]
     pixels, shares = zip(*(corners(image) for image in offset), strict=True)
@@ -47,7 +62,7 @@ def sample_and_multiply(
     numbers = torch.cat([own + start for own, start in zip(pixels, first, strict=True)])
     table = input.permute(0, 2, 3, 1).reshape(-1, channels)
     samples = F.embedding_bag(
-        numbers, table, per_sample_weights=torch.cat(shares).to(table.dtype), mode="sum"
+        numbers, table, per_sample_weights=torch.cat(shares), mode="sum"
     ).view(batch * height * width, -1)
     matrix = weight.permute(2, 3, 1, 0).reshape(samples.shape[1], -1)
     output = samples @ matrix if bias is None else torch.addmm(bias, samples, matrix)

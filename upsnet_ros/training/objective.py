@@ -228,6 +228,7 @@ class ImageLosses:
             self.image.masks_quarter[kept],
             num_stuff=self.network.variant.num_stuff,
             unknown=self.image.unknown_quarter if use_unknown else None,
+            ignored=None if self.quirks.crowds_as_objects else self.image.crowd_quarter,
         )
 
     def panoptic_logits(self, kept: Tensor) -> Tensor:

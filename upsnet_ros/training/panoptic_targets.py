@@ -22,7 +22,12 @@ def keep_objects(count: int, *, fraction: float, chooser: Chooser, device: torch
 
 
 def panoptic_target(
-    semantic: Tensor, masks: Tensor, *, num_stuff: int, unknown: Tensor | None = None
+    semantic: Tensor,
+    masks: Tensor,
+    *,
+    num_stuff: int,
+    unknown: Tensor | None = None,
+    ignored: Tensor | None = None,
 ) -> Tensor:
     """Return int64 (H, W): the channel of `panoptic_logits` that should win.
 
@@ -34,12 +39,15 @@ def panoptic_target(
         masks: (K, H, W), 1 where a pixel belongs to the object; in the order of the channels.
         num_stuff: Number of stuff classes.
         unknown: bool (H, W), more pixels that should be unknown, unless an object covers them.
+        ignored: bool (H, W), more pixels that are void, unless an object covers them.
     """
     semantic = semantic.long()
     target = torch.where(semantic < num_stuff, semantic, num_stuff + len(masks))
     target = target.masked_fill(semantic == VOID, IGNORED_PIXEL)
     if unknown is not None:
         target = target.masked_fill(unknown, num_stuff + len(masks))
+    if ignored is not None:
+        target = target.masked_fill(ignored, IGNORED_PIXEL)
     if len(masks):
         rank = torch.arange(1, len(masks) + 1, device=masks.device).view(-1, 1, 1)
         last = ((masks == 1) * rank).amax(dim=0)

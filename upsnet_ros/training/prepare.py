@@ -39,6 +39,7 @@ class Prepared:
         semantic: uint8 (H, W), `VOID` in the padding.
         semantic_quarter: uint8 (H / 4, W / 4).
         unknown_quarter: bool (H / 4, W / 4), objects outside the taxonomy.
+        crowd_quarter: bool (H / 4, W / 4), groups.
         roi_semantic: uint8 (M, 28, 28): ``semantic`` inside the boxes of the M objects that are no
             groups.
         masks_quarter: uint8 (M, H / 4, W / 4): 1 where the object is.
@@ -55,6 +56,7 @@ class Prepared:
     semantic: Tensor
     semantic_quarter: Tensor
     unknown_quarter: Tensor
+    crowd_quarter: Tensor
     roi_semantic: Tensor
     masks_quarter: Tensor
 
@@ -142,7 +144,11 @@ def prepare(
     masks = np.zeros((len(painted), len(quarter_rows), len(quarter_columns)), np.uint8)
     for mask, thing in zip(masks, painted, strict=True):
         mask[:] = thing.shape.paint(quarter_rows, quarter_columns)
-    unknown = np.zeros((len(quarter_rows), len(quarter_columns)), np.uint8)
+    groups = np.zeros((len(quarter_rows), len(quarter_columns)), np.uint8)
+    for thing in things:
+        if thing.crowd:
+            groups |= thing.shape.paint(quarter_rows, quarter_columns)
+    unknown = np.zeros_like(groups)
     if sample.unknown is not None:
         unknown[:] = sample.unknown[np.ix_(quarter_rows, quarter_columns)]
 
@@ -163,6 +169,7 @@ def prepare(
             sample.semantic[np.ix_(quarter_rows, quarter_columns)], quarter, VOID
         ),
         unknown_quarter=_padded(unknown, quarter, 0).bool(),
+        crowd_quarter=_padded(groups, quarter, 0).bool(),
         roi_semantic=torch.from_numpy(_roi_semantic(semantic, boxes[~crowd], scale)),
         masks_quarter=_padded(masks, quarter, VOID),
     )

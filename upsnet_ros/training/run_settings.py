@@ -24,6 +24,8 @@ from upsnet_ros.training.settings import (
     TargetSettings,
 )
 
+_Side = Annotated[int, Field(ge=32)]
+
 
 class SettingsError(ValueError):
     """A settings file cannot be used; the message names the file, the key and what it may be."""
@@ -90,13 +92,15 @@ class ScenesSettings:
         seed: Which scenes.
         length: Number of frames.
         size: Height and width of a frame.
+        cache: Folder where drawn frames are kept, since drawing takes longer than reading.
     """
 
     kind: Literal["scenes"]
     split: Literal["train", "val", "test"]
-    seed: int = 0
+    seed: CountOrZero = 0
     length: Count
-    size: tuple[Count, Count] = (512, 1024)
+    size: tuple[_Side, _Side] = (512, 1024)
+    cache: Path | None = None
 
 
 DatasetSettings = Annotated[
@@ -152,12 +156,13 @@ class RunSettings:
         batch_norm: ``frozen`` keeps the backbone's statistics as they come, ``trained`` learns
             them, which starting from nothing needs.
         frozen_stages: First stages of the backbone that do not learn: 1 the stem, 2 res2 too, ...
-        precision: Arithmetic of the convolutions; fp16 and bf16 need CUDA.
+        precision: Arithmetic of the convolutions; fp16 needs CUDA, bf16 there or a CPU that has it.
         seed: Of everything random.
         workers: Processes that read images, for each training process.
         checkpoint_every: Iterations between checkpoints.
         evaluate_every: Iterations between evaluations; 0 for one at the end.
         log_every: Iterations between entries of the loss curve, which are means over them.
+        evaluate_images: Images of the validation set to evaluate on, from its first; None for all.
         evaluate_scale: Length of the short side at which images are evaluated; None for the
             variant's.
     """
@@ -182,7 +187,8 @@ class RunSettings:
     checkpoint_every: Count = 1000
     evaluate_every: CountOrZero = 0
     log_every: Count = 20
-    evaluate_scale: Annotated[int, Field(ge=32)] | None = None
+    evaluate_scale: _Side | None = None
+    evaluate_images: Count | None = None
 
     @property
     def evaluation_scale(self) -> int:

@@ -32,8 +32,9 @@ class Quirks:
             none is labelled.
         rpn_positives_without_overlap: An object that no anchor touches makes all of them positive,
             since all tie for the largest overlap, zero.
-        crowds_as_objects: Proposals on a group are positive examples of its class and box, and
-            anchors on groups are background. Otherwise both are left out.
+        crowds_as_objects: Proposals on a group are positive examples of its class and box, anchors
+            on groups are background, and their pixels are unknown to the panoptic head. Otherwise
+            all of them are left out.
         masks_by_bounds: Masks are polygons; a region's mask is that of the object whose polygon's
             bounds overlap it most, and is rasterised over x2 - x1 pixels. Otherwise masks are bit
             masks, a region's is that of its own object, over the x2 - x1 + 1 pixels at which the

@@ -49,7 +49,7 @@ class NonFiniteLossError(RuntimeError):
 class Evaluator(Protocol):
     """Judges weights on the validation set."""
 
-    def __call__(self, weights: Path, network: UPSNet) -> Mapping[str, float]:
+    def __call__(self, weights: Path) -> Mapping[str, float]:
         """Return measures by name; the run keeps the weights with the largest ``score``."""
 
 
@@ -95,8 +95,8 @@ class Trainer:
         evaluator: Evaluator | None = None,
         resume: bool = False,
     ) -> None:
-        if settings.precision != "fp32" and world.device.type != "cuda":
-            raise SettingsError(f"precision {settings.precision} needs a CUDA device")
+        if settings.precision == "fp16" and world.device.type != "cuda":
+            raise SettingsError("precision fp16 needs a CUDA device; a CPU has fp32 and bf16")
         self.settings = settings
         self.world = world
         self.files = RunFiles(folder)
@@ -229,15 +229,13 @@ class Trainer:
         last = done == settings.schedule.iterations
         every = settings.evaluate_every
         if self._evaluator is not None and (last or (every and done % every == 0)):
-            self.network.eval()
             if curve is not None:
                 self.files.save_weights(self.network, self.files.last)
-                measures = self._evaluator(self.files.last, self.network)
+                measures = self._evaluator(self.files.last)
                 curve.add(done - 1, "validation", measures)
                 if measures["score"] > self.best_score:
                     self.best_score = measures["score"]
                     self.files.save_weights(self.network, self.files.best)
-            self.network.train()
             self.world.wait()
         if last or done % settings.checkpoint_every == 0:
             if curve is not None:

@@ -1,4 +1,4 @@
-"""Losses on the validation set."""
+"""Panoptic quality on the validation set."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from pathlib import Path
 import torch
 
 from upsnet_ros.datasets.base import Dataset
-from upsnet_ros.inference.preprocess import Geometry
-from upsnet_ros.network.upsnet import UPSNet
-from upsnet_ros.training.loading import seed_at
-from upsnet_ros.training.objective import TrainingNetwork
-from upsnet_ros.training.prepare import prepare
+from upsnet_ros.evaluation.datasets import evaluate_dataset
+from upsnet_ros.evaluation.figures import headline
+from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.training.run_settings import RunSettings
 
 
-class LossEvaluator:
-    """Judges weights by their losses on unchanged images; the score is minus the total.
+class PanopticEvaluator:
+    """Judges weights as they would be used: through a `Predictor`. The score is PQ.
 
     Args:
         settings: Of the run.
@@ -30,28 +28,17 @@ class LossEvaluator:
         self._dataset = dataset
         self._device = device
 
-    @torch.no_grad()
-    def __call__(self, weights: Path, network: UPSNet) -> Mapping[str, float]:
-        """Return the mean of every loss and the score."""
+    def __call__(self, weights: Path) -> Mapping[str, float]:
+        """Return the headline figures as fractions, and ``score``."""
         settings = self._settings
-        model = TrainingNetwork(
-            network, targets=settings.targets, losses=settings.losses, quirks=settings.quirks
+        predictor = Predictor(
+            weights,
+            variant=settings.variant,
+            device=str(self._device),
+            scale=settings.evaluation_scale,
         )
-        sums: dict[str, float] = {}
-        for index in range(len(self._dataset)):
-            sample = self._dataset[index]
-            image = prepare(
-                sample,
-                Geometry.of(
-                    sample.size,
-                    scale=settings.evaluation_scale,
-                    max_size=settings.augment.max_size,
-                ),
-                num_stuff=self._dataset.taxonomy.num_stuff,
-                seed=seed_at(index, seed=settings.seed),
-                quirks=settings.quirks,
-            )
-            for name, value in model([image.to(self._device)]).items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-        means = {name: value / len(self._dataset) for name, value in sums.items()}
-        return means | {"score": -means["total"]}
+        count = min(len(self._dataset), settings.evaluate_images or len(self._dataset))
+        result = evaluate_dataset(self._dataset, predictor, indices=range(count))
+        figures = headline(result)
+        # Not defined where no image has a segment; then no weights are better than others.
+        return figures | {"score": figures.get("PQ", 0.0)}
