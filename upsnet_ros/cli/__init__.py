@@ -57,6 +57,12 @@ COMMANDS: dict[str, Command] = {
     "scenes": Command(
         "upsnet_ros.cli.scenes", "scenes", "Draw driving scenes with exact labels, as Cityscapes."
     ),
+    "evaluate": Command(
+        "upsnet_ros.cli.evaluate", "evaluate", "Judge predictions: panoptic quality, reports."
+    ),
+    "compare": Command(
+        "upsnet_ros.cli.compare", "compare", "Set two evaluations side by side."
+    ),
     "bench": Command("upsnet_ros.cli.bench", "bench", "Time every stage of the network."),
 }
 

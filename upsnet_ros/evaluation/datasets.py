@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from upsnet_ros.datasets.base import Dataset, Sample
+from upsnet_ros.datasets.base import Dataset, DatasetError, Sample
+from upsnet_ros.datasets.cityscapes import Cityscapes
+from upsnet_ros.datasets.coco_panoptic import CocoPanoptic
 from upsnet_ros.datasets.shapes import Bitmask
 from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.evaluation.categories import Categories
+from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.evaluation import EvaluationResult, evaluate
 from upsnet_ros.evaluation.maps import PanopticMap, Segments, map_of_frame
 from upsnet_ros.evaluation.measures import EvaluationFrame, Metrics
@@ -25,7 +29,7 @@ def evaluate_dataset(
     predict: Predict,
     *,
     metrics: Metrics | None = None,
-    indices: Iterable[int] | None = None,
+    indices: Sequence[int] | None = None,
 ) -> EvaluationResult:
     """Segment the images of a data set and judge the answers.
 
@@ -36,20 +40,75 @@ def evaluate_dataset(
         indices: Which images; by default all.
 
     Raises:
-        DatasetError: A file cannot be read.
-        EvaluationError: An answer does not fit the truth or the taxonomy.
+        EvaluationError: A file cannot be read, or an answer does not fit the truth.
     """
-    frames = dataset_frames(dataset, predict, indices=indices)
-    return evaluate(frames, Categories.of(dataset.taxonomy), metrics)
+    frames = ModelFrames(dataset, predict, indices=indices)
+    return evaluate(frames, frames.categories, metrics)
 
 
-def dataset_frames(
-    dataset: Dataset, predict: Predict, *, indices: Iterable[int] | None = None
-) -> Iterator[EvaluationFrame]:
-    """Segment the images of a data set one after the other; arguments as in `evaluate_dataset`."""
-    for index in range(len(dataset)) if indices is None else indices:
-        sample = dataset[index]
-        yield frame_of(sample, predict(sample.image), dataset.taxonomy)
+class ModelFrames:
+    """The frames of a data set, each segmented when its turn comes.
+
+    Args:
+        dataset: Images with truth.
+        predict: What segments them.
+        indices: Which images; by default all.
+        allow_missing: Leave out images that cannot be read, and tell in `notes`.
+
+    Attributes:
+        categories: The data set's classes.
+        notes: What was left out, a line each.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        predict: Predict,
+        *,
+        indices: Sequence[int] | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        self.categories = Categories.of(dataset.taxonomy)
+        self.notes: list[str] = []
+        self._dataset, self._predict = dataset, predict
+        self._indices = range(len(dataset)) if indices is None else indices
+        self._allow_missing = allow_missing
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[EvaluationFrame]:
+        for index in self._indices:
+            try:
+                sample = self._dataset[index]
+            except DatasetError as error:
+                if not self._allow_missing:
+                    raise EvaluationError(str(error)) from error
+                self.notes.append(f"left out: {error}")
+                continue
+            yield frame_of(sample, self._predict(sample.image), self._dataset.taxonomy)
+
+
+def open_dataset(kind: str, root: Path, split: str | None) -> Dataset:
+    """Open a labelled data set in its published layout.
+
+    Args:
+        kind: ``cityscapes`` or ``coco``.
+        root: Its folder: that of ``gtFine``, or that of ``annotations``.
+        split: By default ``val``, of COCO ``val2017``.
+
+    Raises:
+        DatasetError: There are no labels, or no such kind of data set.
+    """
+    if kind == "cityscapes":
+        split = split or "val"
+        stills = root / "leftImg8bit" / split
+        images = "leftImg8bit" if stills.is_dir() else "leftImg8bit_sequence"
+        return Cityscapes(root, split=split, images=images)
+    if kind == "coco":
+        split = split or "val2017"
+        return CocoPanoptic(root / split, root / "annotations" / f"panoptic_{split}.json")
+    raise DatasetError(f"unknown data set {kind!r}; use cityscapes or coco")
 
 
 def frame_of(sample: Sample, answer: PanopticFrame, taxonomy: Taxonomy) -> EvaluationFrame:

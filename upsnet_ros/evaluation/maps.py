@@ -25,12 +25,14 @@ class Segments:
         classes: int64 (S,) public class ids.
         crowd: bool (S,): groups whose members were not told apart; only truth has any.
         scores: float64 (S,), 0 to 1, or None where the segments have none.
+        areas: int64 (S,) pixels as annotated, which the official tools trust; None: as counted.
     """
 
     ids: npt.NDArray[np.int64]
     classes: npt.NDArray[np.int64]
     crowd: npt.NDArray[np.bool_]
     scores: npt.NDArray[np.float64] | None = None
+    areas: npt.NDArray[np.int64] | None = None
 
     @classmethod
     def of(
@@ -40,6 +42,7 @@ class Segments:
         *,
         crowd: npt.ArrayLike | None = None,
         scores: npt.ArrayLike | None = None,
+        areas: npt.ArrayLike | None = None,
     ) -> Segments:
         """Take lists of the same length.
 
@@ -58,6 +61,7 @@ class Segments:
             classes=np.asarray(classes, np.int64).reshape(-1),
             crowd=none if crowd is None else np.asarray(crowd, bool).reshape(-1),
             scores=None if scores is None else np.asarray(scores, np.float64).reshape(-1),
+            areas=None if areas is None else np.asarray(areas, np.int64).reshape(-1),
         )
 
     def __len__(self) -> int:

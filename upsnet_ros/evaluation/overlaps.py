@@ -197,7 +197,15 @@ def _joined_segments(tables: Sequence[Segments], side: str) -> tuple[Segments, l
             f"segment {ids[changed][0]} of the {side} changes its class from frame to frame: its"
             " ids do not persist along the sequence, so there is no video quality"
         )
-    table = Segments(ids=ids[first], classes=classes[first], crowd=crowd[first])
+    areas = [table.areas for table in tables if table.areas is not None]
+    table = Segments(
+        ids=ids[first],
+        classes=classes[first],
+        crowd=crowd[first],
+        areas=_sums(place, np.concatenate(areas), len(first))
+        if len(areas) == len(tables)
+        else None,
+    )
     return table, np.split(place, np.cumsum([len(table) for table in tables])[:-1])
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet_ros.evaluation.categories import Categories
+from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.maps import PanopticMap
 from upsnet_ros.evaluation.overlaps import Overlaps
 
@@ -50,13 +51,16 @@ def match(overlaps: Overlaps, boundary: Overlaps | None = None) -> Matching:
         boundary: Of the segments' boundaries, with the same tables of segments: the IoU is then
             the smaller of the two, which makes boundary PQ.
     """
-    ious = _ious(overlaps)
+    annotated = overlaps.truth.areas
+    ious = _ious(overlaps, overlaps.truth_areas if annotated is None else annotated)
     if boundary is not None:
         # Pairs come in order; those whose boundaries do not meet are missing in the second list.
         width = len(overlaps.prediction)
         pairs = overlaps.rows * width + overlaps.columns
         edges = np.zeros(len(pairs))
-        edges[np.searchsorted(pairs, boundary.rows * width + boundary.columns)] = _ious(boundary)
+        edges[np.searchsorted(pairs, boundary.rows * width + boundary.columns)] = _ious(
+            boundary, boundary.truth_areas
+        )
         ious = np.minimum(ious, edges)
     rows, columns = overlaps.rows, overlaps.columns
     truth, prediction = overlaps.truth, overlaps.prediction
@@ -74,11 +78,22 @@ def match(overlaps: Overlaps, boundary: Overlaps | None = None) -> Matching:
     )
 
 
-def _ious(overlaps: Overlaps) -> FloatArray:
-    """float64 (K,): IoU of each pair, the truth's void left out of the predicted segment."""
+def _ious(overlaps: Overlaps, truth_areas: IntArray) -> FloatArray:
+    """IoU of each pair, float64 (K,), the truth's void left out of the predicted segment.
+
+    Raises:
+        EvaluationError: An annotated area is too small to be true.
+    """
     rows, columns, shared = overlaps.rows, overlaps.columns, overlaps.shared
-    union = overlaps.prediction_areas[columns] + overlaps.truth_areas[rows] - shared
-    return shared / (union - overlaps.void[columns])
+    union = overlaps.prediction_areas[columns] + truth_areas[rows] - shared
+    union -= overlaps.void[columns]
+    if (union < shared).any():
+        row = rows[union < shared][0]
+        raise EvaluationError(
+            f"segment {overlaps.truth.ids[row]} of the truth has {overlaps.truth_areas[row]}"
+            f" pixels, but its annotation says {truth_areas[row]}"
+        )
+    return shared / union
 
 
 def _excused(overlaps: Overlaps) -> npt.NDArray[np.bool_]:

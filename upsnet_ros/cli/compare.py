@@ -1,0 +1,113 @@
+"""`upsnet compare`: two evaluations side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from upsnet_ros.cli import fail
+
+_HEADLINE = ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "mIoU", "AP", "AP50")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A file of `upsnet evaluate --json`.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    frames: Annotated[int, typer.Option(min=0, help="How many changed frames to list.")] = 10,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the differences.")
+    ] = None,
+) -> None:
+    """Set two evaluations side by side: figures, classes, and the frames that changed most."""
+    a, b = _load(first), _load(second)
+    difference = compared(a, b)
+    console = Console()
+    console.print(_table("figures, %", difference["figures"], "figure"))
+    console.print(_table("PQ by class, %", difference["classes"], "class"))
+    changed = [row for row in difference["frames"] if row["change"]][:frames]
+    if changed:
+        console.print(_table("frames whose PQ changed most, %", changed, "frame"))
+    elif difference["frames"]:
+        console.print("no frame's PQ changed")
+    for side, names in (("A", difference["only_in_a"]), ("B", difference["only_in_b"])):
+        if names:
+            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            console.print(f"note: {len(names)} only in {side}: {shown}", style="yellow")
+    if json_file:
+        json_file.write_text(json.dumps(difference, indent=1), encoding="utf-8")
+
+
+def compared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """The differences of two contents of `upsnet evaluate --json` files.
+
+    Returns:
+        ``figures``, ``classes`` and ``frames``: rows of name, a, b and change (b - a), fractions
+        or None; frames by falling size of change. ``only_in_a`` and ``only_in_b``: names of frames.
+    """
+    figures = [_row(name, a.get(name), b.get(name)) for name in _HEADLINE if name in a or name in b]
+    for name, title in (("recall", "unknown_recall"), ("known_pixels_lost",) * 2):
+        if "unknown" in a or "unknown" in b:
+            sides = (side.get("unknown", {}).get(name) for side in (a, b))
+            figures.append(_row(title, *sides))
+    frames = [
+        _row(name, first["PQ"], second["PQ"])
+        for name, first, second in _paired(a["frames"], b["frames"])
+    ]
+    names = [{row["name"] for row in side["frames"]} for side in (a, b)]
+    return {
+        "figures": figures,
+        "classes": [
+            _row(name, first["PQ"], second["PQ"])
+            for name, first, second in _paired(a["classes"], b["classes"])
+            if first["PQ"] is not None or second["PQ"] is not None
+        ],
+        "frames": sorted(frames, key=lambda row: -abs(row["change"] or 0)),
+        "only_in_a": sorted(names[0] - names[1]),
+        "only_in_b": sorted(names[1] - names[0]),
+    }
+
+
+def _paired(
+    first: list[dict[str, Any]], second: list[dict[str, Any]]
+) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    others = {row["name"]: row for row in second}
+    return [(row["name"], row, others[row["name"]]) for row in first if row["name"] in others]
+
+
+def _row(name: str, a: float | None, b: float | None) -> dict[str, Any]:
+    return {"name": name, "a": a, "b": b, "change": None if a is None or b is None else b - a}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}")
+    except ValueError as error:
+        fail(f"{path} is no JSON file: {error}")
+    if not isinstance(content, dict) or not {"PQ", "classes", "frames"} <= content.keys():
+        fail(f"{path} is no file of `upsnet evaluate --json`")
+    return content
+
+
+def _table(title: str, rows: list[dict[str, Any]], what: str) -> Table:
+    table = Table(what, title=title, title_justify="left")
+    for column in ("A", "B", "change"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        change = row["change"] or 0
+        style = "green" if change > 0 else "red" if change < 0 else ""
+        values = (_percent(row["a"]), _percent(row["b"]))
+        table.add_row(row["name"], *values, _percent(row["change"], sign=True), style=style)
+    return table
+
+
+def _percent(value: float | None, *, sign: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"

@@ -1,0 +1,1 @@
+"""The page that shows an evaluation: figures, classes, and frames to look through."""
