@@ -116,9 +116,10 @@ def _bars(alpha: Image, rng: np.random.Generator) -> None:
 
 def _mesh(alpha: Image, rng: np.random.Generator) -> None:
     gap = int(rng.integers(8, 13))
+    alpha[:] = int(rng.integers(40, 90))  # wires too fine to be drawn
     for start in range(-_ROWS, _COLUMNS, gap):
-        cv2.line(alpha, (start, 0), (start + _ROWS, _ROWS), 150, 1)
-        cv2.line(alpha, (start, _ROWS), (start + _ROWS, 0), 150, 1)
+        cv2.line(alpha, (start, 0), (start + _ROWS, _ROWS), 210, 1)
+        cv2.line(alpha, (start, _ROWS), (start + _ROWS, 0), 210, 1)
     alpha[:3] = 255
     _posts(alpha, 128, 5)
 

@@ -13,6 +13,7 @@ from upsnet_ros.datasets.scenes.stage import UP, Pose, Stage
 from upsnet_ros.datasets.scenes.texture import Color, Texture
 
 _SHIFT = 4
+_THIN = 2.2  # limbs of a smaller radius are drawn as lines, pixels
 _FINEST = 0.4  # limbs of a smaller radius on the picture are left out, pixels
 _NEAREST = 2.0  # limbs nearer than this would fill the picture, metres
 _UNIT = 1 << _SHIFT
@@ -85,6 +86,9 @@ def limbs(stage: Stage, joints: Array, bones: Sequence[Bone], surface: int) -> N
 def _limb(
     stage: Stage, a: Array, b: Array, wide: tuple[float, float], color: Color, surface: int
 ) -> None:
+    if max(wide) < _THIN:
+        stage.canvas.line(np.array([a, b]), wide[0] + wide[1], color, surface)
+        return
     along = b - a
     length = float(np.hypot(along[0], along[1]))
     if length > 1e-3:
@@ -176,7 +180,7 @@ def prism(
     eye = np.array([0.0, stage.camera.height, 0.0])
     for numbers, normal in _FACES:
         points = world[list(numbers)]
-        if pose.direction(np.array(normal)) @ (eye - points.mean(axis=0)) <= 0:
+        if pose.direction(np.array(normal)) @ (eye - points[0]) <= 0:
             continue
         if skin is None:
             stage.face(points, color, surface)

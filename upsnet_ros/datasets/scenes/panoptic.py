@@ -47,21 +47,24 @@ def segments(instances: npt.NDArray[np.int32]) -> list[dict[str, Any]]:
         By rising id: id, category_id, area, bbox (x, y, width, height) and iscrowd, which things
         without an instance number of their own have.
     """
-    ids, inverse = np.unique(instances, return_inverse=True)
-    inverse = inverse.reshape(instances.shape)
-    areas = np.bincount(inverse.ravel(), minlength=len(ids))
+    counts = np.bincount(instances.ravel())
+    ids = np.flatnonzero(counts)
+    # Small numbers in place of ids: each comparison below then reads a quarter of the bytes.
+    places = np.zeros(len(counts), np.uint8 if len(ids) <= 256 else np.uint16)
+    places[ids] = np.arange(len(ids))
+    compact = places[instances]
     found = []
     for place, segment_id in enumerate(ids.tolist()):
         class_id = segment_id // 1000 if segment_id >= 1000 else segment_id
         if class_id == 0:
             continue
-        x, y, width, height = cv2.boundingRect((inverse == place).view(np.uint8))
+        x, y, width, height = cv2.boundingRect((compact == place).view(np.uint8))
         crowd = CITYSCAPES.by_id[class_id].is_thing and segment_id < 1000
         found.append(
             {
                 "id": segment_id,
                 "category_id": class_id,
-                "area": int(areas[place]),
+                "area": int(counts[segment_id]),
                 "bbox": [x, y, width, height],
                 "iscrowd": int(crowd),
             }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -146,5 +145,4 @@ def _labelled(image: npt.NDArray[np.uint8], canvas: Canvas) -> SceneFrame:
 @lru_cache(maxsize=16)
 def world(split: str, seed: int, sequence: int) -> World:
     """The world of one sequence."""
-    cv2.setNumThreads(1)
     return World(lay_street(split, seed, sequence))

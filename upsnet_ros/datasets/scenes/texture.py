@@ -63,20 +63,23 @@ def noise(
         cell: Size of the largest blots, pixels.
         octaves: How often blots of half the size and half the strength are added.
     """
-    total = np.zeros((rows, columns), np.float32)
+    # Each octave is laid on the stretched sum of the coarser ones: only the last is at full size.
+    total = np.zeros((1, 1), np.float32)
     for octave in range(octaves):
         size = max(1.0, cell / 2**octave)
-        grid_rows, grid_columns = max(2, round(rows / size)), max(2, round(columns / size))
-        grid = rng.standard_normal((grid_rows, grid_columns)).astype(np.float32)
-        if grid_rows >= rows and grid_columns >= columns:
-            total += grid[:rows, :columns] * 0.5**octave
+        grid = min(rows, max(2, round(rows / size))), min(columns, max(2, round(columns / size)))
+        total = _stretch(total, *grid)
+        total += rng.standard_normal(grid, np.float32) * np.float32(0.5**octave)
+        if grid == (rows, columns):
             break
-        total += _stretch(grid, rows, columns) * 0.5**octave
+    total = _stretch(total, rows, columns)
     total -= total.mean()
     return total / max(float(total.std()), 1e-6)
 
 
 def _stretch(grid: Gain, rows: int, columns: int) -> Gain:
+    if grid.shape == (rows, columns):
+        return grid
     margin = 2
     padded = np.pad(grid, margin, mode="wrap")
     down, across = rows / grid.shape[0], columns / grid.shape[1]

@@ -1,0 +1,71 @@
+"""Time how fast driving scenes are drawn and written: python benchmarks/scenes.py --help.
+
+A frame's time is what one process takes; `throughput` is that of `upsnet scenes` with several, from
+its start to its end. With --processor-time frames are timed by the processor's clock, for machines
+that others use too.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from upsnet_ros.datasets.scenes import SceneFrame, scene_frame
+from upsnet_ros.datasets.scenes.writer import SceneJob, write_scenes
+
+
+def frame_times(
+    streets: int, frames: int, size: tuple[int, int], clock: Callable[[], float]
+) -> Iterator[float]:
+    """Milliseconds to draw each of ``frames`` frames on each street, its first one left out."""
+    for street in range(streets):
+        scene_frame("val", street, 0, size)  # lays out the street and draws its textures
+        for frame in range(1, frames + 1):
+            start = clock()
+            scene: SceneFrame = scene_frame("val", street, frame, size)
+            yield 1000 * (clock() - start)
+            assert scene.image.shape[:2] == size
+
+
+def throughput(streets: int, frames: int, size: tuple[int, int], workers: int) -> float:
+    """Frames a second, drawn and written by ``workers`` processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = SceneJob(
+            out=Path(folder), split="val", seed=0, sequences=streets, length=frames, size=size
+        )
+        start = time.perf_counter()
+        count = sum(1 for _ in write_scenes(job, workers=workers))
+        return count / (time.perf_counter() - start)
+
+
+def main(
+    streets: Annotated[int, typer.Option(help="Different streets.")] = 12,
+    frames: Annotated[int, typer.Option(help="Frames on each.")] = 6,
+    height: Annotated[int, typer.Option()] = 512,
+    width: Annotated[int, typer.Option()] = 1024,
+    workers: Annotated[int, typer.Option(help="Processes that write.")] = 2,
+    written: Annotated[int, typer.Option(help="Frames of each of two streets to write.")] = 100,
+    processor_time: Annotated[bool, typer.Option(help="Do not count waiting.")] = False,
+) -> None:
+    """Print a table of frame times and of the writer's throughput."""
+    clock = time.process_time if processor_time else time.perf_counter
+    times = list(frame_times(streets, frames, (height, width), clock))
+    deciles = statistics.quantiles(times, n=10)
+    table = Table("what", "value", title=f"driving scenes, {height}x{width}")
+    table.add_row("draw a frame, median", f"{statistics.median(times):.0f} ms")
+    table.add_row("draw a frame, 90 % within", f"{deciles[-1]:.0f} ms")
+    rate = throughput(2, written, (height, width), workers)
+    table.add_row(f"draw and write, {workers} processes", f"{rate:.1f} frames/s")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
