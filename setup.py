@@ -14,8 +14,8 @@ setup(
     package_dir={"": "."},
     packages=find_packages(include=["upsnet_ros", "upsnet_ros.*"]),
     package_data={"upsnet_ros": ["py.typed", "evaluation/report/page.*"]},
-    # Ranges; requirements/*.txt pin what is tested. No ROS package is named here or in an extra: rclpy
-    # and the messages come from the ROS install, or from the wheels of requirements/ros.txt.
+    # Ranges; requirements/*.txt pin what is tested. No ROS package is named here or in an extra:
+    # rclpy and the messages come from the ROS install, or from the wheels of requirements/ros.txt.
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.9",

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor"]
 
-# The generated messages, `upsnet_ros.msg`, lie in a folder of their own on sys.path where the modules
-# are an editable install; in a colcon workspace both share one folder and this finds nothing to add.
+# The generated messages, `upsnet_ros.msg`, lie in a folder of their own on sys.path where the
+# modules are an editable install; in a colcon workspace both share one folder, which this keeps.
 __path__ = extend_path(__path__, __name__)
 
 
