@@ -94,6 +94,8 @@ def _body(split: str, look: int, height: float, rider: bool) -> _Body:
         Bone(_RIGHT_ELBOW, _RIGHT_HAND, 0.027 * stout, 0.021 * stout, sleeves),
         Bone(_LEFT_SHOULDER, _RIGHT_SHOULDER, 0.042 * stout, 0.042 * stout, top),
         Bone(_PELVIS, _CHEST, 0.088 * stout, 0.098 * stout, top),
+        Bone(_LEFT_HAND, _LEFT_HAND, 0.024 * height, 0.024 * height, skin),
+        Bone(_RIGHT_HAND, _RIGHT_HAND, 0.024 * height, 0.024 * height, skin),
         Bone(_NECK, _HEAD, 0.03 * height, 0.04 * height, skin),
         Bone(_HEAD, _CROWN, 0.058 * height, 0.054 * height, skin),
     ]
@@ -105,7 +107,7 @@ def _body(split: str, look: int, height: float, rider: bool) -> _Body:
     if not rider and rng.random() < 0.35:  # a coat or a skirt
         cloth = top if rng.random() < 0.6 else _cloth(rng)
         bones.append(
-            Bone(_PELVIS, _HEM, 0.09 * stout, float(rng.uniform(0.09, 0.15)) * height, cloth)
+            Bone(_PELVIS, _HEM, 0.09 * stout, float(rng.uniform(0.09, 0.15)) * height, cloth, 0.3)
         )
     if rng.random() < 0.4:
         size = float(rng.uniform(0.05, 0.09)) * height

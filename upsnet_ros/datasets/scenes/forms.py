@@ -38,6 +38,7 @@ class Bone:
         thick: Radius at the start, metres.
         thin: Radius at the end, metres.
         color: BGR.
+        over: How much nearer than it is it counts when limbs hide each other, metres: for clothes.
     """
 
     start: int
@@ -45,6 +46,7 @@ class Bone:
     thick: float
     thin: float
     color: Color
+    over: float = 0.0
 
 
 def limbs(stage: Stage, joints: Array, bones: Sequence[Bone], surface: int) -> None:
@@ -62,7 +64,7 @@ def limbs(stage: Stage, joints: Array, bones: Sequence[Bone], surface: int) -> N
     scale = (stage.camera.focal / depth).tolist()
     ahead, above = stage.light(np.array([0.0, 0.0, -1.0])), stage.light(UP)
     sun = stage.weather.sun_direction(stage.path.heading)
-    order = sorted(bones, key=lambda bone: -(depth[bone.start] + depth[bone.end]))
+    order = sorted(bones, key=lambda bone: 2 * bone.over - depth[bone.start] - depth[bone.end])
     for bone in order:
         a, b = uv[bone.start], uv[bone.end]
         wide = bone.thick * scale[bone.start], bone.thin * scale[bone.end]

@@ -114,10 +114,10 @@ def paint_signal(stage: Stage, item: Item) -> None:
 
 
 def _lights(stage: Stage, item: Item, pose: Pose, top: Array) -> None:
-    high = 0.95
+    high = 1.05
     place = Pose(origin=top - high * UP, right=pose.right, forward=pose.forward)
     surface = stage.canvas.surfaces.add(LIGHT, stage.depth(top))
-    box(stage, place, (-0.18, 0.0, -0.12), (0.18, high, 0.12), (35.0, 38.0, 36.0), surface)
+    box(stage, place, (-0.2, 0.0, -0.12), (0.2, high, 0.12), (35.0, 38.0, 36.0), surface)
     front = traffic_light(stage.street.split, item.number % 3, item.look % 4)
-    corner = top - pose.right * 0.18 - pose.forward * 0.13
-    stage.sheet(corner, pose.right * 0.36, -high * UP, front, LIGHT, surface=surface, gain=1.0)
+    corner = top - pose.right * 0.2 - pose.forward * 0.13
+    stage.sheet(corner, pose.right * 0.4, -high * UP, front, LIGHT, surface=surface, gain=1.0)

@@ -30,11 +30,31 @@ def stand_along(draft: Draft, number: int, side: Side, end: float) -> None:
         first = float(rng.uniform(draft.start, max(draft.start + 1, end - 15)))
         for s in np.arange(first, min(first + 15, end), 1.8).tolist():
             draft.pole("bollard", s, d, 0.95, 0.12)
+    if rng.random() < 0.22:  # a railing along the kerb
+        _rail_off(draft, d, end)
     if side.trees:
         middle = sign * (side.kerb + (side.verge / 2 if side.verge else 0.8))
         for s in np.arange(draft.start + 6, end, float(rng.uniform(8, 13))).tolist():
             if rng.random() < 0.8:
                 draft.items.append(tree_item(rng, s, middle, split=draft.street.split))
+
+
+def _rail_off(draft: Draft, d: float, end: float) -> None:
+    rng = draft.rng
+    length = float(rng.uniform(8, 18))
+    first = float(rng.uniform(draft.start, max(draft.start + 1, end - length)))
+    length = min(length, end - first)
+    draft.items.append(
+        Item(
+            kind="fence",
+            s=first + length / 2,
+            d=d,
+            length=length,
+            width=0.08,
+            height=float(rng.uniform(0.85, 1.25)),
+            look=draft.look(),
+        )
+    )
 
 
 def park(draft: Draft, number: int, side: Side, end: float) -> None:
@@ -47,7 +67,7 @@ def park(draft: Draft, number: int, side: Side, end: float) -> None:
     fill = float(rng.uniform(0.35, 0.9))
     while s < end - 5:
         facing = 0.0 if sign > 0 or rng.random() < 0.15 else np.pi
-        kind = str(rng.choice(["car", "truck", "motorcycle"], p=[0.83, 0.08, 0.09]))
+        kind = str(rng.choice(["car", "truck", "motorcycle"], p=[0.79, 0.08, 0.13]))
         if rng.random() > fill:
             s += 6.0
             continue

@@ -108,7 +108,7 @@ def leave_things(draft: Draft, number: int, side: Side, end: float) -> None:
 def drop_on_lanes(draft: Draft) -> None:
     """Objects of no class that lie where cars drive."""
     rng, lanes = draft.rng, [lane for lane in draft.street.lanes if lane.kind == "cars"]
-    for _ in range(int(rng.choice([0, 1, 2], p=[0.35, 0.45, 0.2]))):
+    for _ in range(int(rng.choice([0, 1, 2], p=[0.2, 0.5, 0.3]))):
         lane = lanes[int(rng.integers(len(lanes)))]
         if rng.random() < 0.45:  # where the camera will look longest
             lane = min(lanes, key=lambda other: abs(other.d - draft.street.camera_d))

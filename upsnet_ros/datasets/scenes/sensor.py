@@ -53,7 +53,7 @@ class Sensor:
         mirrored = cv2.resize(small, (camera.columns, count), interpolation=cv2.INTER_LINEAR)
         place = slice(first, first + count)
         # The flatter one looks, the more is mirrored.
-        flat = np.linspace(0.6, 0.22, count, dtype=np.float32)[:, None]
+        flat = np.linspace(0.62, 0.0, count, dtype=np.float32)[:, None]
         surface, ground = canvas.surface[place], canvas.ground
         share = ((surface >= ground.start) & (surface < ground.stop)).astype(np.float32)
         share *= flat * np.float32(self._weather.wet)

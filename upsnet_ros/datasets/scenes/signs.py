@@ -13,7 +13,8 @@ from upsnet_ros.datasets.scenes.texture import Color, Image, Texture
 #: How many signs a split has.
 SIGNS = 40
 
-_SIZE = 72
+_SIZE = 144
+_UNIT = _SIZE // 72  # symbols are laid out on 72 steps
 _RED, _BLUE, _WHITE, _BLACK, _YELLOW, _GREEN = (
     (45.0, 35.0, 190.0),
     (165.0, 85.0, 25.0),
@@ -57,33 +58,34 @@ def _sign(split: str, number: int) -> tuple[Texture, float]:
 def _outline(image: Image, kind: str, size: float, color: Color | float) -> None:
     middle, radius = _SIZE / 2, _SIZE / 2 * size - 1
     if kind in ("ring", "disc"):
-        cv2.circle(image, (int(middle), int(middle)), int(radius), color, -1)
+        cv2.circle(image, (int(middle), int(middle)), int(radius), color, -1, cv2.LINE_AA)
         return
     corners, start = {"triangle": (3, -90.0), "octagon": (8, 22.5), "diamond": (4, 0.0)}[kind]
     angles = np.deg2rad(start + 360 / corners * np.arange(corners))
     points = middle + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    cv2.fillConvexPoly(image, np.rint(points).astype(np.int32), color)
+    cv2.fillConvexPoly(image, np.rint(points).astype(np.int32), color, cv2.LINE_AA)
 
 
 def _symbol(color: Image, rng: np.random.Generator, ink: Color) -> None:
-    middle = _SIZE // 2
+    def at(u: float, v: float) -> tuple[int, int]:
+        return round(_SIZE / 2 + u * _UNIT), round(_SIZE / 2 + v * _UNIT)
+
     kind = int(rng.integers(5))
     if kind == 0:
         text = str(rng.choice(["30", "40", "50", "60", "70", "80"]))
-        cv2.putText(color, text, (middle - 19, middle + 9), cv2.FONT_HERSHEY_DUPLEX, 0.9, ink, 3)
+        cv2.putText(color, text, at(-19, 9), cv2.FONT_HERSHEY_DUPLEX, 0.9 * _UNIT, ink, 3 * _UNIT)
     elif kind == 1:
-        tip = (middle + int(rng.integers(-14, 15)), middle - 16)
-        cv2.arrowedLine(color, (middle, middle + 18), tip, ink, 5, tipLength=0.5)
+        tip = at(int(rng.integers(-14, 15)), -16)
+        cv2.arrowedLine(color, at(0, 18), tip, ink, 5 * _UNIT, cv2.LINE_AA, tipLength=0.5)
     elif kind == 2:
-        cv2.rectangle(color, (middle - 18, middle - 5), (middle + 18, middle + 5), ink, -1)
+        cv2.rectangle(color, at(-18, -5), at(18, 5), ink, -1)
     elif kind == 3:
-        cv2.circle(color, (middle, middle - 10), 5, ink, -1)
-        cv2.line(color, (middle, middle - 6), (middle, middle + 8), ink, 6)
-        cv2.line(color, (middle, middle + 6), (middle - 7, middle + 18), ink, 4)
-        cv2.line(color, (middle, middle + 6), (middle + 7, middle + 18), ink, 4)
+        cv2.circle(color, at(0, -10), 5 * _UNIT, ink, -1, cv2.LINE_AA)
+        for start, end, wide in (((0, -6), (0, 8), 6), ((0, 6), (-7, 18), 4), ((0, 6), (7, 18), 4)):
+            cv2.line(color, at(*start), at(*end), ink, wide * _UNIT, cv2.LINE_AA)
     else:
-        points = np.rint(middle + rng.uniform(-16, 17, (5, 2))).astype(np.int32)
-        cv2.fillPoly(color, [points], ink)
+        points = np.array([at(*place) for place in rng.uniform(-16, 17, (5, 2))], np.int32)
+        cv2.fillPoly(color, [points], ink, cv2.LINE_AA)
 
 
 def _board(color: Image, alpha: Image, rng: np.random.Generator) -> None:
@@ -93,13 +95,14 @@ def _board(color: Image, alpha: Image, rng: np.random.Generator) -> None:
     field = fields[int(rng.integers(4))]
     ink = _BLACK if sum(field) > 440 else _WHITE
     color[:] = field
-    cv2.rectangle(color, (3, 3), (columns - 4, rows - 4), ink, 2)
-    for y in range(14, rows - 12, int(rng.integers(14, 22))):
-        x, end = 12, columns - int(rng.uniform(12, columns * 0.45))
-        while x < end:
-            wide = int(rng.integers(4, 10))
-            cv2.rectangle(color, (x, y), (min(x + wide, end), y + 7), ink, -1)
-            x += wide + 3
+    rim = 3 * _UNIT
+    cv2.rectangle(color, (rim, rim), (columns - rim - 1, rows - rim - 1), ink, 2 * _UNIT)
+    for y in range(4 * rim, rows - 4 * rim, int(rng.integers(14, 22)) * _UNIT):
+        x, end = 4 * rim, columns - int(rng.uniform(4 * rim, columns * 0.45))
+        while x < end:  # letters that nobody can read
+            wide = int(rng.integers(4, 10)) * _UNIT
+            cv2.rectangle(color, (x, y), (min(x + wide, end), y + 7 * _UNIT), ink, -1)
+            x += wide + rim
 
 
 @lru_cache(maxsize=12)
