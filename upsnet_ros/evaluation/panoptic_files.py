@@ -262,7 +262,7 @@ def _map(row: dict[str, Any], folder: Path, *, trust_areas: bool) -> PanopticMap
     columns: dict[str, Any] = {"crowd": [bool(info.get("iscrowd", 0)) for info in infos]}
     if trust_areas and all("area" in info for info in infos):
         columns["areas"] = [info["area"] for info in infos]
-    if infos and all("score" in info for info in infos):
+    if all("score" in info for info in infos):
         columns["scores"] = [info["score"] for info in infos]
     path = folder / row["file_name"]
     try:

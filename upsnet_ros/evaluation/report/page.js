@@ -231,7 +231,7 @@
     const lowest = known.length ? Math.min(...known) : 0;
     const text = linked ? `${title}: ${percent(lowest)} to ${percent(highest)} %` :
       `${title}: ${lowest.toFixed(1)} to ${highest.toFixed(1)}${marks.length ? `, ${marks.length} ${marksTitle}` : ""}`;
-    const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": text });
+    const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": text });
     for (const share of [0, 0.5, 1]) {
       const level = share * limit;
       root.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: y(level), y2: y(level) }));

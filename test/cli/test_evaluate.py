@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from upsnet_ros.cli import main
+from upsnet_ros.datasets.street import street_frames
+from upsnet_ros.datasets.taxonomy import CITYSCAPES
+
+
+def _run(capfd, *args: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main([str(arg) for arg in args])
+    out, err = capfd.readouterr()
+    return end.value.code or 0, out, err
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Four frames of two drives; the prediction misses the car in one of them."""
+    truth = np.full((40, 60), 7)
+    truth[:10] = 23
+    truth[20:30, 20:40] = 26001
+    missed = np.where(truth == 26001, 7, truth)
+    paths = {}
+    for side in ("gt", "pred"):
+        (tmp_path / side).mkdir()
+        rows = []
+        for number in range(4):
+            ids = missed if (side, number) == ("pred", 2) else truth
+            name = f"a_{number // 2:06d}_{number:06d}"
+            bgr = np.stack([ids >> 16, ids >> 8, ids], axis=-1).astype(np.uint8)
+            assert cv2.imwrite(str(tmp_path / side / f"{name}.png"), bgr)
+            infos = [
+                {"id": i, "category_id": 26 if i > 1000 else i, "iscrowd": 0}
+                for i in np.unique(ids).tolist()
+            ]
+            rows.append({"image_id": name, "file_name": f"{name}.png", "segments_info": infos})
+        categories = [
+            {"id": info.id, "name": info.name, "isthing": int(info.is_thing), "color": info.color}
+            for info in CITYSCAPES.classes
+        ]
+        paths[side] = tmp_path / f"{side}.json"
+        paths[side].write_text(json.dumps({"annotations": rows, "categories": categories}))
+    return paths
+
+
+def test_two_folders_to_json_and_report(files, tmp_path, capfd) -> None:
+    code, out, err = _run(
+        capfd, "evaluate", "--gt-json", files["gt"], "--gt-dir", tmp_path / "gt",
+        "--pred-json", files["pred"], "--pred-dir", tmp_path / "pred", "--vpq", "--boundary",
+        "--processes", 1, "--json", tmp_path / "out.json", "--report", tmp_path / "out.html",
+    )  # fmt: skip
+    assert code == 0, err
+    figures = json.loads((tmp_path / "out.json").read_text())
+    car = next(row for row in figures["classes"] if row["name"] == "car")
+    assert (car["tp"], car["fp"], car["fn"]) == (3, 0, 1)
+    assert figures["PQ_things"] == pytest.approx(3 / 3.5)
+    assert figures["frames"][2]["name"] == "a_000001_000002"
+    assert figures["intervals"].keys() >= {"PQ", "mIoU"}
+    assert figures["video"]["windows"]["0"]["PQ"] == pytest.approx(figures["PQ"])
+    assert f"{100 * figures['PQ']:.1f}" in out
+    assert "car *" in out
+    assert (tmp_path / "out.html").read_text().startswith("<!doctype html>")
+
+
+def test_folders_stand_beside_their_json_files(files, capfd) -> None:
+    options = ("--gt-json", files["gt"], "--pred-json", files["pred"], "--processes", 1)
+    code, out, _ = _run(capfd, "evaluate", *options)
+    assert code == 0
+    assert "panoptic quality" in out
+
+
+def test_missing_frames_are_an_error_unless_allowed(files, tmp_path, capfd) -> None:
+    (tmp_path / "pred" / "a_000000_000001.png").unlink()
+    options = ("--gt-json", files["gt"], "--pred-json", files["pred"], "--processes", 1)
+    code, _, err = _run(capfd, "evaluate", *options)
+    assert code == 1
+    assert "a_000000_000001" in err
+    assert err.count("\n") == 1
+    code, out, _ = _run(
+        capfd, "evaluate", *options, "--allow-missing", "--json", tmp_path / "out.json"
+    )
+    assert code == 0
+    assert "a_000000_000001" in out
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert figures["frames_evaluated"] == 3
+    assert "a_000000_000001" in figures["notes"][0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--gt-json", "a.json"), ("--dataset", "cityscapes"),
+     ("--gt-json", "a.json", "--pred-json", "b.json", "--dataset", "coco", "--root", ".")],
+)  # fmt: skip
+def test_one_form_has_to_be_named(options, capfd) -> None:
+    code, _, err = _run(capfd, "evaluate", *options)
+    assert code == 1
+    assert "name either --gt-json and --pred-json, or --dataset and --root" in err
+
+
+def test_a_model_on_a_data_set(tmp_path, capfd) -> None:
+    folders = [tmp_path / kind / "val" / "a" for kind in ("leftImg8bit", "gtFine")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for number, image in enumerate(street_frames(2)):
+        small = cv2.resize(image, (256, 128))
+        name = f"a_000000_{number:06d}"
+        assert cv2.imwrite(str(folders[0] / f"{name}_leftImg8bit.png"), small)
+        ids = np.full((128, 256), 7, np.uint16)
+        assert cv2.imwrite(str(folders[1] / f"{name}_gtFine_instanceIds.png"), ids)
+    options = (
+        "--dataset", "cityscapes", "--root", tmp_path, "--variant", "cityscapes-r18",
+        "--scale", 128, "--device", "cpu", "--allow-random-weights", "--json", tmp_path / "o.json",
+    )  # fmt: skip
+    code, out, err = _run(capfd, "evaluate", *options, "--limit", 1)
+    assert code == 0, err
+    assert "random weights: these figures mean nothing" in out
+    figures = json.loads((tmp_path / "o.json").read_text())
+    assert figures["frames_evaluated"] == 1
+    assert figures["facts"]["Short side"] == "128 px"
+
+    code, _, err = _run(capfd, "evaluate", *options, "--vpq")
+    assert code == 1
+    assert "ids that persist" in err
+    code, _, err = _run(capfd, "evaluate", *options[:4], "--variant", "coco-r50")
+    assert code == 1
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_compare_shows_what_changed(files, tmp_path, capfd) -> None:
+    for name, prediction in (("a", files["gt"]), ("b", files["pred"])):
+        code, _, err = _run(
+            capfd, "evaluate", "--gt-json", files["gt"], "--pred-json", prediction,
+            "--processes", 1, "--json", tmp_path / f"{name}.json",
+        )  # fmt: skip
+        assert code == 0, err
+    code, out, _ = _run(
+        capfd, "compare", tmp_path / "a.json", tmp_path / "b.json", "--json", tmp_path / "c.json"
+    )
+    assert code == 0
+    assert "a_000001_000002" in out
+    assert "a_000000_000000" not in out
+    difference = json.loads((tmp_path / "c.json").read_text())
+    assert difference["frames"][0]["name"] == "a_000001_000002"
+    assert difference["frames"][0]["change"] < 0
+    car = next(row for row in difference["classes"] if row["name"] == "car")
+    assert car["change"] == pytest.approx(3 / 3.5 - 1)
+
+
+def test_compare_refuses_other_files(tmp_path, capfd) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    code, _, err = _run(capfd, "compare", tmp_path / "a.json", tmp_path / "a.json")
+    assert code == 1
+    assert "is no file of `upsnet evaluate --json`" in err
+    code, _, err = _run(capfd, "compare", tmp_path / "none.json", tmp_path / "a.json")
+    assert "cannot read" in err

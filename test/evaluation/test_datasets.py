@@ -1,0 +1,165 @@
+"""A model on a Cityscapes root: the same figures as through files and cityscapesscripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from cityscapesscripts.evaluation import evalPanopticSemanticLabeling
+from cityscapesscripts.preparation import createPanopticImgs
+
+from upsnet_ros import Predictor
+from upsnet_ros.datasets.street import street_frames
+from upsnet_ros.datasets.taxonomy import CITYSCAPES
+from upsnet_ros.evaluation.datasets import evaluate_dataset, open_dataset
+from upsnet_ros.evaluation.errors import EvaluationError
+from upsnet_ros.evaluation.evaluation import summarise
+from upsnet_ros.evaluation.figures import headline
+from upsnet_ros.evaluation.measures import Metrics
+from upsnet_ros.evaluation.panoptic_files import Extras, PanopticFiles
+from upsnet_ros.evaluation.run import Judge
+from upsnet_ros.inference.frame import PanopticFrame
+
+_FRAMES = 3
+_SIZE = (256, 128)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor(
+        None,
+        variant="cityscapes-r18",
+        allow_random_weights=True,
+        scale=128,
+        score_threshold=0.1,  # random weights are not sure of much
+        unknown_score=True,
+        semantic=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def answers(predictor: Predictor) -> dict[str, PanopticFrame]:
+    images = [cv2.resize(image, _SIZE) for image in street_frames(_FRAMES)]
+    return {f"aachen_{n % 2:06d}_{n:06d}": predictor(image) for n, image in enumerate(images)}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, answers: dict[str, PanopticFrame]) -> Path:
+    """Street frames; their truth are the model's own answers, spoilt."""
+    folder = tmp_path_factory.mktemp("cityscapes")
+    truth, images = folder / "gtFine" / "val" / "aachen", folder / "leftImg8bit" / "val" / "aachen"
+    truth.mkdir(parents=True)
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for image, (name, answer) in zip(street_frames(_FRAMES), answers.items(), strict=True):
+        assert cv2.imwrite(str(images / f"{name}_leftImg8bit.png"), cv2.resize(image, _SIZE))
+        labels = np.roll(answer.labels, 2, axis=1)
+        segments = np.unique(labels)
+        for spoilt, new in zip(rng.choice(segments, 4), (0, 4, 26, 26012), strict=True):
+            labels[labels == spoilt] = new  # void, a void class, a crowd of cars, a car
+        labels[labels >= 1000] -= 1  # Cityscapes counts from 0
+        assert cv2.imwrite(str(truth / f"{name}_gtFine_instanceIds.png"), labels.astype(np.uint16))
+        unknown = (labels == 0).astype(np.uint8) * 255
+        assert cv2.imwrite(str(truth / f"{name}_gtFine_unknownMask.png"), unknown)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(
+    tmp_path_factory: pytest.TempPathFactory, root: Path, answers: dict[str, PanopticFrame]
+) -> dict[str, Path]:
+    """Truth as cityscapesscripts converts it, and the answers in the same form."""
+    folder = tmp_path_factory.mktemp("panoptic")
+    createPanopticImgs.convert2panoptic(str(root / "gtFine"), str(folder), setNames=["val"])
+    (folder / "prediction").mkdir()
+    (folder / "unknown").mkdir()
+    annotations = []
+    for name, answer in answers.items():
+        ids = answer.labels
+        bgr = np.stack([ids >> 16, ids >> 8, ids], axis=-1).astype(np.uint8)
+        assert cv2.imwrite(str(folder / "prediction" / f"{name}.png"), bgr)
+        mask = answer.unknown.astype(np.uint8) * 255
+        assert cv2.imwrite(str(folder / "unknown" / f"{name}.png"), mask)
+        infos = [
+            {"id": part.id, "category_id": part.class_id, "score": getattr(part, "score", 1.0)}
+            for part in (*answer.stuff, *answer.instances)
+        ]
+        row = {"image_id": name, "file_name": f"{name}.png", "segments_info": infos}
+        annotations.append(row)
+    (folder / "prediction.json").write_text(json.dumps({"annotations": annotations}))
+    return {
+        "truth_json": folder / "cityscapes_panoptic_val.json",
+        "truth_folder": folder / "cityscapes_panoptic_val",
+        "prediction_json": folder / "prediction.json",
+        "prediction_folder": folder / "prediction",
+    }
+
+
+@pytest.fixture(scope="module")
+def result(root: Path, predictor: Predictor):
+    dataset = open_dataset("cityscapes", root, "val")
+    return evaluate_dataset(dataset, predictor, metrics=Metrics(boundary=True, instances=True))
+
+
+def test_equals_cityscapesscripts_on_real_predictions(result, files, tmp_path) -> None:
+    theirs = evalPanopticSemanticLabeling.evaluatePanoptic(
+        *(str(path) for path in files.values()), str(tmp_path / "result.json")
+    )
+    quality = result.quality
+    for name, values in (
+        ("All", quality.all),
+        ("Things", quality.things),
+        ("Stuff", quality.stuff),
+    ):
+        expected = [theirs[name][key] for key in ("pq", "sq", "rq")]
+        np.testing.assert_allclose(values, expected, atol=1e-9)
+    assert 0.05 < result.pq < 0.95
+    assert result.counts.fp.sum() > 0
+    for place, info in enumerate(CITYSCAPES.classes):
+        expected_class = [theirs["per_class"][info.id][key] for key in ("pq", "sq", "rq")]
+        found = np.nan_to_num(quality.classes[place])  # the official tool says 0 for absent ones
+        np.testing.assert_allclose(found, expected_class, atol=1e-9)
+
+
+def test_files_give_the_same_figures_as_the_model(result, files, root) -> None:
+    extras = Extras(
+        truth_unknown=root / "gtFine" / "val",
+        prediction_unknown=files["prediction_json"].with_name("unknown"),
+    )
+    frames = PanopticFiles(**files, extras=extras)
+    judge = Judge(metrics=Metrics(boundary=True, instances=True))
+    again = summarise((item.measures for item in judge.spread(frames, 1)), frames.categories)
+    expected = headline(result)
+    assert headline(again) == pytest.approx(expected, abs=1e-12)
+    assert {
+        "PQ",
+        "mIoU",
+        "boundary_PQ",
+        "AP",
+        "unknown_recall",
+        "known_pixels_lost",
+    } <= expected.keys()
+    assert 0 < expected["known_pixels_lost"] < 1
+    assert result.unknown is not None
+    assert result.unknown.scores.keys() == {"unknown_channel", "max_softmax"}
+
+
+def test_a_missing_image_is_named_and_may_be_left_out(root, predictor, tmp_path) -> None:
+    copy = tmp_path / "root"
+    (copy / "leftImg8bit" / "val" / "aachen").mkdir(parents=True)
+    (copy / "gtFine").symlink_to(root / "gtFine")
+    for image in sorted((root / "leftImg8bit" / "val" / "aachen").iterdir())[1:]:
+        (copy / "leftImg8bit" / "val" / "aachen" / image.name).symlink_to(image)
+    dataset = open_dataset("cityscapes", copy, None)
+    with pytest.raises(EvaluationError, match=r"aachen_000000_000000_leftImg8bit\.png"):
+        evaluate_dataset(dataset, predictor)
+
+
+def test_unknown_kinds_and_empty_roots_are_named(tmp_path) -> None:
+    with pytest.raises(ValueError, match="unknown data set 'kitti'"):
+        open_dataset("kitti", tmp_path, None)
+    with pytest.raises(ValueError, match="there are no labels"):
+        open_dataset("cityscapes", tmp_path, None)
