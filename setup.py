@@ -1,4 +1,4 @@
-"""Python metadata. On a ROS machine colcon builds the package from CMakeLists.txt and does not read this."""
+"""Python metadata. colcon builds the package from CMakeLists.txt and does not read this."""
 
 from setuptools import find_packages, setup
 
@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
-    # The repository root goes on sys.path in an editable install, where setuptools' import hook would
+    # The repository root goes on sys.path in an editable install: setuptools' import hook would
     # lose to the folder of generated messages in site-packages (see upsnet_ros/__init__.py).
     package_dir={"": "."},
     packages=find_packages(include=["upsnet_ros", "upsnet_ros.*"]),

@@ -55,11 +55,10 @@ def test_modules_and_messages_come_from_the_workspace(tmp_path):
 def test_every_module_is_installed():
     import upsnet_ros
 
-    package = Path(upsnet_ros.__file__).parent
-    modules = [
-        file.relative_to(SOURCE / "upsnet_ros") for file in (SOURCE / "upsnet_ros").rglob("*.py")
-    ]
-    assert [str(module) for module in modules if not (package / module).is_file()] == []
+    source, installed = SOURCE / "upsnet_ros", Path(upsnet_ros.__file__).parent
+    files = [file.relative_to(source) for file in source.rglob("*") if file.is_file()]
+    files = [file for file in files if "__pycache__" not in file.parts]
+    assert [str(file) for file in files if not (installed / file).is_file()] == []
 
 
 def test_command_line_lists_its_commands(tmp_path):
