@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from upsnet_ros.datasets.base import DatasetError
 
-
 #: Values below this are looked up in a table of that size, larger ones are searched for.
 _COUNTABLE = 1 << 17
 
