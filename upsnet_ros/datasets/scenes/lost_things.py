@@ -232,6 +232,9 @@ def _wheelbarrow(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
         Bone(0, 1, 0.03, 0.03, (60.0, 90.0, 120.0)),
         Bone(2, 3, 0.03, 0.03, (60.0, 90.0, 120.0)),
     ]
+    for side in (-w * 0.6, w * 0.6):
+        joints += [[side, 0.5 * h, -0.45 * long], [side, 0.0, -0.6 * long]]
+        bones.append(Bone(len(joints) - 2, len(joints) - 1, 0.025, 0.025, (60.0, 90.0, 120.0)))
     _wheels(joints, bones, 0.3 * h, [[0, long]])
     limbs(stage, pose.world(np.array(joints)), bones, surface)
     prism(stage, pose, corners, thing.color, surface)

@@ -97,7 +97,7 @@ def oddity(split: str, look: int) -> Oddity:
     """The object with this look."""
     rng = generator(split, "oddity", look)
     kind = str(rng.choice(kinds(split)))
-    size = np.array(_SIZES[kind]) * rng.uniform(0.9, 1.5) * rng.normal(1, 0.06, 3)
+    size = np.array(_SIZES[kind]) * rng.uniform(0.9, 1.3) * rng.normal(1, 0.06, 3)
     color = _tint(rng, kind)
     return Oddity(
         kind=kind,

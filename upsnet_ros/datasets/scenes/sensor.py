@@ -32,10 +32,10 @@ class Sensor:
 
     def expose(self, canvas: Canvas, frame: int, camera: Camera) -> npt.NDArray[np.uint8]:
         """The picture of a painted canvas: uint8 (rows, columns, 3), BGR."""
-        color = _soften_edges(canvas)
+        color = self._veil(canvas)
         if self._weather.wet > 0:
             self._mirror(color, canvas, camera)
-        color = self._veil(color, canvas)
+        _soften_edges(color, canvas.surface)
         if self._weather.rain > 0:
             color = self._rain(color, frame)
         color = self._lens(color)
@@ -59,7 +59,7 @@ class Sensor:
         share *= flat * np.float32(self._weather.wet)
         color[place] = cv2.blendLinear(color[place], mirrored, 1 - share, share)
 
-    def _veil(self, color: npt.NDArray[np.uint8], canvas: Canvas) -> npt.NDArray[np.uint8]:
+    def _veil(self, canvas: Canvas) -> npt.NDArray[np.uint8]:
         """Haze: exp(-haze * depth) of a surface's light arrives."""
         a, b, c = np.array(canvas.surfaces.planes, np.float32).T
         rows, columns = canvas.surface.shape
@@ -68,9 +68,9 @@ class Sensor:
         inverse += np.take(c, canvas.surface)
         kept = cv2.exp(-self._weather.haze / np.maximum(inverse, 1e-3))
         kept[inverse <= 0] = 1.0  # the sky has its haze painted in
-        haze = np.empty_like(color)
+        haze = np.empty_like(canvas.color)
         haze[:] = np.clip(self._weather.skyline, 0, 255)
-        return np.asarray(cv2.blendLinear(color, haze, kept, 1 - kept), np.uint8)
+        return np.asarray(cv2.blendLinear(canvas.color, haze, kept, 1 - kept), np.uint8)
 
     def _rain(self, color: npt.NDArray[np.uint8], frame: int) -> npt.NDArray[np.uint8]:
         rng = self._street.rng("rain", frame)
@@ -106,19 +106,16 @@ class Sensor:
         return np.asarray(cv2.addWeighted(color, 1.0, scaled, 1.0, -128.0), np.uint8)
 
 
-def _soften_edges(canvas: Canvas) -> npt.NDArray[np.uint8]:
-    """Colours with the steps along outlines smoothed, as a lens would."""
-    surface = canvas.surface
+def _soften_edges(color: npt.NDArray[np.uint8], surface: npt.NDArray[np.int32]) -> None:
+    """Smooths the steps along outlines, as a lens would; changes ``color``."""
     edge = np.zeros(surface.shape, bool)
     across, down = surface[:, 1:] != surface[:, :-1], surface[1:] != surface[:-1]
     edge[:, 1:] |= across
     edge[:, :-1] |= across
     edge[1:] |= down
     edge[:-1] |= down
-    soft = cv2.GaussianBlur(canvas.color, (3, 3), 0.8)
-    color = canvas.color.copy()
+    soft = cv2.GaussianBlur(color, (3, 3), 0.8)
     cv2.copyTo(soft, edge.view(np.uint8), color)
-    return color
 
 
 def _curve(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
