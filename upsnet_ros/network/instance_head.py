@@ -94,11 +94,21 @@ def nothing_found(device: torch.device) -> Detections:
     )
 
 
-def _class_boxes(
-    proposals: Tensor, deltas: Tensor, rois: Tensor, classes: Tensor, size: tuple[int, int]
-) -> Tensor:
+def _candidates(
+    proposals: Tensor,
+    logits: Tensor,
+    deltas: Tensor,
+    *,
+    size: tuple[int, int],
+    score_threshold: float,
+) -> Detections:
+    """Return every (proposal, class) more probable than the threshold, with the class's box."""
+    probabilities = logits.softmax(dim=1)
+    rois, classes = torch.nonzero(probabilities[:, 1:] > score_threshold, as_tuple=True)
+    classes = classes + 1
     chosen = deltas.view(len(deltas), -1, 4)[rois, classes]
-    return clip_boxes(decode_boxes(proposals[rois], chosen, BOX_HEAD_WEIGHTS), size)
+    boxes = clip_boxes(decode_boxes(proposals[rois], chosen, BOX_HEAD_WEIGHTS), size)
+    return Detections(boxes, probabilities[rois, classes], classes)
 
 
 def _at_most(detections: Detections, limit: int) -> Detections:
@@ -133,14 +143,10 @@ def panoptic_detections(
     Returns:
         Detections by descending score; `nothing_found` where there are none.
     """
-    probabilities = logits.softmax(dim=1)
-    rois, classes = torch.nonzero(probabilities[:, 1:] > score_threshold, as_tuple=True)
-    if len(rois) == 0:
+    found = _candidates(proposals, logits, deltas, size=size, score_threshold=score_threshold)
+    if len(found) == 0:
         return nothing_found(proposals.device)
-    classes = classes + 1
-    scores = probabilities[rois, classes]
-    found = Detections(_class_boxes(proposals, deltas, rois, classes, size), scores, classes)
-    return _at_most(found[nms(found.boxes, scores, nms_threshold)], limit)
+    return _at_most(found[nms(found.boxes, found.scores, nms_threshold)], limit)
 
 
 def instance_detections(
@@ -158,13 +164,9 @@ def instance_detections(
     Arguments as in `panoptic_detections`. The result is ordered by class, then by descending
     score.
     """
-    probabilities = logits.softmax(dim=1)
-    rois, classes = torch.nonzero(probabilities[:, 1:] > score_threshold, as_tuple=True)
-    if len(rois) == 0:
+    found = _candidates(proposals, logits, deltas, size=size, score_threshold=score_threshold)
+    if len(found) == 0:
         return nothing_found(proposals.device)
-    classes = classes + 1
-    scores = probabilities[rois, classes]
-    found = Detections(_class_boxes(proposals, deltas, rois, classes, size), scores, classes)
-    found = found[nms(found.boxes, scores, nms_threshold, groups=classes)]
+    found = found[nms(found.boxes, found.scores, nms_threshold, groups=found.classes)]
     found = found[found.classes.argsort(stable=True)]
     return _at_most(found, limit)
