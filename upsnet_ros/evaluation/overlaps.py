@@ -142,8 +142,10 @@ def _runs(
     a, b = truth.reshape(-1), prediction.reshape(-1)
     if a.size == 0:
         return (np.zeros(0, np.int64),) * 3
-    starts = np.flatnonzero((a[1:] != a[:-1]) | (b[1:] != b[:-1])) + 1
-    starts = np.concatenate((np.zeros(1, np.int64), starts))
+    first = np.ones(a.size, bool)
+    np.not_equal(a[1:], a[:-1], out=first[1:])
+    first[1:] |= b[1:] != b[:-1]
+    starts = np.flatnonzero(first)
     lengths = np.diff(starts, append=a.size)
     return a[starts].astype(np.int64), b[starts].astype(np.int64), lengths
 

@@ -35,7 +35,8 @@ def read_segment_ids(path: Path) -> npt.NDArray[np.uint32]:
         raise EvaluationError(f"{path} cannot be read: {error}") from error
     # Four bytes a pixel can be looked at as one number, three cannot.
     rgba = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA)
-    ids: npt.NDArray[np.uint32] = rgba.view("<u4")[..., 0] & np.uint32(0xFFFFFF)
+    ids = rgba.view("<u4")[..., 0]
+    ids &= np.uint32(0xFFFFFF)
     return ids
 
 
