@@ -58,13 +58,14 @@ def test_a_drawn_street_is_segmented_and_recorded(tmp_path: Path) -> None:
     with (out / "frames.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert len(rows) == 3
+    drawn = out / "scenes/leftImg8bit_sequence/test/drawn0"
     for number, row in enumerate(rows):
         labels = cv2.imread(str(out / f"labels/{number:06d}.png"), cv2.IMREAD_UNCHANGED)
         assert labels.shape == (512, 1024)
         values = np.unique(labels)
         assert np.count_nonzero(values >= 1000) == int(row["things"])
         assert np.count_nonzero((values > 0) & (values < 1000)) == int(row["stuff"])
-        frame = cv2.imread(str(out / f"frames/street_{number:06d}.png"))
+        frame = cv2.imread(str(drawn / f"drawn0_000008_{number:06d}_leftImg8bit.png"))
         overlay = cv2.imread(str(out / f"overlay/{number:06d}.png"))
         void = labels == 0
         unknown = cv2.imread(str(out / f"unknown/{number:06d}.png"), cv2.IMREAD_UNCHANGED) > 0

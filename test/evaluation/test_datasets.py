@@ -12,7 +12,7 @@ from cityscapesscripts.evaluation import evalPanopticSemanticLabeling
 from cityscapesscripts.preparation import createPanopticImgs
 
 from upsnet_ros import Predictor
-from upsnet_ros.datasets.street import street_frames
+from upsnet_ros.datasets.scenes import DrivingScenes
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
 from upsnet_ros.evaluation.datasets import evaluate_dataset, open_dataset
 from upsnet_ros.evaluation.errors import EvaluationError
@@ -23,8 +23,7 @@ from upsnet_ros.evaluation.panoptic_files import Extras, PanopticFiles
 from upsnet_ros.evaluation.run import Judge
 from upsnet_ros.inference.frame import PanopticFrame
 
-_FRAMES = 3
-_SIZE = (256, 128)
+SCENES = DrivingScenes("val", 0, 3, (128, 256))
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +41,7 @@ def predictor() -> Predictor:
 
 @pytest.fixture(scope="module")
 def answers(predictor: Predictor) -> dict[str, PanopticFrame]:
-    images = [cv2.resize(image, _SIZE) for image in street_frames(_FRAMES)]
-    return {f"aachen_{n % 2:06d}_{n:06d}": predictor(image) for n, image in enumerate(images)}
+    return {f"aachen_{n % 2:06d}_{n:06d}": predictor(scene.image) for n, scene in enumerate(SCENES)}
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +52,8 @@ def root(tmp_path_factory: pytest.TempPathFactory, answers: dict[str, PanopticFr
     truth.mkdir(parents=True)
     images.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for image, (name, answer) in zip(street_frames(_FRAMES), answers.items(), strict=True):
-        assert cv2.imwrite(str(images / f"{name}_leftImg8bit.png"), cv2.resize(image, _SIZE))
+    for scene, (name, answer) in zip(SCENES, answers.items(), strict=True):
+        assert cv2.imwrite(str(images / f"{name}_leftImg8bit.png"), scene.image)
         labels = np.roll(answer.labels, 2, axis=1)
         segments = np.unique(labels)
         for spoilt, new in zip(rng.choice(segments, 4), (0, 4, 26, 26012), strict=True):

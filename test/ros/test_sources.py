@@ -74,10 +74,12 @@ def test_cityscapes_times_follow_frame_numbers(tmp_path: Path, start: str) -> No
     for name in ("000000_000000", "000000_000001", "000000_000004", "000001_000019"):
         write_image(folder / f"aachen_{name}_leftImg8bit.png", 1)
     write_image(tmp_path / "gtFine/val/aachen/aachen_000000_000000_gtFine_color.png", 1)
+    write_image(tmp_path / "leftImg8bit/val/aachen/aachen_000000_000004_leftImg8bit.png", 1)
     source = open_source(tmp_path / start)
     assert isinstance(source, CityscapesSequence)
     assert source.rate_hz == CITYSCAPES_RATE_HZ
     frames = list(source)
+    assert len(frames) == 4  # none twice, though leftImg8bit repeats one
     assert frames[3].name == "aachen_000001_000019_leftImg8bit.png"
     step = 1e9 / CITYSCAPES_RATE_HZ
     assert [frame.time_ns for frame in frames] == [

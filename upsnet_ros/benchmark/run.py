@@ -19,7 +19,7 @@ from torch import nn
 from upsnet_ros.benchmark.machine import describe_machine
 from upsnet_ros.benchmark.rival import MaskRCNN
 from upsnet_ros.benchmark.summary import PairedRatio, Summary
-from upsnet_ros.datasets.street import street_frames
+from upsnet_ros.datasets.scenes import DrivingScenes
 from upsnet_ros.inference.predictor import PRECISIONS, PREDICTOR_STAGES, Predictor
 
 if TYPE_CHECKING:
@@ -203,7 +203,8 @@ def _gpu_memory(device: torch.device) -> dict[str, float]:
 
 def _images(settings: BenchSettings) -> list[npt.NDArray[np.uint8]]:
     if settings.image is None:
-        return list(street_frames(_FRAMES, height=settings.height, width=settings.width))
+        size = settings.height, settings.width
+        return [scene.image for scene in DrivingScenes("test", 0, _FRAMES, size)]
     image = cv2.imread(settings.image, cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f"{settings.image} is no image that OpenCV can read")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import cv2
 import typer
 from rich import filesize
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.table import Table
 from upsnet_ros.cli import fail
 from upsnet_ros.cli.processes import ProcessError, ProcessGroup
 from upsnet_ros.cli.progress import frame_progress
-from upsnet_ros.datasets.street import street_frames
+from upsnet_ros.datasets.scenes.writer import SceneJob, write_scenes
 from upsnet_ros.inference.recording import INDEX, TABLE, VIDEO, RecordingError, remove_recording
 from upsnet_ros.ros.sources import SourceError, open_source
 from upsnet_ros.ros.transport import (
@@ -31,6 +31,7 @@ _FORMS = {
     "coco_panoptic_rgb": "COCO panoptic, id = R + 256 G + 65536 B",
 }
 _POLL_SECONDS = 0.2
+_STREET = 8  # furniture has fallen on the road there
 
 
 def demo(
@@ -68,7 +69,7 @@ def demo(
         )
     try:
         if source is None:
-            source = str(_draw_street(out / "frames", frames))
+            source = str(_draw_street(out / "scenes", frames))
         length = open_source(source).length
         remove_recording(out)  # only now that there is something to put in its place
         count = frames if length is None else min(frames, length)
@@ -98,14 +99,14 @@ def _node_options(variant: str, scale: int, weights: Path | None) -> list[str]:
 
 
 def _draw_street(folder: Path, count: int) -> Path:
-    """Draw ``count`` frames into ``folder``; returns it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("street_*.png"):
-        old.unlink()
+    """Draw ``count`` frames and their ground truth as a Cityscapes root ``folder``; returns it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    job = SceneJob(
+        out=folder, split="test", seed=0, first=_STREET, sequences=1, length=count, size=(512, 1024)
+    )
     with frame_progress() as progress:
         task = progress.add_task("drawing a street", total=count)
-        for index, image in enumerate(street_frames(count)):
-            cv2.imwrite(str(folder / f"street_{index:06d}.png"), image)
+        for _ in write_scenes(job, workers=2):
             progress.advance(task)
     return folder
 

@@ -21,6 +21,7 @@ def scenes(
     ] = "val",
     seed: Annotated[int, typer.Option(min=0, help="Which set of streets.")] = 0,
     sequences: Annotated[int, typer.Option(min=1, help="Streets, a sequence each.")] = 1,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first street.")] = 0,
     length: Annotated[int, typer.Option(min=1, help="Frames of a sequence, 10 a second.")] = 30,
     size: Annotated[str, typer.Option(help="Rows x columns of a frame.")] = "512x1024",
     every: Annotated[int, typer.Option(min=1, help="Annotate every so many frames.")] = 1,
@@ -34,6 +35,7 @@ def scenes(
         split=split,
         seed=seed,
         sequences=sequences,
+        first=first,
         length=length,
         size=_size(size),
         every=every,
@@ -50,6 +52,6 @@ def _size(text: str) -> tuple[int, int]:
     if not cross or not rows.isdigit() or not columns.isdigit():
         fail(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024")
     size = int(rows), int(columns)
-    if min(size) < 32:
-        fail(f"size {text}: scenes need at least 32x32 pixels")
+    if min(size) < 16:
+        fail(f"size {text}: scenes need at least 16x16 pixels")
     return size

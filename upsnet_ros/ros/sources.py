@@ -91,6 +91,8 @@ def open_source(spec: str | Path) -> FrameSource:
     if path.is_file():
         return ImageFolder([path]) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path)
 
+    if (path / "leftImg8bit_sequence").is_dir():
+        path /= "leftImg8bit_sequence"  # leftImg8bit repeats some of its frames
     images = natural_sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if images and not all(_CITYSCAPES_NAME.fullmatch(p.name) for p in images):
         return ImageFolder(images)

@@ -98,7 +98,7 @@ def test_any_index_gives_the_frame_of_its_street(frames: list[SceneFrame]) -> No
         (("dev", 0, 0, SIZE), "unknown split 'dev'"),
         (("val", -1, 0, SIZE), "sequence is -1"),
         (("val", 0, -2, SIZE), "frame is -2"),
-        (("val", 0, 0, (16, 256)), "size 16x256"),
+        (("val", 0, 0, (8, 256)), "size 8x256"),
     ],
 )
 def test_a_wrong_address_is_named(arguments: tuple, message: str) -> None:

@@ -98,7 +98,7 @@ def test_several_processes_write_what_one_does(root: Path, tmp_path: Path) -> No
     [
         ("--split", "demo", "unknown split 'demo'"),
         ("--size", "512", "size '512' is not HEIGHTxWIDTH"),
-        ("--size", "16x16", "at least 32x32"),
+        ("--size", "8x16", "at least 16x16"),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path: Path, option: str, value: str, message: str) -> None:

@@ -20,7 +20,7 @@ def scene_frame(
         split: "train", "val" or "test"; their streets, houses, vehicles and people all differ.
         sequence: Which street, from 0.
         frame: Which moment, from 0, at 10 frames a second.
-        size: Rows and columns, at least 32 each.
+        size: Rows and columns, at least 16 each.
         seed: Which set of streets.
 
     Raises:
@@ -81,6 +81,6 @@ class DrivingScenes:
 
 def _check_size(size: tuple[int, int]) -> tuple[int, int]:
     rows, columns = size
-    if rows < 32 or columns < 32:
-        raise ValueError(f"size {rows}x{columns}: scenes need at least 32x32 pixels")
+    if min(size) < 16:
+        raise ValueError(f"size {rows}x{columns}: scenes need at least 16x16 pixels")
     return rows, columns

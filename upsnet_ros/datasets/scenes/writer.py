@@ -60,6 +60,7 @@ class SceneJob:
         length: Frames of a sequence.
         size: Rows and columns.
         every: Every how many frames one is annotated.
+        first: Number of the first sequence.
     """
 
     out: Path
@@ -69,11 +70,14 @@ class SceneJob:
     length: int
     size: tuple[int, int]
     every: int = 1
+    first: int = 0
 
     def __post_init__(self) -> None:
         check_split(self.split)
-        if min(self.sequences, self.length, self.every) < 1:
-            raise ValueError("sequences, length and every must be at least 1")
+        if min(self.sequences, self.length, self.every) < 1 or min(self.seed, self.first) < 0:
+            raise ValueError(
+                "sequences, length and every must be at least 1, seed and first at least 0"
+            )
 
     @property
     def city(self) -> str:
@@ -119,7 +123,7 @@ _Written = tuple[Path, tuple[dict[str, Any], dict[str, Any]] | None]
 def _run(job: SceneJob, workers: int) -> Iterator[_Written]:
     chunks = [
         (sequence, range(start, min(start + _CHUNK, job.length)))
-        for sequence in range(job.sequences)
+        for sequence in range(job.first, job.first + job.sequences)
         for start in range(0, job.length, _CHUNK)
     ]
     if workers <= 1:
