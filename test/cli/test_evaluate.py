@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from upsnet_ros.cli import main
-from upsnet_ros.datasets.street import street_frames
+from upsnet_ros.datasets.scenes import DrivingScenes
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
 
 
@@ -107,10 +107,9 @@ def test_a_model_on_a_data_set(tmp_path, capfd) -> None:
     folders = [tmp_path / kind / "val" / "a" for kind in ("leftImg8bit", "gtFine")]
     for folder in folders:
         folder.mkdir(parents=True)
-    for number, image in enumerate(street_frames(2)):
-        small = cv2.resize(image, (256, 128))
+    for number, scene in enumerate(DrivingScenes("val", 0, 2, (128, 256))):
         name = f"a_000000_{number:06d}"
-        assert cv2.imwrite(str(folders[0] / f"{name}_leftImg8bit.png"), small)
+        assert cv2.imwrite(str(folders[0] / f"{name}_leftImg8bit.png"), scene.image)
         ids = np.full((128, 256), 7, np.uint16)
         assert cv2.imwrite(str(folders[1] / f"{name}_gtFine_instanceIds.png"), ids)
     options = (

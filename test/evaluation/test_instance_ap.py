@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.instance_ap import Instances, average_precision
 from upsnet_ros.evaluation.maps import PanopticMap, Segments
 
@@ -16,8 +17,10 @@ def _scored(side: PanopticMap, scores) -> PanopticMap:
 def test_run_lengths_are_those_of_the_masks(random_pairs, categories) -> None:
     seen = 0
     for pair in random_pairs(60, 5):
-        cut = Instances.of(pair.truth, pair.prediction, categories)
-        assert cut.prediction is None  # without scores
+        with pytest.raises(EvaluationError, match="no scores"):
+            Instances.of(pair.truth, pair.prediction, categories)
+        scores = np.full(len(pair.prediction.segments), 0.5)
+        cut = Instances.of(pair.truth, _scored(pair.prediction, scores), categories)
         things = {
             number: class_id
             for number, class_id, crowd in zip(

@@ -135,7 +135,7 @@ def _instances(
     frames: tuple[FrameMeasures, ...], categories: Categories
 ) -> InstancePrecision | None:
     things = [frame.instances for frame in frames if frame.instances is not None]
-    if not things or any(item.prediction is None for item in things):
+    if not things:
         return None
     ap, ap50, classes = average_precision(things, categories)
     return InstancePrecision(ap=ap, ap50=ap50, classes=classes)

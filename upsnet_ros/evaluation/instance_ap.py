@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from upsnet_ros.evaluation.categories import Categories
+from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.maps import PanopticMap
 
 IntArray = npt.NDArray[np.int64]
@@ -31,23 +32,27 @@ class Instances:
     Attributes:
         size: Height and width of the frame.
         truth: Annotations: category, run lengths, area, crowd.
-        prediction: Results: category, run lengths, score; None where segments have no scores.
+        prediction: Results: category, run lengths, score.
     """
 
     size: tuple[int, int]
     truth: tuple[dict[str, Any], ...]
-    prediction: tuple[dict[str, Any], ...] | None
+    prediction: tuple[dict[str, Any], ...]
 
     @classmethod
     def of(cls, truth: PanopticMap, prediction: PanopticMap, categories: Categories) -> Instances:
-        """Cut the things out of both maps."""
+        """Cut the things out of both maps.
+
+        Raises:
+            EvaluationError: The predicted segments have no scores.
+        """
         scores = prediction.segments.scores
-        results = None
-        if scores is not None:
-            results = tuple(
-                {**thing, "score": float(scores[place])}
-                for place, thing in _things(prediction, categories)
-            )
+        if scores is None:
+            raise EvaluationError("its predicted segments have no scores, which AP needs")
+        results = tuple(
+            {**thing, "score": float(scores[place])}
+            for place, thing in _things(prediction, categories)
+        )
         annotations = tuple(
             {
                 **thing,
@@ -97,17 +102,11 @@ def _stretches(
 def average_precision(
     frames: Iterable[Instances], categories: Categories
 ) -> tuple[float, float, dict[int, float]]:
-    """AP over IoUs from 0.5 to 0.95, AP at 0.5, and AP by class id; nan without truth.
-
-    Raises:
-        ValueError: A frame's predictions have no scores.
-    """
+    """AP over IoUs from 0.5 to 0.95, AP at 0.5, and AP by class id; nan without truth."""
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     images = []
     for image_id, frame in enumerate(frames, 1):
-        if frame.prediction is None:
-            raise ValueError("average precision needs scores")
         annotations += [{**item, "image_id": image_id} for item in frame.truth]
         results += [{**item, "image_id": image_id} for item in frame.prediction]
         height, width = frame.size

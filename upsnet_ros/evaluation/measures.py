@@ -53,7 +53,7 @@ class Metrics:
 
     Attributes:
         boundary: Boundary PQ; costs several times as much as PQ.
-        instances: AP of things, where predictions have scores.
+        instances: AP of things; predictions need scores.
         video: VPQ; segment ids must persist along sequences.
     """
 
