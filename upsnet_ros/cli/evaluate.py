@@ -249,11 +249,11 @@ def _show(result: EvaluationResult, notes: Sequence[str]) -> None:
     console = Console()
     console.print(class_table(result))
     for line in headline_lines(result):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
     if result.intervals:
         console.print("in brackets: 95 % intervals, bootstrap over sequences", style="dim")
     for note in notes:
-        console.print(f"note: {note}", style="yellow", highlight=False)
+        console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
 
 
 def _write(path: Path, text: str) -> None:
