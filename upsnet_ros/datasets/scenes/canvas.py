@@ -114,11 +114,11 @@ class Canvas:
         Args:
             outline: (N, 2) pixels.
             homography: (3, 3) from the texture's unit square (right, down) to pixels.
-            texture: Where it has alpha, pixels under one half are left out, others blended.
+            texture: Where it has alpha, pixels under one half are left out.
             surface: Number of the surface.
             shade: What the texture's colours are multiplied by, BGR.
             dark: How much of the texture's own light is seen, 0 to 1.
-            solid: Whether pixels that the texture leaves out belong to the surface all the same.
+            solid: Whether all pixels belong to the surface; the texture is blended over them then.
         """
         if len(outline) < 3:
             return
@@ -135,26 +135,26 @@ class Canvas:
         size = (int(right - left), int(bottom - top))
         patch = _warp(image, warp, size)
         mask = np.zeros((size[1], size[0]), np.uint8)
-        cv2.fillConvexPoly(mask, _fixed(outline - (left, top)), 255, cv2.LINE_8, _SHIFT)
+        cv2.fillConvexPoly(mask, _fixed(outline - (left, top)), (1,), cv2.LINE_8, _SHIFT)
         alpha = None
         if patch.shape[2] == 4:
-            alpha = cv2.bitwise_and(np.ascontiguousarray(patch[..., 3]), mask)
-            patch = np.ascontiguousarray(patch[..., :3])
-            if not solid:
-                mask = (alpha > _OPAQUE).view(np.uint8)
+            alpha = cv2.extractChannel(patch, 3)
+            patch = np.asarray(cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR), np.uint8)
         if shade != (1.0, 1.0, 1.0):
             patch = np.asarray(cv2.multiply(patch, np.array([*shade, 0.0])), np.uint8)
         if dark > 0 and texture.glow is not None:
             light = _warp(texture.glow[level], warp, size)
             patch = np.asarray(cv2.scaleAdd(light, dark, patch), np.uint8)
         place = (slice(top, bottom), slice(left, right))
-        if alpha is None:
-            cv2.copyTo(patch, mask, self.color[place])
+        color = self.color[place]
+        if alpha is not None and solid:
+            share = cv2.bitwise_and(alpha, mask).astype(np.float32) / 255
+            color[:] = cv2.blendLinear(color, patch, 1 - share, share)
         else:
-            share = alpha.astype(np.float32) / 255
-            blended = cv2.blendLinear(self.color[place], patch, 1 - share, share)
-            self.color[place] = blended
-        self.surface[place][mask > 0] = surface
+            if alpha is not None:
+                mask &= (np.asarray(alpha, np.uint8) > _OPAQUE).view(np.uint8)
+            cv2.copyTo(patch, mask, color)
+        self.surface[place][mask.view(bool)] = surface
 
     def meets(self, points: Array, margin: float = 0.0) -> bool:
         """Whether the bounds of ``points`` (N, 2), grown by ``margin``, and the canvas overlap."""

@@ -63,7 +63,7 @@ def limbs(stage: Stage, joints: Array, bones: Sequence[Bone], surface: int) -> N
         return
     scale = (stage.camera.focal / depth).tolist()
     ahead, above = stage.light(np.array([0.0, 0.0, -1.0])), stage.light(UP)
-    sun = stage.weather.sun_direction(stage.path.heading)
+    sun = stage.sun
     order = sorted(bones, key=lambda bone: 2 * bone.over - depth[bone.start] - depth[bone.end])
     for bone in order:
         a, b = uv[bone.start], uv[bone.end]
@@ -130,7 +130,7 @@ def rod(
         return
     side = np.array([-along[1], along[0]]) / length
     wide = np.maximum(np.array([radius, radius * tip]) * stage.camera.focal / depth, 0.5)
-    sun = stage.weather.sun_direction(stage.path.heading)
+    sun = stage.sun
     front = stage.light(np.array([0.0, 0.0, -1.0]))
     toward = 0.35 * np.sign(side[0] * sun[0] - side[1] * sun[1] + 1e-9)
     for share, shift, gain in ((1.0, 0.0, 0.72), (0.62, toward, 1.0), (0.22, toward * 1.1, 1.2)):

@@ -23,7 +23,7 @@ def sun_shadows(stage: Stage, items: Sequence[Item]) -> Mask:
     mask = np.zeros((stage.camera.rows, stage.camera.columns), np.uint8)
     if max(stage.weather.sun) <= 0:
         return mask
-    sun = stage.weather.sun_direction(stage.path.heading)
+    sun = np.array(stage.sun)
     drift = -sun / sun[1]
     drift[1] = 0.0
     size = float(np.linalg.norm(drift))

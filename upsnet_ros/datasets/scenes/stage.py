@@ -98,6 +98,7 @@ class Stage:
         street: The sequence's.
         weather: The sequence's.
         sunlit: How much of the sun reaches what is painted now, 0 to 1.
+        sun: Direction to the sun, of length 1.
     """
 
     canvas: Canvas
@@ -106,7 +107,12 @@ class Stage:
     street: Street
     weather: Weather
     sunlit: float = 1.0
-    _poses: dict[int, Pose] = field(default_factory=dict)
+    sun: tuple[float, float, float] = field(init=False)
+    _poses: dict[int, Pose] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        x, y, z = self.weather.sun_direction(self.path.heading).tolist()
+        self.sun = x, y, z
 
     def pose(self, item: Item) -> Pose:
         """Where an item of this frame stands and how it is turned."""
@@ -129,8 +135,10 @@ class Stage:
         return max(float(axis[:3] @ point + axis[3]), 0.3)
 
     def light(self, normal: Array) -> Color:
-        """What the colours of a surface with this normal (3,) are multiplied by."""
-        return self.weather.light(normal, self.path.heading, self.sunlit)
+        """What the colours of a surface with this normal (3,) are multiplied by, BGR."""
+        x, y, z = normal.tolist()
+        facing = self.sun[0] * x + self.sun[1] * y + self.sun[2] * z
+        return self.weather.light(y, facing * self.sunlit)
 
     def lit(self, color: Color, normal: Array) -> Color:
         """A colour as it looks on a surface with this normal (3,)."""
@@ -185,7 +193,7 @@ class Stage:
     def face(self, points: Array, color: Color, surface: int, *, gain: float = 1.0) -> None:
         """Fills the flat convex polygon of world points (N, 3), lit by its normal."""
         outline = self.camera.outline(points)
-        if len(outline) < 3 or not self.canvas.meets(outline):
+        if len(outline) < 3:
             return
         normal = self._towards_camera(points[1] - points[0], points[2] - points[1], points[0])
         blue, green, red = self.lit(color, normal)

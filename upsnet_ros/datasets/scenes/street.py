@@ -88,7 +88,7 @@ class Side:
         return self.kerb + self.verge + self.walk
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Street:
     """One street. `side` 0 is on the left of the camera, 1 on the right."""
 
@@ -114,7 +114,7 @@ class Street:
 
 
 def lay_street(split: str, seed: int, number: int) -> Street:
-    """The street with this number; equal for equal arguments."""
+    """The street with this number."""
     rng = generator(split, "street", seed, number)
     district = str(rng.choice(_DISTRICTS))
     lane = float(rng.uniform(2.9, 3.6))

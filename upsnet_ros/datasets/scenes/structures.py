@@ -146,5 +146,5 @@ def paint_plant(stage: Stage, item: Item) -> None:
 
 def _plant_light(stage: Stage) -> float:
     # A picture's normal says nothing about a round crown: the sun always reaches a part of it.
-    sun = stage.weather.sun_direction(stage.path.heading)
+    sun = stage.sun
     return 1.0 + 0.25 * max(0.0, float(sun[1])) * stage.weather.sun[1]

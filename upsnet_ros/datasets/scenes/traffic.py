@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -76,6 +77,7 @@ def _drive(street: Street, number: int, lane: Lane, seconds: float, eye: float) 
         yield replace(item, s=s, gait=seconds * speed)
 
 
+@lru_cache(maxsize=4096)
 def _vehicle(street: Street, number: int, lane: Lane, place: int) -> Item | None:
     """What drives at one place of a lane; ``s`` is its lead on that place, from -1 to 1."""
     rng = street.rng("vehicle", number, place)

@@ -46,20 +46,21 @@ class Weather:
     rain: float
     dark: float
 
-    def light(self, normal: npt.NDArray[np.float64], heading: float, sunlit: float = 1.0) -> Color:
+    def light(self, up: float, facing: float) -> Color:
         """What a surface's colours are multiplied by, BGR.
 
         Args:
-            normal: (3,) of the surface, world axes, length 1.
-            heading: Of the camera, radians clockwise from the street's mean direction.
-            sunlit: How much of the sun reaches the surface, 0 to 1.
+            up: The y of its normal, of length 1.
+            facing: Cosine between its normal and the direction to the sun, times how much of the
+                sun reaches it; below 0 it faces away.
         """
-        facing = max(0.0, float(normal @ self.sun_direction(heading))) * sunlit
-        ambient = 0.78 + 0.22 * float(normal[1])
-        blue, green, red = (
-            sky * ambient + sun * facing for sky, sun in zip(self.sky_light, self.sun, strict=True)
+        ambient, direct = 0.78 + 0.22 * up, max(0.0, facing)
+        sky, sun = self.sky_light, self.sun
+        return (
+            sky[0] * ambient + sun[0] * direct,
+            sky[1] * ambient + sun[1] * direct,
+            sky[2] * ambient + sun[2] * direct,
         )
-        return blue, green, red
 
     def sun_direction(self, heading: float) -> npt.NDArray[np.float64]:
         """(3,) towards the sun in the world axes of a camera with this heading."""
