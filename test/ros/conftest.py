@@ -114,18 +114,20 @@ def probe(domain: int) -> Iterator[Probe]:
 
 
 @pytest.fixture(scope="module")
-def start(
-    domain: int, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Process]]:
-    """Starts ``upsnet ARGUMENTS``; whatever it started is ended after the module."""
+def run(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Process]]:
+    """Starts a command; whatever it started is ended after the module."""
     processes: list[Process] = []
 
-    def start(*arguments: str) -> Process:
-        command = [sys.executable, "-c", "from upsnet_ros.cli import main; main()", *arguments]
-        log = tmp_path_factory.mktemp("process") / "log.txt"
-        processes.append(Process(command, log))
+    def run(*command: str) -> Process:
+        processes.append(Process(list(command), tmp_path_factory.mktemp("process") / "log.txt"))
         return processes[-1]
 
-    yield start
+    yield run
     for process in processes:
         process.end()
+
+
+@pytest.fixture(scope="module")
+def start(run: Callable[..., Process]) -> Callable[..., Process]:
+    """Starts ``upsnet ARGUMENTS``, which is ended after the module."""
+    return lambda *arguments: run(sys.executable, "-m", "upsnet_ros.cli", *arguments)

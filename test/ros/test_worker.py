@@ -125,3 +125,18 @@ def test_it_can_be_started_again_but_not_twice(engine, worker):
     engine.wait_begun()
     worker.stop()
     assert engine.answered == [("right", 5)]
+
+
+def test_stop_need_not_wait_for_a_frame_that_takes_too_long(engine, worker):
+    worker.offer("front", 1)
+    engine.wait_begun()
+    assert not worker.left_alone
+    worker.stop(timeout=0.01)
+    assert worker.left_alone
+    with pytest.raises(RuntimeError, match="runs already"):
+        worker.start()
+    engine.let.release()
+    worker._left_alone.join(SECONDS)
+    assert not worker.left_alone
+    assert engine.answered == [("front", 1)]
+    worker.start()

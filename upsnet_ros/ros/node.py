@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from upsnet_ros.inference.predictor import Predictor  # and torch
 
 __all__ = ["UpsnetNode", "main"]
+
+# `ros2 launch` sends SIGTERM 5 s after SIGINT, and SIGKILL another 5 s later.
+_STOP_SECONDS = 4.0
 
 
 class UpsnetNode(LifecycleNode):
@@ -82,12 +86,25 @@ class UpsnetNode(LifecycleNode):
         """Label of the lifecycle state."""
         return self._state_machine.current_state[1]
 
+    @property
+    def computing(self) -> bool:
+        """Whether a frame is still being computed that `stop` did not wait for."""
+        return self._worker.left_alone
+
     def start(self) -> bool:
         """Configures and activates; returns whether that succeeded. If not, the log says why."""
         return all(
             step() is TransitionCallbackReturn.SUCCESS
             for step in (self.trigger_configure, self.trigger_activate)
         )
+
+    def stop(self, *, timeout: float) -> None:
+        """Stops listening, waits so many seconds for the frame that was begun, and shuts down."""
+        self._drain(timeout)
+        if self.computing:
+            self.get_logger().warning(f"the last frame takes longer than {timeout:g} s: left alone")
+        if self.state in ("unconfigured", "inactive", "active"):
+            self.trigger_shutdown()
 
     @transition
     def on_configure(self, state: LifecycleState) -> None:
@@ -155,10 +172,10 @@ class UpsnetNode(LifecycleNode):
         self._drain()
         super().destroy_node()
 
-    def _drain(self) -> None:
+    def _drain(self, timeout: float | None = None) -> None:
         for camera in self._cameras.values():
             camera.unsubscribe()
-        for name in self._worker.stop():
+        for name in self._worker.stop(timeout=timeout):
             self._cameras[name].statistics.dropped()
 
     def _release(self) -> None:
@@ -270,9 +287,13 @@ def _run(stop: Future) -> int:
         if node.settings.autostart and not node.start():
             return 1
         executor.spin_until_future_complete(stop)
-        if node.state in ("unconfigured", "inactive", "active"):
-            node.trigger_shutdown()
+        node.stop(timeout=_STOP_SECONDS)
         return 0
     finally:
         executor.shutdown()
         node.destroy_node()
+        if node.computing:
+            # Python would wait for that thread, which no signal can end, and whoever stops the node
+            # would kill it. All that others see of it is gone by now.
+            rclpy.try_shutdown()
+            os._exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -25,6 +27,9 @@ from upsnet_ros.ros import messages, qos
 from upsnet_ros.ros.settings import NodeSettings
 
 __all__ = ["Answer", "Outputs"]
+
+# A subscriber that still lives acknowledges within milliseconds.
+_ACKNOWLEDGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +126,10 @@ class Outputs:
                 publisher.publish(make(answer))
 
     def destroy(self) -> None:
-        """Takes the topics back."""
+        """Takes the topics back, once subscribers have what was published last."""
+        end = time.monotonic() + _ACKNOWLEDGE_SECONDS
         for publisher in self._publishers:
+            publisher.wait_for_all_acked(Duration(seconds=max(0.0, end - time.monotonic())))
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
         self._makers.clear()

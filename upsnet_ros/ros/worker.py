@@ -38,20 +38,30 @@ class FrameWorker(Generic[Frame]):
         self._waiting: dict[str, Frame] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._left_alone: threading.Thread | None = None
+
+    @property
+    def left_alone(self) -> bool:
+        """Whether a frame is still being computed that `stop` did not wait for."""
+        return self._left_alone is not None and self._left_alone.is_alive()
 
     def start(self) -> None:
         """Begins to take frames.
 
         Raises:
-            RuntimeError: Where it has begun already.
+            RuntimeError: Where it has begun already, or has not ended yet.
         """
-        if self._thread is not None:
+        if self._thread is not None or self.left_alone:
             raise RuntimeError("the worker runs already")
         self._thread = threading.Thread(target=self._run, name="upsnet_worker")
         self._thread.start()
 
-    def stop(self) -> dict[str, Frame]:
+    def stop(self, *, timeout: float | None = None) -> dict[str, Frame]:
         """Finishes the frame that was begun, and ends the thread; does nothing where none runs.
+
+        Args:
+            timeout: Seconds to wait for that frame; as long as it takes by default. See
+                `left_alone` for whether they were enough.
 
         Returns:
             The frames that still waited, by camera; they will not be answered.
@@ -61,7 +71,8 @@ class FrameWorker(Generic[Frame]):
             left, self._waiting = self._waiting, {}
             self._changed.notify()
         if thread is not None:
-            thread.join()
+            thread.join(timeout)
+            self._left_alone = thread
         return left
 
     def offer(self, camera: str, frame: Frame) -> Frame | None:
