@@ -49,7 +49,7 @@ class BenchSettings:
         iterations: Frames to measure.
         warmup: Frames before those.
         weights: File of weights; None draws them at random.
-        image: Picture to segment, resized; None draws a street.
+        image: Picture to segment, resized; None draws driving scenes.
         compare: Whether to measure Mask R-CNN too.
     """
 

@@ -37,7 +37,7 @@ def bench(
         Path | None, typer.Option(help="File of weights. Not given: drawn at random.")
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(help="Picture to segment. Not given: a drawn street.")
+        Path | None, typer.Option(help="Picture to segment. Not given: drawn driving scenes.")
     ] = None,
     compare: Annotated[
         bool,
