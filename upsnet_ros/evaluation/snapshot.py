@@ -16,7 +16,8 @@ from upsnet_ros.evaluation.measures import EvaluationFrame
 #: Longest side, in pixels.
 SIZE = 640
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 82]
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 9]
+# As small as the slowest setting, in a tenth of the time: rows of labels repeat those above.
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 
 TRUTH_BIT, PREDICTION_BIT = 1, 2
 
