@@ -60,9 +60,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "upsnet_ros.cli.evaluate", "evaluate", "Judge predictions: panoptic quality, reports."
     ),
-    "compare": Command(
-        "upsnet_ros.cli.compare", "compare", "Set two evaluations side by side."
-    ),
+    "compare": Command("upsnet_ros.cli.compare", "compare", "Set two evaluations side by side."),
     "bench": Command("upsnet_ros.cli.bench", "bench", "Time every stage of the network."),
 }
 
