@@ -13,10 +13,10 @@ from upsnet_ros.datasets.scenes.stage import Item
 from upsnet_ros.datasets.scenes.street import BLOCK, Street
 
 #: Instances of one class that a block can hold at most, walkers and parked vehicles together.
-PER_BLOCK = 40
+PER_BLOCK = 64
 
 #: After how many blocks instance numbers begin anew; more blocks than one ever sees at once.
-CYCLE_OF_BLOCKS = 10
+CYCLE_OF_BLOCKS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
