@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -27,9 +25,6 @@ from upsnet_ros.ros import messages, qos
 from upsnet_ros.ros.settings import NodeSettings
 
 __all__ = ["Answer", "Outputs"]
-
-# A subscriber that still lives acknowledges within milliseconds.
-_ACKNOWLEDGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +121,8 @@ class Outputs:
                 publisher.publish(make(answer))
 
     def destroy(self) -> None:
-        """Takes the topics back, once subscribers have what was published last."""
-        end = time.monotonic() + _ACKNOWLEDGE_SECONDS
+        """Takes the topics back."""
         for publisher in self._publishers:
-            publisher.wait_for_all_acked(Duration(seconds=max(0.0, end - time.monotonic())))
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
         self._makers.clear()
