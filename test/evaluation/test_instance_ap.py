@@ -8,6 +8,8 @@ from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.instance_ap import Instances, average_precision
 from upsnet_ros.evaluation.maps import PanopticMap, Segments
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 
 def _scored(side: PanopticMap, scores) -> PanopticMap:
     segments = Segments.of(side.segments.ids, side.segments.classes, scores=scores)

@@ -16,8 +16,7 @@ from upsnet_ros.evaluation.measures import EvaluationFrame
 #: Longest side, in pixels.
 SIZE = 640
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 82]
-# As small as the slowest setting, in a tenth of the time: rows of labels repeat those above.
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 6]  # 9 takes five times as long for 7 % fewer bytes
 
 TRUTH_BIT, PREDICTION_BIT = 1, 2
 
