@@ -116,6 +116,12 @@ def test_threshold_counts_from_the_next_image() -> None:
     assert len(predictor(_image()).instances) == 0 < len(before.instances)
 
 
+def test_bfloat16_says_much_the_same(predictor: Predictor) -> None:
+    image = _image()
+    frame = _predictor(precision="bf16", score_threshold=0.3)(image)
+    assert (frame.labels == predictor(image).labels).mean() > 0.8
+
+
 def test_weights_from_a_file(tmp_path: Path) -> None:
     network = UPSNet(get_variant("cityscapes-r18"))
     draw_weights_(network, seed=5)
