@@ -55,3 +55,10 @@ def test_a_ros_command_without_ros():
     done = upsnet("node", code="import sys; sys.modules['rclpy'] = None" + CALL)
     assert done.returncode == 1
     assert done.stderr.startswith("error: `upsnet node` needs ROS 2")
+
+
+def test_a_command_without_its_extra():
+    done = upsnet("evaluate", code="import sys; sys.modules['kornia_rs'] = None" + CALL)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: `upsnet evaluate` needs kornia_rs")
+    assert "upsnet_ros[evaluate]" in done.stderr

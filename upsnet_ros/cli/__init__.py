@@ -32,12 +32,15 @@ class Command:
         function: Name of the typer function in that module.
         help: One line for `upsnet --help`.
         ros: Whether the subcommand is a ROS process and takes ``--ros-args``.
+        extra: The extra of setup.py that brings what the subcommand needs beside the package's own
+            requirements.
     """
 
     module: str
     function: str
     help: str
     ros: bool = False
+    extra: str = ""
 
 
 COMMANDS: dict[str, Command] = {
@@ -53,12 +56,17 @@ COMMANDS: dict[str, Command] = {
     "demo": Command(
         "upsnet_ros.cli.demo", "demo", "Play, segment and record, and show the result."
     ),
-    "train": Command("upsnet_ros.cli.train", "train", "Train a network as a settings file says."),
+    "train": Command(
+        "upsnet_ros.cli.train", "train", "Train a network as a settings file says.", extra="train"
+    ),
     "scenes": Command(
         "upsnet_ros.cli.scenes", "scenes", "Draw driving scenes with exact labels, as Cityscapes."
     ),
     "evaluate": Command(
-        "upsnet_ros.cli.evaluate", "evaluate", "Judge predictions: panoptic quality, reports."
+        "upsnet_ros.cli.evaluate",
+        "evaluate",
+        "Judge predictions: panoptic quality, reports.",
+        extra="evaluate",
     ),
     "compare": Command("upsnet_ros.cli.compare", "compare", "Set two evaluations side by side."),
     "bench": Command("upsnet_ros.cli.bench", "bench", "Time every stage of the network."),
@@ -108,9 +116,12 @@ def _register(name: str, command: Command) -> None:
             single.command(name)(getattr(module, command.function))
             single(args=ctx.args, obj=ctx.obj, prog_name=f"upsnet {name}")
         except ModuleNotFoundError as error:
-            if error.name != "rclpy":
-                raise
-            fail(f"`upsnet {name}` needs ROS 2: source its setup.bash, or run `make setup`")
+            if error.name == "rclpy":
+                fail(f"`upsnet {name}` needs ROS 2: source its setup.bash, or run `make setup`")
+            if command.extra and not str(error.name).startswith("upsnet_ros"):
+                install = f"pip install 'upsnet_ros[{command.extra}]'"
+                fail(f"`upsnet {name}` needs {error.name}: {install}, or run `make setup`")
+            raise
 
 
 for _name, _command in COMMANDS.items():
