@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,7 +63,7 @@ def evaluate(
     ] = None,
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that read and judge.", rich_help_panel=_FILES)
-    ] = 2,
+    ] = os.cpu_count() or 1,
     dataset: Annotated[
         str | None, typer.Option(help="cityscapes or coco.", rich_help_panel=_MODEL)
     ] = None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,9 @@ from upsnet_ros.evaluation.maps import PanopticMap, Segments, map_of_frame
 from upsnet_ros.evaluation.measures import EvaluationFrame, Metrics
 from upsnet_ros.evaluation.naming import frame_name, place_in_sequence
 from upsnet_ros.inference.frame import LABEL_DIVISOR, PanopticFrame
+
+#: Samples that lie ready.
+_AHEAD = 2
 
 Predict = Callable[[npt.NDArray[np.uint8]], PanopticFrame]
 
@@ -78,15 +83,28 @@ class ModelFrames:
         return len(self._indices)
 
     def __iter__(self) -> Iterator[EvaluationFrame]:
-        for index in self._indices:
+        for read in self._read_ahead():
             try:
-                sample = self._dataset[index]
+                sample = read.result()
             except DatasetError as error:
                 if not self._allow_missing:
                     raise EvaluationError(str(error)) from error
                 self.notes.append(f"left out: {error}")
                 continue
             yield frame_of(sample, self._predict(sample.image), self._dataset.taxonomy)
+
+    def _read_ahead(self) -> Iterator[Future[Sample]]:
+        """Samples in order, the next ones read while one is segmented: a GPU should not wait."""
+        with ThreadPoolExecutor(1) as reader:  # one: data sets need not be safe for several
+            waiting: deque[Future[Sample]] = deque()
+            try:
+                for index in self._indices:
+                    waiting.append(reader.submit(self._dataset.__getitem__, index))
+                    if len(waiting) > _AHEAD:
+                        yield waiting.popleft()
+                yield from waiting
+            finally:
+                reader.shutdown(cancel_futures=True)
 
 
 def open_dataset(kind: str, root: Path, split: str | None) -> Dataset:
