@@ -53,3 +53,16 @@ def test_what_a_texture_leaves_out_is_not_the_surfaces_unless_it_is_solid() -> N
         assert canvas.surface[30, 20] == 3
         assert (canvas.surface[30, 40] == 3) is np.bool_(solid)
         assert not canvas.color[30, 40].any()
+
+
+def test_what_comes_out_of_the_distance_is_labelled_once_it_is_half_there() -> None:
+    homography = np.array([[40.0, 0, 10], [0, 40, 10], [0, 0, 1]])
+    texture = Texture(np.full((32, 32, 3), 200, np.uint8))
+    for presence in (0.4, 0.6):
+        sheet, face = Canvas(60, 80), Canvas(60, 80)
+        sheet.texture(_outline(homography), homography, texture, 3, presence=presence)
+        face.veil(_outline(homography), (200, 200, 200), presence, 3, presence=presence)
+        for canvas in (sheet, face):
+            assert (canvas.surface[30, 30] == 3) is np.bool_(presence > 0.5)
+            assert canvas.color[30, 30] == pytest.approx(200 * presence, abs=1)
+            assert not canvas.color[5, 5].any()

@@ -86,15 +86,23 @@ class Canvas:
         cv2.polylines(self.color, fixed, closed, color, wide, cv2.LINE_8, _SHIFT)
         cv2.polylines(self.surface, fixed, closed, (surface,), wide, cv2.LINE_8, _SHIFT)
 
-    def veil(self, points: Array, color: Color, share: float, surface: int) -> None:
-        """Fills a convex polygon (N, 2) through which ``1 - share`` of what lies behind shines."""
+    def veil(
+        self, points: Array, color: Color, share: float, surface: int, *, presence: float = 1.0
+    ) -> None:
+        """Fills a convex polygon (N, 2) through which ``1 - share`` of what lies behind shines.
+
+        With a ``presence`` of less than one half the pixels stay those of what lies behind.
+        """
         if len(points) < 3 or not self.meets(points):
             return
         left, top = np.floor(points.min(axis=0)).astype(int).clip(0)
         right, bottom = np.ceil(points.max(axis=0)).astype(int) + 1
         place = (slice(top, min(bottom, self.rows)), slice(left, min(right, self.columns)))
         behind = self.color[place].copy()
+        owners = None if presence >= 0.5 else self.surface[place].copy()
         self.polygon(points, color, surface)
+        if owners is not None:
+            self.surface[place] = owners
         front = self.color[place]
         self.color[place] = cv2.addWeighted(front, share, behind, 1 - share, 0)
 
@@ -108,6 +116,7 @@ class Canvas:
         shade: Color = (1.0, 1.0, 1.0),
         dark: float = 0.0,
         solid: bool = False,
+        presence: float = 1.0,
     ) -> None:
         """Lays a texture on a convex polygon.
 
@@ -119,6 +128,8 @@ class Canvas:
             shade: What the texture's colours are multiplied by, BGR.
             dark: How much of the texture's own light is seen, 0 to 1.
             solid: Whether all pixels belong to the surface; the texture is blended over them then.
+            presence: Less than 1 lets what lies behind shine through, and less than one half leaves
+                the pixels to it.
         """
         if len(outline) < 3:
             return
@@ -147,14 +158,17 @@ class Canvas:
             patch = np.asarray(cv2.scaleAdd(light, dark, patch), np.uint8)
         place = (slice(top, bottom), slice(left, right))
         color = self.color[place]
-        if alpha is not None and solid:
-            share = cv2.bitwise_and(alpha, mask).astype(np.float32) / 255
+        if alpha is not None and not solid:
+            mask &= (np.asarray(alpha, np.uint8) > _OPAQUE).view(np.uint8)
+        if presence < 1 or (alpha is not None and solid):
+            share = mask * np.float32(presence)
+            if alpha is not None and solid:
+                share *= np.asarray(alpha, np.float32) / 255
             color[:] = cv2.blendLinear(color, patch, 1 - share, share)
         else:
-            if alpha is not None:
-                mask &= (np.asarray(alpha, np.uint8) > _OPAQUE).view(np.uint8)
             cv2.copyTo(patch, mask, color)
-        self.surface[place][mask.view(bool)] = surface
+        if presence >= 0.5:
+            self.surface[place][mask.view(bool)] = surface
 
     def meets(self, points: Array, margin: float = 0.0) -> bool:
         """Whether the bounds of ``points`` (N, 2), grown by ``margin``, and the canvas overlap."""

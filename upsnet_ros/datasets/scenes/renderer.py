@@ -35,6 +35,8 @@ SMALLEST_SHARE = 1e-4
 
 _START = 30.0  # where along the street a sequence begins, metres
 _IN_SHADE = 0.25
+_LARGE = frozenset({"house", "tree", "wall", "fence", "hedge"})
+_FADE = 18.0  # metres over which what is large comes out of the distance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,11 +90,15 @@ class World:
             shadows=sun,
             contact=contact,
         )
+        far = s + FAR
         sunny = max(self.weather.sun) > 0
         bounds = np.array([item.bounds for item in items]).reshape(-1, 4)
         for place in back_to_front(bounds, s, stage.path.d):
             item = items[place]
             stage.sunlit = _IN_SHADE if sunny and in_shade(stage, sun, item) else 1.0
+            # What is large would pop up: it comes out of the distance little by little.
+            near = (far - item.bounds[0]) / _FADE
+            stage.presence = min(1.0, near) if item.kind in _LARGE else 1.0
             PAINTERS[item.kind](stage, item)
         image = self._sensor.expose(stage.canvas, number, stage.camera)
         return _labelled(image, stage.canvas)
@@ -123,7 +129,7 @@ class World:
         items = [item for block in blocks for item in block.items]
         items += walkers(blocks, seconds)
         items += traffic(self.street, seconds, s, blocks)
-        near, far = s + 1.2, s + FAR - 2
+        near, far = s + 1.2, s + FAR
         return [item for item in items if item.bounds[1] > near and item.bounds[0] < far]
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 #: How far ahead a street is drawn, metres.
-FAR = 130.0
+FAR = 115.0
 
 _BEHIND = 12.0
 _STEP = 0.5

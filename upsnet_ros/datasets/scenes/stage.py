@@ -98,6 +98,7 @@ class Stage:
         street: The sequence's.
         weather: The sequence's.
         sunlit: How much of the sun reaches what is painted now, 0 to 1.
+        presence: How far what is painted now has come out of the distance, 0 to 1.
         sun: Direction to the sun, of length 1.
     """
 
@@ -107,6 +108,7 @@ class Stage:
     street: Street
     weather: Weather
     sunlit: float = 1.0
+    presence: float = 1.0
     sun: tuple[float, float, float] = field(init=False)
     _poses: dict[int, Pose] = field(init=False, default_factory=dict)
 
@@ -188,6 +190,7 @@ class Stage:
             shade=(blue * gain * tint[0], green * gain * tint[1], red * gain * tint[2]),
             dark=self.weather.dark,
             solid=solid,
+            presence=self.presence,
         )
 
     def face(self, points: Array, color: Color, surface: int, *, gain: float = 1.0) -> None:
@@ -197,7 +200,11 @@ class Stage:
             return
         normal = self._towards_camera(points[1] - points[0], points[2] - points[1], points[0])
         blue, green, red = self.lit(color, normal)
-        self.canvas.polygon(outline, (blue * gain, green * gain, red * gain), surface)
+        shade = (blue * gain, green * gain, red * gain)
+        if self.presence < 1:
+            self.canvas.veil(outline, shade, self.presence, surface, presence=self.presence)
+        else:
+            self.canvas.polygon(outline, shade, surface)
 
     def _towards_camera(self, first: Array, second: Array, point: Array) -> Array:
         """The normal (3,) of a plane along two directions that points to the camera's side."""

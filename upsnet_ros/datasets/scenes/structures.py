@@ -92,16 +92,14 @@ def paint_fence(stage: Stage, item: Item) -> None:
 
 def _enclose(stage: Stage, item: Item, enclosure: Enclosure, label: int) -> None:
     box, top = _box(stage, item), item.height * UP
-    # A texture spans a few metres: a long wall repeats it.
-    count = max(1, round(item.length / enclosure.length))
-    step = (box.far - box.near) / count
+    # A picture spans a few metres: a long wall repeats it.
+    picture = enclosure.picture.repeated(max(1, round(item.length / enclosure.length)))
     if enclosure.solid:
         surface = stage.canvas.surfaces.add(label, stage.depth(box.near))
         end = np.array([box.near, box.near_back, box.near_back + top, box.near + top])
         stage.face(end, enclosure.color, surface, gain=0.85)
-    for place in reversed(range(count)):
-        origin = box.near + step * place + top
-        stage.sheet(origin, step, -top, enclosure.picture, label, tint=item.tint(0.15), solid=True)
+    tint = item.tint(0.15)
+    stage.sheet(box.near + top, box.far - box.near, -top, picture, label, tint=tint, solid=True)
 
 
 def paint_hedge(stage: Stage, item: Item) -> None:
@@ -109,16 +107,14 @@ def paint_hedge(stage: Stage, item: Item) -> None:
     leaves = foliage.hedge(stage.street.split, item.look % foliage.HEDGES)
     box, top = _box(stage, item), item.height * UP
     stage.sheet(box.near_back + top, box.near - box.near_back, -top, leaves, VEGETATION, gain=0.8)
-    count = max(1, round(item.length / (item.height * 4)))
-    step = (box.far - box.near) / count
-    for place in reversed(range(count)):
-        stage.sheet(box.near + step * place + top, step, -top, leaves, VEGETATION)
+    long = leaves.repeated(max(1, round(item.length / (item.height * 4))))
+    stage.sheet(box.near + top, box.far - box.near, -top, long, VEGETATION)
     if item.height < stage.camera.height:
         stage.sheet(
             box.near_back + top,
             box.far_back - box.near_back,
             box.near - box.near_back,
-            leaves,
+            long,
             VEGETATION,
         )
 

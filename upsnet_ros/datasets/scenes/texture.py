@@ -30,12 +30,19 @@ class Texture:
     def __init__(self, image: Image, glow: Image | None = None) -> None:
         self.levels = _pyramid(image)
         self.glow = None if glow is None else _pyramid(glow)
+        self._repeated: dict[int, Texture] = {}
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the image in full."""
         rows, columns = self.levels[0].shape[:2]
         return rows, columns
+
+    def repeated(self, count: int) -> Texture:
+        """The image ``count`` times side by side, without glow."""
+        if count not in self._repeated:
+            self._repeated[count] = Texture(np.tile(self.levels[0], (1, count, 1)))
+        return self._repeated[count]
 
     def level(self, texels_per_pixel: float) -> int:
         """The level that comes nearest to one texel for a pixel, without being coarser by much."""
