@@ -14,7 +14,7 @@ from cityscapesscripts.preparation import createPanopticImgs
 from upsnet_ros import Predictor
 from upsnet_ros.datasets.scenes import DrivingScenes
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
-from upsnet_ros.evaluation.datasets import evaluate_dataset, open_dataset
+from upsnet_ros.evaluation.datasets import ModelFrames, evaluate_dataset, open_dataset
 from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.evaluation import summarise
 from upsnet_ros.evaluation.figures import headline
@@ -154,6 +154,10 @@ def test_a_missing_image_is_named_and_may_be_left_out(root, predictor, tmp_path)
     dataset = open_dataset("cityscapes", copy, None)
     with pytest.raises(EvaluationError, match=r"aachen_000000_000000_leftImg8bit\.png"):
         evaluate_dataset(dataset, predictor)
+    frames = ModelFrames(dataset, predictor, allow_missing=True)
+    names = [frame.name for frame in frames]
+    assert names == ["aachen_000000_000002", "aachen_000001_000001"]
+    assert "aachen_000000_000000_leftImg8bit.png" in frames.notes[0]
 
 
 def test_unknown_kinds_and_empty_roots_are_named(tmp_path) -> None:
