@@ -95,7 +95,7 @@ def _frame(frame: FrameMeasures, result: EvaluationResult) -> dict[str, Any]:
         "name": frame.name,
         "sequence": frame.sequence,
         "number": frame.number,
-        "PQ": frame_quality(frame, result),
+        "PQ": float(counts.quality(result.categories).all[0]),
         "mIoU": float(mean_iou(class_ious(frame.pixels))),
         "tp": int(counts.tp.sum()),
         "fp": int(counts.fp.sum()),
@@ -105,11 +105,6 @@ def _frame(frame: FrameMeasures, result: EvaluationResult) -> dict[str, Any]:
         row["unknown_recall"] = frame.unknown.recall
         row["known_pixels_lost"] = frame.unknown.known_pixels_lost
     return row
-
-
-def frame_quality(frame: FrameMeasures, result: EvaluationResult) -> float:
-    """PQ of one frame over the classes that occur in it."""
-    return float(frame.panoptic.quality(result.categories).all[0])
 
 
 def _unknown(counts: UnknownCounts) -> dict[str, Any]:
