@@ -132,6 +132,9 @@ def load_steps(
         worker_init_fn=_single_threaded,
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
+        # A forked worker would take over locks of OpenCV's and torch's threads; one from a fork
+        # server would live on, with the server, where this process is killed.
+        multiprocessing_context="spawn" if workers else None,
     )
     for items in loader:
         for item in items:

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from upsnet_ros.training.loading import Steps, index_at, seed_at
+from upsnet_ros.training.run_settings import SettingsError
+
+
+def test_every_image_once_an_epoch() -> None:
+    order = [index_at(position, seed=5, count=7) for position in range(21)]
+    for epoch in range(3):
+        assert sorted(order[epoch * 7 : epoch * 7 + 7]) == list(range(7))
+    assert order[:7] != order[7:14]
+    assert order == [index_at(position, seed=5, count=7) for position in range(21)]
+    assert order != [index_at(position, seed=6, count=7) for position in range(21)]
+
+
+def test_seeds_differ() -> None:
+    seeds = {seed_at(position, seed=seed) for position in range(100) for seed in range(3)}
+    assert len(seeds) == 300
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_processes_share_each_step() -> None:
+    whole = list(Steps(range(3, 6), batch_size=4, rank=0, processes=1))
+    assert whole == [[12, 13, 14, 15], [16, 17, 18, 19], [20, 21, 22, 23]]
+    parts = [list(Steps(range(3, 6), batch_size=4, rank=r, processes=2)) for r in range(2)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+    assert Counter(map(len, parts[0])) == {2: 3}
+    with pytest.raises(SettingsError, match="batch_size 5 cannot be shared by 2 processes"):
+        Steps(range(1), batch_size=5, rank=0, processes=2)
