@@ -80,9 +80,13 @@ def hedge(split: str, number: int) -> Texture:
 
 def _picture(color: npt.NDArray[np.float32], alpha: npt.NDArray[np.float32]) -> Texture:
     # Colour bleeds out under the transparent parts, or halved copies would get dark seams.
-    weight = cv2.GaussianBlur(alpha, (0, 0), 6) + 1e-3
-    bled = cv2.GaussianBlur(color * alpha[..., None], (0, 0), 6) / weight[..., None]
-    whole = color * alpha[..., None] + bled * (1 - alpha[..., None])
+    size = alpha.shape[1] // 4, alpha.shape[0] // 4
+    covered = np.dstack([color * alpha[..., None], alpha])
+    small = cv2.resize(covered, size, interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), 2)
+    small = small[..., :3] / (small[..., 3:] + 1e-3)
+    bled = cv2.resize(small, alpha.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    whole = covered[..., :3] + bled * (1 - alpha[..., None])
     return Texture(np.dstack([np.clip(whole, 0, 255), alpha * 255]).astype(np.uint8))
 
 
@@ -98,19 +102,22 @@ def _green(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 def _crown(rng: np.random.Generator, *, slim: bool) -> Gain:
     """How deep each pixel lies inside the crown; outside it is negative."""
-    v, u = np.mgrid[:_ROWS, :_COLUMNS].astype(np.float32)
-    depth = np.full((_ROWS, _COLUMNS), -9.0, np.float32)
+    rows, columns = _ROWS // 2, _COLUMNS // 2  # heaps of leaves are round: half the size will do
+    v, u = np.mgrid[:rows, :columns].astype(np.float32)
+    depth = np.full((rows, columns), -9.0, np.float32)
     low = rng.uniform(0.68, 0.86)
     for _ in range(int(rng.integers(14, 26))):
-        cy = rng.uniform(0.2, low - 0.12) * _ROWS
-        spread = 0.12 if slim else 0.34 * np.sin(np.pi * (cy / _ROWS) / low) ** 0.5
-        cx = (0.5 + rng.uniform(-spread, spread)) * _COLUMNS
-        radius = rng.uniform(0.12, 0.22) * _COLUMNS
-        blob = 1 - np.hypot(u - cx, (v - cy) * 1.1) / radius
+        cy = rng.uniform(0.2, low - 0.12) * rows
+        spread = 0.12 if slim else 0.34 * np.sin(np.pi * (cy / rows) / low) ** 0.5
+        cx = (0.5 + rng.uniform(-spread, spread)) * columns
+        radius = rng.uniform(0.12, 0.22) * columns
+        blob = 1 - np.sqrt((u - cx) ** 2 + ((v - cy) * 1.1) ** 2) / np.float32(radius)
         depth = np.maximum(depth, blob)
-    depth += 0.16 * noise(rng, _ROWS, _COLUMNS, cell=36, octaves=5)
     # No crown touches the picture's edge: it would look cut off.
-    return np.minimum(depth, np.minimum(np.minimum(u, _COLUMNS - 1 - u), v)[...] / 14 - 0.4)
+    edge = np.minimum(np.minimum(u, columns - 1 - u), v) / 7 - 0.4
+    depth = np.minimum(depth, edge)
+    whole = cv2.resize(depth, (_COLUMNS, _ROWS), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(whole, np.float32) + 0.16 * noise(rng, _ROWS, _COLUMNS, cell=36, octaves=5)
 
 
 def _fir(rng: np.random.Generator) -> Gain:
@@ -154,7 +161,8 @@ def _branches(
     *,
     depth: int,
 ) -> None:
-    stack = [(_COLUMNS / 2, float(_ROWS), -np.pi / 2, _ROWS * 0.3, _COLUMNS * 0.05, depth)]
+    length = _ROWS * (0.3 if depth < 8 else 0.22)  # twigs stay within the picture
+    stack = [(_COLUMNS / 2, float(_ROWS), -np.pi / 2, length, _COLUMNS * 0.05, depth)]
     while stack:
         x, y, angle, length, wide, left = stack.pop()
         end = x + np.cos(angle) * length, y + np.sin(angle) * length
