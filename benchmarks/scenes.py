@@ -1,8 +1,8 @@
 """Time how fast driving scenes are drawn and written: python benchmarks/scenes.py --help.
 
 A frame's time is what one process takes; the last row is `upsnet scenes` with several processes,
-from its start to its end. With --processor-time frames are timed by the processor's clock, for machines
-that others use too.
+from its start to its end. With --processor-time frames are timed by the processor's clock, for
+machines that others use too.
 """
 
 from __future__ import annotations

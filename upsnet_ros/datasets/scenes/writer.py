@@ -95,7 +95,8 @@ def write_scenes(job: SceneJob, *, workers: int = 1) -> Iterator[Path]:
 
     Args:
         job: What to write.
-        workers: Number of processes.
+        workers: Number of processes. Scripts that ask for several need the usual
+            ``if __name__ == "__main__"`` around what they do.
 
     Yields:
         The sequence image of each frame once all of the frame's files are there, in any order.
