@@ -136,6 +136,9 @@ class Running:
 def node(probe, start):
     """One node for the tests that need nothing special, active."""
     options = ("--publish-semantic", "--publish-unknown-score", "--unknown-min-area", "1")
+    options += ("--stale-timeout", "3600")  # however busy the machine is
+    # Between two frames of a test anything may happen on a busy machine.
+    options = (*options, "--stale-timeout", "600")
     running = Running(probe, start("node", *RANDOM, *options))
     running.until_state("active")
     return running
@@ -230,10 +233,17 @@ def test_of_a_burst_the_newest_frame_is_answered_and_the_others_are_counted(node
     stamp = (1_700_000_099, 0)
     node.show(camera, image(stamp), lambda: by_stamp(labels, stamp), "an answer on this topic")
     labels.clear()
-    stamps = [(1_700_000_100, number) for number in range(1, 41)]
+    stamps = []
     small = picture()[:24, :32].copy()  # all of them together fit into the transport's buffers
-    for stamp in stamps:
-        camera.publish(image(stamp, small))
+
+    def burst_overtakes_itself():
+        # Again if need be: on a busy machine the transport itself may have let frames go.
+        for _ in range(10):
+            stamps.append((1_700_000_100, len(stamps) + 1))
+            camera.publish(image(stamps[-1], small))
+        return int(node.values("camera")["total_dropped_frames"]) > 0
+
+    node.until(burst_overtakes_itself, "dropped frames in the diagnostics")
     node.until(lambda: by_stamp(labels, stamps[-1]), "an answer to the newest frame")
     order = [one.header.stamp.nanosec for one in labels if one.header.stamp.sec == 1_700_000_100]
     assert 1 <= len(order) < len(stamps)
@@ -242,7 +252,7 @@ def test_of_a_burst_the_newest_frame_is_answered_and_the_others_are_counted(node
     def each_frame_is_accounted_for():
         counts = {key: int(text) for key, text in node.values("camera").items() if "_frames" in key}
         answered, dropped = counts["answered_frames"], counts["total_dropped_frames"]
-        return dropped > 0 and counts["received_frames"] == answered + dropped
+        return counts["received_frames"] == answered + dropped
 
     node.until(each_frame_is_accounted_for, "diagnostics in which each frame has an end")
 
