@@ -66,6 +66,7 @@ def test_cityscapes(tmp_path: Path, images: str) -> None:
         (13, False, (2.0, 10.0, 7.0, 13.0)),
         (13, False, (20.0, 12.0, 29.0, 17.0)),
     ]
+    assert [t.number for t in sample.things] == [None, 1, 2]
     assert sample.unknown is None
 
 

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from upsnet_ros.cli import fail
 from upsnet_ros.datasets.base import DatasetError
@@ -104,17 +105,17 @@ def _progress(trainer: Trainer) -> Iterator[Callable[[Step], None]]:
     if not trainer.world.is_first:
         yield lambda _: None
         return
+    fixed = Column(no_wrap=True)
     columns = (
-        TextColumn("iteration"),
-        MofNCompleteColumn(),
-        BarColumn(bar_width=20),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        MofNCompleteColumn(table_column=fixed),
+        BarColumn(bar_width=10, table_column=fixed),
+        TimeElapsedColumn(table_column=fixed),
+        TextColumn("left", table_column=fixed),
+        TimeRemainingColumn(table_column=fixed),
+        TextColumn("{task.description}", table_column=Column(ratio=1)),
     )
     smooth: dict[str, float] = {}
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
         task = progress.add_task(
             "", total=trainer.settings.schedule.iterations, completed=trainer.iteration
         )
@@ -122,11 +123,12 @@ def _progress(trainer: Trainer) -> Iterator[Callable[[Step], None]]:
         def report(step: Step) -> None:
             for name, value in step.values.items():
                 smooth[name] = smooth.get(name, value) * (1 - _SMOOTHING) + value * _SMOOTHING
-            shown = " ".join(f"{name} {smooth[name]:.3g}" for name in LOSSES if name in smooth)
+            parts = " ".join(f"{name} {smooth[name]:.3g}" for name in LOSSES if name in smooth)
+            total = f"[bold]loss {smooth['total']:.3f}[/bold]"
             progress.update(
                 task,
                 completed=step.iteration + 1,
-                description=f"[bold]loss {smooth['total']:.3f}[/bold] {shown} rate {step.rate:.2g}",
+                description=f"{total}: {parts} rate {step.rate:.2g}",
             )
 
         yield report

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -29,12 +30,15 @@ class Thing:
         box: (x1, y1, x2, y2) in pixels of the image, corners inclusive.
         shape: Its pixels.
         crowd: Whether it stands for a group whose members were not told apart.
+        number: Its number among the objects of its class, kept through a sequence, where the data
+            set has such.
     """
 
     semantic_id: int
     box: tuple[float, float, float, float]
     shape: Shape
     crowd: bool = False
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,7 +89,11 @@ def thing_of_mask(mask: npt.NDArray[np.bool_], semantic_id: int, *, crowd: bool 
 
 
 def things_of_map(
-    ids: npt.NDArray[np.int32], classes: dict[int, int], *, crowds: frozenset[int] = frozenset()
+    ids: npt.NDArray[np.int32],
+    classes: Mapping[int, int],
+    *,
+    crowds: frozenset[int] = frozenset(),
+    numbers: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[Thing, ...]:
     """Cut a map of object ids (H, W) into objects, in the order of their ids.
 
@@ -93,6 +101,7 @@ def things_of_map(
         ids: Id of the object at each pixel; ids that ``classes`` lacks are skipped.
         classes: ``semantic_id`` of each object id.
         crowds: The ids that stand for groups.
+        numbers: `Thing.number` of ids that have one.
     """
     wanted = np.isin(ids, list(classes))
     if not wanted.any():
@@ -116,17 +125,7 @@ def things_of_map(
                 box=shape.bounds,
                 shape=shape,
                 crowd=object_id in crowds,
+                number=numbers.get(object_id),
             )
         )
     return tuple(things)
-
-
-def existing(path: Path) -> Path:
-    """Return the path if there is such a file.
-
-    Raises:
-        DatasetError: There is none.
-    """
-    if not path.is_file():
-        raise DatasetError(f"there is no file {path}")
-    return path

@@ -85,11 +85,12 @@ def sample_of_ids(
         if info is not None and info.is_thing:
             objects[value] = info.semantic_id
     groups = frozenset(value for value in objects if value < _INSTANCES)
+    numbers = {value: value % _INSTANCES for value in objects if value not in groups}
     return Sample(
         name=name,
         image=image,
         semantic=semantic,
-        things=things_of_map(ids, objects, crowds=groups),
+        things=things_of_map(ids, objects, crowds=groups, numbers=numbers),
         unknown=unknown,
     )
 
