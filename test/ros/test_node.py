@@ -26,6 +26,7 @@ ARGUMENTS = (
     "scale:=64",
     "device:=cpu",
     "diagnostics_period:=0.1",
+    "stale_timeout:=3600.0",  # however busy the machine is
 )
 
 
