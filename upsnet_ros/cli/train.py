@@ -91,7 +91,15 @@ def _trainer(run: RunSettings, *, out: Path, world: World, resume: bool) -> Trai
 def _announce(trainer: Trainer) -> None:
     """Say on stderr what the weights to start from lacked, in the first process."""
     start = trainer.start
-    if start is None or not trainer.world.is_first or trainer.settings.start.kind == "nothing":
+    if start is None or not trainer.world.is_first:
+        return
+    if trainer.settings.start.kind == "nothing":
+        if trainer.settings.batch_norm == "frozen" or trainer.settings.frozen_stages:
+            typer.echo(
+                "warning: starting from nothing with frozen layers, which stay as drawn; set"
+                " batch_norm=trained and frozen_stages=0",
+                err=True,
+            )
         return
     for names, what in ((start.drawn, "drawn at random"), (start.unused, "not used")):
         modules = sorted({name.rpartition(".")[0] for name in names})

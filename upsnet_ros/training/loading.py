@@ -7,6 +7,7 @@ whether the run was interrupted before it.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import cast
@@ -22,6 +23,9 @@ from upsnet_ros.training.augment import augment
 from upsnet_ros.training.prepare import Prepared, prepare
 from upsnet_ros.training.run_settings import SettingsError
 from upsnet_ros.training.settings import AugmentSettings, Quirks
+
+#: A batch of 16 has some 200 tensors, and each worker holds two batches ready.
+_OPEN_FILES = 65536
 
 
 @lru_cache(maxsize=2)
@@ -116,6 +120,17 @@ def _as_list(items: Sequence[Prepared | DatasetError]) -> list[Prepared | Datase
     return list(items)
 
 
+def _allow_open_files() -> None:
+    """Raise this process's limit of open files as far as it may; workers inherit it.
+
+    Every tensor that comes from a worker is an open file until it is freed.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def load_steps(
     images: TrainingImages, steps: Steps, *, workers: int, pin_memory: bool
 ) -> Iterator[list[Prepared]]:
@@ -124,6 +139,8 @@ def load_steps(
     Raises:
         DatasetError: An image cannot be read.
     """
+    if workers:
+        _allow_open_files()
     loader = DataLoader(
         images,
         batch_sampler=steps,
