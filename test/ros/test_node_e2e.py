@@ -251,8 +251,8 @@ def test_of_a_burst_the_newest_frame_is_answered_and_the_others_are_counted(node
 
     def each_frame_is_accounted_for():
         counts = {key: int(text) for key, text in node.values("camera").items() if "_frames" in key}
-        answered, dropped = counts["answered_frames"], counts["total_dropped_frames"]
-        return counts["received_frames"] == answered + dropped
+        ends = ("answered_frames", "total_dropped_frames", "rejected_frames", "failed_frames")
+        return counts["received_frames"] == sum(counts[end] for end in ends)
 
     node.until(each_frame_is_accounted_for, "diagnostics in which each frame has an end")
 
