@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from upsnet_ros.network.anchors import base_anchors, grid_anchors
+from upsnet_ros.network.fpn import STRIDES as FPN_STRIDES
 
 
-@pytest.mark.parametrize("stride", [4, 8, 16, 32, 64])
+@pytest.mark.parametrize("stride", FPN_STRIDES)
 def test_base_anchors_are_the_original_ones(unit_ops: Any, stride: int) -> None:
     assert base_anchors(stride).tolist() == unit_ops[f"anchors_{stride}"].tolist()
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import parity_folder
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from upsnet_ros.network.mask_removal import remove_hidden_masks
 from upsnet_ros.network.panoptic_logits import mask_term
 
 
-@pytest.mark.parametrize("case", ["r0", "r1", "r2", "r3", "none", "allneg"])
+@pytest.mark.parametrize("case", parity_folder.names("mr_", "_boxes"))
 def test_as_the_original(unit_ops: Any, case: str) -> None:
     def recorded(name: str) -> torch.Tensor:
         return torch.from_numpy(unit_ops[f"mr_{case}_{name}"])

@@ -24,7 +24,7 @@ def test_terms_as_the_original(unit_ops: Any) -> None:
     cut = segment_term(boxes, classes, semantic, 11)
     np.testing.assert_allclose(cut, unit_ops["st_inst"][0], atol=1e-6)
     masks = torch.from_numpy(unit_ops["mt_logit"])[:, 0]
-    pasted = mask_term(boxes, masks, (40, 56))
+    pasted = mask_term(boxes, masks, semantic.shape[1:])
     np.testing.assert_allclose(pasted, unit_ops["mt_out"][0], atol=1e-5)
 
 

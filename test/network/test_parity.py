@@ -1,21 +1,19 @@
 """Parity with the original network on every case of a folder of recorded results.
 
-`UPSNET_PARITY_DIR` names the folder (layout: test/parity/README.md); by default test/parity. The
-original computed the cases on a CPU; weights and images are made anew from their rules.
+`UPSNET_PARITY_DIR` names the folder; by default test/parity. The original computed the cases on a
+CPU; weights and images are made anew from their rules.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+import parity_folder
 import pytest
 import torch
 from torch import Tensor
@@ -29,22 +27,13 @@ from upsnet_ros.network.panoptic_head import UNKNOWN, Grid, PanopticHead
 from upsnet_ros.network.panoptic_logits import mask_term, panoptic_logits, segment_term
 from upsnet_ros.network.segments import Segments, unify
 
-PARITY = Path(os.environ.get("UPSNET_PARITY_DIR", Path(__file__).parents[1] / "parity"))
 CASES = sorted(
     path
-    for path in (PARITY / "cases").glob("*.npz")
+    for path in (parity_folder.FOLDER / "cases").glob("*.npz")
     if not path.name.startswith(("train_", "unit_"))
 )
 SAMPLE_TOLERANCE = 1e-3
 BOX_TOLERANCE = 0.01
-
-
-def _module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, PARITY / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass
@@ -53,6 +42,7 @@ class Run:
 
     want: Any
     meta: dict[str, Any]
+    weights_checksum: int
     geometry: Geometry
     samples: dict[str, Tensor]
     proposals: Tensor
@@ -72,7 +62,7 @@ class Run:
     segments: Segments
     network: UPSNet
     image: Tensor
-    extra: dict[str, Any] = field(default_factory=dict)
+    dense: Tensor
 
 
 @lru_cache(maxsize=1)
@@ -80,13 +70,11 @@ def _run(path: Path) -> Run:
     want = np.load(path)
     meta = json.loads(str(want["meta_json"]))
     variant = get_variant(meta["variant"])
-    table = PARITY / f"state_dict_{meta['variant']}.tsv"
-    arrays = _module("make_weights").make_state_dict(table, meta["seed"], meta.get("overrides", []))
-    tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()}
+    tensors, checksum = parity_folder.weights(meta)
     network = UPSNet(variant).eval()
     load_state_dict(network, tensors, source=path.name)
 
-    pixels = _module("make_images").make_image(meta["src_h"], meta["src_w"], meta["seed"])
+    pixels = parity_folder.image(meta)
     geometry = Geometry.of(pixels.shape[:2], scale=meta["target"], max_size=meta["max_size"])
     image = preprocess(upload(pixels, torch.device("cpu")), geometry, dtype=torch.float32)
     limits = {
@@ -167,6 +155,7 @@ def _run(path: Path) -> Run:
     return Run(
         want=want,
         meta=meta,
+        weights_checksum=checksum,
         geometry=geometry,
         samples=samples,
         proposals=proposals,
@@ -186,7 +175,7 @@ def _run(path: Path) -> Run:
         segments=segments,
         network=network,
         image=image,
-        extra={"dense": dense},
+        dense=dense,
     )
 
 
@@ -211,22 +200,13 @@ def _match(got: Tensor, want: np.ndarray) -> np.ndarray:
 
 
 def test_there_are_cases() -> None:
-    assert CASES, f"no cases in {PARITY}"
+    assert CASES, f"no cases in {parity_folder.FOLDER}"
 
 
-def test_weights_are_those_of_the_case(run: Run) -> None:
-    """The rule must have made the same weights and the same image, or nothing below counts."""
-    path = PARITY / "cases" / f"{run.meta['name']}.npz"
-    arrays = _module("make_weights").make_state_dict(
-        PARITY / f"state_dict_{run.meta['variant']}.tsv",
-        run.meta["seed"],
-        run.meta.get("overrides", []),
-    )
-    assert _module("make_weights").checksum(arrays) == run.meta["weights_checksum"], path
-    np.testing.assert_array_equal(
-        _module("make_images").make_image(run.meta["src_h"], run.meta["src_w"], run.meta["seed"]),
-        run.want["image"],
-    )
+def test_inputs_are_those_of_the_case(run: Run) -> None:
+    """The rules must have made the same weights and image, or nothing below counts."""
+    assert run.weights_checksum == run.meta["weights_checksum"]
+    np.testing.assert_array_equal(parity_folder.image(run.meta), run.want["image"])
 
 
 def test_geometry(run: Run) -> None:
@@ -309,7 +289,7 @@ def test_panoptic_and_semantic_maps(run: Run) -> None:
 
 
 def test_tiled_head_is_the_argmax_of_the_definition(run: Run) -> None:
-    dense = run.extra["dense"]
+    dense = run.dense
     ids = dense.argmax(dim=0)
     ids[ids == len(dense) - 1] = UNKNOWN
     assert (ids == run.panoptic).float().mean() >= 0.9999

@@ -21,9 +21,10 @@ def _tiny_dcn() -> Variant:
 
 @pytest.mark.parametrize("variant", [_tiny_dcn(), get_variant("cityscapes-r18")])
 def test_folding_changes_nothing(variant: Variant) -> None:
-    backbone = ResNet(variant)
+    # In float64, where rounding cannot grow into something through displaced samples.
+    backbone = ResNet(variant).double()
     draw_weights_(backbone, seed=3)
-    image = torch.randn(1, 3, 64, 96) * 50
+    image = torch.randn(1, 3, 64, 96, dtype=torch.float64) * 50
     with torch.inference_mode():
         before = backbone(image)
         fold_batch_norm_(backbone)
@@ -31,7 +32,7 @@ def test_folding_changes_nothing(variant: Variant) -> None:
     assert not any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
     for x, y, stride in zip(before, after, (4, 8, 16, 32), strict=True):
         assert x.shape[2:] == (64 // stride, 96 // stride)
-        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
 
 
 def test_batch_norm_stays_frozen_in_training() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import parity_folder
 import pytest
 import torch
 
@@ -23,8 +24,8 @@ def _unify(panoptic: Any, semantic: Any, classes: Any, limit: int = 0) -> Segmen
     )
 
 
-@pytest.mark.parametrize("case", range(6))
-def test_as_the_original(unit_ops: Any, case: int) -> None:
+@pytest.mark.parametrize("case", parity_folder.names("un_", "_pan"))
+def test_as_the_original(unit_ops: Any, case: str) -> None:
     got = _unify(
         unit_ops[f"un_{case}_pan"],
         unit_ops[f"un_{case}_seg"],

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
-
+import parity_folder
 import pytest
 import torch
 
@@ -11,8 +10,9 @@ OFFICIAL = [name for name in VARIANTS if name != "cityscapes-r18"]
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_names_and_shapes_are_the_official_ones(parity: Path, name: str) -> None:
-    rows = (parity / f"state_dict_{name.replace('-', '_')}.tsv").read_text().splitlines()[1:]
+def test_names_and_shapes_are_the_official_ones(name: str) -> None:
+    table = parity_folder.OURS / f"state_dict_{name.replace('-', '_')}.tsv"
+    rows = table.read_text().splitlines()[1:]
     want = {}
     for row in rows:
         key, shape, dtype, kind = row.split("\t")
