@@ -232,8 +232,9 @@ def test_frozen_stages_do_not_learn(content: dict[str, Any], tmp_path: Path) -> 
 
 def test_command_says_what_is_wrong(content: dict[str, Any], tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
-    config.write_text(yaml.safe_dump(content | {"batch_size": 3}))
-    process = run_command(config, tmp_path / "run", processes=2)
+    config.write_text(yaml.safe_dump(content))
+    process = run_command(config, tmp_path / "run", "--set", "batch_size=0")
     _, errors = process.communicate(timeout=240)
-    assert process.returncode != 0
-    assert "error: batch_size 3 cannot be shared by 2 processes equally" in errors
+    assert process.returncode == 1
+    assert "run.yaml: batch_size: Input should be greater than or equal to 1" in errors
+    assert "Traceback" not in errors
