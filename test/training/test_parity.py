@@ -30,8 +30,10 @@ from upsnet_ros.network import UPSNet, get_variant
 from upsnet_ros.network.checkpoint import load_state_dict
 from upsnet_ros.network.panoptic_logits import mask_term, segment_term
 from upsnet_ros.training.choices import Purpose
+from upsnet_ros.training.features import compute_features
+from upsnet_ros.training.image_losses import ImageLosses
 from upsnet_ros.training.losses import IGNORED_PIXEL
-from upsnet_ros.training.objective import ImageLosses, compute_features, total_loss
+from upsnet_ros.training.objective import total_loss
 from upsnet_ros.training.optimizer import freeze_stages
 from upsnet_ros.training.panoptic_targets import panoptic_target
 from upsnet_ros.training.prepare import MASK_SIZE, Prepared, prepare
