@@ -7,18 +7,15 @@ and the original's random choices are played back.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+import parity_folder
 import pytest
 import torch
 from torch import Tensor
@@ -41,8 +38,7 @@ from upsnet_ros.training.roi_targets import RegionTargets, mask_targets
 from upsnet_ros.training.rpn_targets import RPNTargets
 from upsnet_ros.training.settings import LossSettings, Quirks, TargetSettings
 
-PARITY = Path(os.environ.get("UPSNET_PARITY_DIR", Path(__file__).parents[1] / "parity"))
-CASES = sorted((PARITY / "cases").glob("train_*.npz"))
+CASES = sorted((parity_folder.FOLDER / "cases").glob("train_*.npz"))
 STRIDES = (4, 8, 16, 32, 64)
 LOSS_NAMES = {
     "rpn_class": "rpn_cls_loss",
@@ -86,21 +82,13 @@ class Playback:
         return not any(self.records.values())
 
 
-def _module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, PARITY / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # make_labels imports make_images
-    spec.loader.exec_module(module)
-    return module
-
-
 @dataclass
 class Run:
     """One case: what the original recorded, and what we compute."""
 
     want: Any
     meta: dict[str, Any]
+    checksum: int
     image: Prepared
     network: UPSNet
     proposals: Tensor
@@ -121,9 +109,12 @@ def _sample(want: Any, meta: dict[str, Any], num_stuff: int) -> Sample:
         box = (x, y, x + max(w - 1, 0), y + max(h - 1, 0))
         shape = Polygons.of([instance["poly"]])
         things.append(Thing(semantic_id=num_stuff - 1 + instance["cls"], box=box, shape=shape))
-    pixels = _module("make_images").make_image(meta["src_h"], meta["src_w"], meta["seed"])
-    semantic = want["seg_gt_src"]
-    return Sample(name=meta["name"], image=pixels, semantic=semantic, things=tuple(things))
+    return Sample(
+        name=meta["name"],
+        image=parity_folder.image(meta),
+        semantic=want["seg_gt_src"],
+        things=tuple(things),
+    )
 
 
 def _geometry(want: Any, meta: dict[str, Any]) -> Geometry:
@@ -144,10 +135,8 @@ def _run(path: Path) -> Run:
     want = np.load(path)
     meta = json.loads(str(want["meta_json"]))
     variant = get_variant(meta["variant"])
-    table = PARITY / f"state_dict_{meta['variant']}.tsv"
-    arrays = _module("make_weights").make_state_dict(table, meta["seed"], meta.get("overrides", []))
     network = UPSNet(variant)
-    tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()}
+    tensors, checksum = parity_folder.weights(meta)
     load_state_dict(network, tensors, source=path.name)
     freeze_stages(network, 2)
 
@@ -208,6 +197,7 @@ def _run(path: Path) -> Run:
     return Run(
         want=want,
         meta=meta,
+        checksum=checksum,
         image=image,
         network=network,
         proposals=parts.propose(),
@@ -238,25 +228,18 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 def test_there_are_cases() -> None:
-    assert CASES, f"no training cases in {PARITY}"
+    assert CASES, f"no training cases in {parity_folder.FOLDER}"
 
 
 def test_labels_and_weights_are_those_of_the_case(run: Run) -> None:
     """The rules must have made the same inputs, or nothing below counts."""
-    arrays = _module("make_weights").make_state_dict(
-        PARITY / f"state_dict_{run.meta['variant']}.tsv",
-        run.meta["seed"],
-        run.meta.get("overrides", []),
-    )
-    assert _module("make_weights").checksum(arrays) == run.meta["weights_checksum"]
-    height, width, seed = run.meta["src_h"], run.meta["src_w"], run.meta["seed"]
-    image = _module("make_images").make_image(height, width, seed)
-    np.testing.assert_array_equal(image, run.want["image"])
+    assert run.checksum == run.meta["weights_checksum"]
+    np.testing.assert_array_equal(parity_folder.image(run.meta), run.want["image"])
     variant, recorded = run.network.variant, json.loads(str(run.want["instances_json"]))
-    semantic, instances = _module("make_labels").make_labels(
-        height,
-        width,
-        seed,
+    semantic, instances = parity_folder.rule("make_labels").make_labels(
+        run.meta["src_h"],
+        run.meta["src_w"],
+        run.meta["seed"],
         num_things=variant.num_classes - 1,
         num_stuff=variant.num_stuff,
         n_inst=len(recorded),
@@ -379,8 +362,8 @@ def test_gradient_norms(run: Run) -> None:
 
 
 def test_panoptic_target_of_recorded_operands() -> None:
-    """The operator alone, on random labels and masks, with and without the unknown channel."""
-    want = np.load(PARITY / "cases" / "unit_ops.npz")
+    """The operator alone, on random labels and masks."""
+    want = parity_folder.unit_ops()
     kept = torch.from_numpy(want["mm_keep"])
     masks = torch.from_numpy(want["mm_mask"])[kept]
     got = panoptic_target(torch.from_numpy(want["mm_seg"])[0], masks, num_stuff=11)
