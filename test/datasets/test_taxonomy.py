@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -86,3 +88,8 @@ def test_a_taxonomy_out_of_order_is_refused() -> None:
     with pytest.raises(ValueError, match="unique and positive"):
         twin = ClassInfo(id=7, name="street", is_thing=False, color=(2, 2, 2), semantic_id=1)
         Taxonomy("double", (stuff, twin))
+
+
+def test_goes_to_other_processes_after_use() -> None:
+    assert CITYSCAPES.by_id[26].name == "car"
+    assert pickle.loads(pickle.dumps(CITYSCAPES)) == CITYSCAPES

@@ -61,6 +61,10 @@ class Taxonomy:
         """Number of classes, stuff and things."""
         return len(self.classes)
 
+    def __reduce__(self) -> tuple[type[Taxonomy], tuple[str, tuple[ClassInfo, ...]]]:
+        """Pickle what it is made of; what is cached cannot be pickled, and need not be."""
+        return Taxonomy, (self.name, self.classes)
+
     @cached_property
     def num_stuff(self) -> int:
         """Number of stuff classes; the first thing has this ``semantic_id``."""

@@ -142,11 +142,11 @@ class Camera:
     def failed(self, error: Exception) -> None:
         """Reports that a frame's inference raised; called in the worker's thread."""
         reason = f"{type(error).__name__}: {first_line(error)}"
-        self.statistics.failed(reason)
         self._node.get_logger().error(
             f"{self.topic}: a frame was not segmented: {reason}",
             throttle_duration_sec=_LOG_SECONDS,
         )
+        self.statistics.failed(reason)
 
     def _on_image(self, message: Any) -> None:
         now = time.monotonic()
@@ -164,7 +164,7 @@ class Camera:
             self.statistics.dropped()
 
     def _reject(self, error: ImageError) -> None:
-        self.statistics.rejected(str(error))
         self._node.get_logger().warning(
             f"{self.topic}: image rejected: {error}", throttle_duration_sec=_LOG_SECONDS
         )
+        self.statistics.rejected(str(error))
