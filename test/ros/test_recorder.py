@@ -203,8 +203,8 @@ def test_a_silent_node_is_named(start: Any, tmp_path: Path) -> None:
 
 
 def test_a_missing_topic_is_named(street: Street, start: Any, tmp_path: Path) -> None:
-    recorder = start(
-        *("record", "--out", str(tmp_path), "--namespace", street.namespace, "--timeout", "3"),
+    recorder = start(  # the timeout has to leave time for discovery on a busy machine
+        *("record", "--out", str(tmp_path), "--namespace", street.namespace, "--timeout", "10"),
         *("--image-reliability", "reliable"),
     )
     street.wait_for_recorder(recorder)
