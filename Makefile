@@ -21,13 +21,21 @@ cmake_args := -DPython3_EXECUTABLE=$(bin)/python -DCMAKE_PROJECT_INCLUDE=$(CURDI
 export PATH := $(bin):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench colcon clean
+.PHONY: same-python help setup test lint format demo bench colcon clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=python3.12 VENV=.venv TORCH_INDEX=https://... SOURCE=my_frames/ OUT=demo_output"
 
 setup: $(stamps)/package $(stamps)/messages $(stamps)/dev  ## Make the environment: dependencies, messages, this package
+
+# An environment keeps the interpreter that made it; say so rather than ignore another PYTHON.
+ifneq ($(PYTHON),python3)
+setup: | same-python
+same-python: $(bin)/python
+	@test "$$($(PYTHON) -V)" = "$$($< -V)" || \
+	    { echo "error: $(VENV) is of $$($< -V), not $(PYTHON): name another VENV=, or remove it" >&2; exit 1; }
+endif
 
 # One stamp a step, so that a changed file repeats only what depends on it.
 $(bin)/python:
