@@ -13,7 +13,7 @@ setup(
     # lose to the folder of generated messages in site-packages (see upsnet_ros/__init__.py).
     package_dir={"": "."},
     packages=find_packages(include=["upsnet_ros", "upsnet_ros.*"]),
-    package_data={"upsnet_ros": ["py.typed", "evaluation/report/page.*"]},
+    package_data={"upsnet_ros": ["py.typed", "evaluation/report/page.*", "weights/*"]},
     # Ranges; requirements/*.txt pin what is tested. No ROS package is named here or in an extra:
     # rclpy and the messages come from the ROS install, or from the wheels of requirements/ros.txt.
     install_requires=[

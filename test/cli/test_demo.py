@@ -51,7 +51,7 @@ def test_a_drawn_street_is_segmented_and_recorded(tmp_path: Path) -> None:
         timeout=SECONDS,
     )
     assert result.returncode == 0, result.stderr
-    assert "random ones are used" in result.stderr
+    assert "The weights are those that ship" in result.stderr
     assert "3 frames; image to answer: p50" in result.stdout
     assert "; 0 lost" in result.stdout
     assert "3 label images" in result.stdout

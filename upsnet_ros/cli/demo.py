@@ -25,6 +25,7 @@ from upsnet_ros.ros.transport import (
     private_environment,
     shared_memory_profile,
 )
+from upsnet_ros.weights import shipped_weights
 
 _FORMS = {
     "cityscapes_instance_ids": "16-bit, stuff: id, things: id * 1000 + k (k from 1)",
@@ -52,7 +53,11 @@ def demo(
         int, typer.Option(help="Short side in pixels at which the network runs; 0: the variant's.")
     ] = 256,
     weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Trained weights. Not given: random ones.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Trained weights. Not given: those that ship for the variant, or random ones.",
+        ),
     ] = None,
     timeout: Annotated[
         float, typer.Option(help="Seconds to wait for the node to start, and for each frame.")
@@ -62,10 +67,16 @@ def demo(
     # Ends the other processes on SIGTERM too, on the way out of the `with` below.
     signal.signal(signal.SIGTERM, _exit_on_signal)
     console = Console(stderr=True)
+    named, weights = weights, weights or shipped_weights(variant)
     if weights is None:
         console.print(
-            "[yellow]No trained weights were named, so random ones are used: the labels below "
+            f"[yellow]No weights ship for {variant}, so random ones are used: the labels below "
             "show the machinery at work and mean nothing. --weights FILE takes trained ones."
+        )
+    elif named is None:
+        console.print(
+            "The weights are those that ship: a first, short training on drawn streets, "
+            "good for a look. --weights FILE takes others."
         )
     try:
         if source is None:
