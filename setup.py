@@ -21,6 +21,7 @@ setup(
         "opencv-python-headless>=4.9",
         "rich>=13",
         "safetensors>=0.4",
+        "scipy>=1.8",
         "torch>=2.6",
         "torchvision>=0.21",
         "typer>=0.12",

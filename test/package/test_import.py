@@ -60,6 +60,7 @@ def test_message_fields():
         "class_id": "uint16",
         "class_name": "string",
         "instance_id": "uint16",
+        "track_id": "uint32",
         "score": "float",
         "roi": "sensor_msgs/RegionOfInterest",
         "area": "uint32",

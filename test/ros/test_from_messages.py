@@ -39,7 +39,14 @@ def frame() -> PanopticFrame:
     unknown[5, :4] = True
     box = (2, 1, 4, 3)
     car = Instance(
-        id=26001, class_id=26, class_name="car", score=0.75, box=box, detection_box=box, area=9
+        id=26001,
+        class_id=26,
+        class_name="car",
+        score=0.75,
+        box=box,
+        detection_box=box,
+        area=9,
+        track_id=70_000,
     )
     road = StuffSegment(id=7, class_id=7, class_name="road", box=(0, 0, 9, 4), area=41)
     return PanopticFrame(labels=labels, unknown=unknown, instances=(car,), stuff=(road,))

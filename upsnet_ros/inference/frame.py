@@ -26,6 +26,8 @@ class Instance:
         detection_box: The box head's (x1, y1, x2, y2) in input pixels, float, inclusive corners;
             it covers the whole object, also the part that others hide.
         area: Number of pixels in ``labels`` that carry ``id``.
+        track_id: Number from 1 that the thing keeps from frame to frame, while ``id`` is of this
+            frame alone; 0 where tracking is off.
     """
 
     id: int
@@ -35,6 +37,7 @@ class Instance:
     box: tuple[int, int, int, int]
     detection_box: tuple[float, float, float, float]
     area: int
+    track_id: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

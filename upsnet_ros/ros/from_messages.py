@@ -72,6 +72,7 @@ def frame_from_messages(
                 box=_box(message.roi),
                 detection_box=_box(message.roi),
                 area=message.area,
+                track_id=message.track_id,
             )
             for message in instances.instances
         ),

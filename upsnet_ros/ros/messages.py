@@ -144,6 +144,7 @@ def _segment(segment: Instance | StuffSegment, mask: npt.NDArray[np.uint32]) -> 
         class_id=segment.class_id,
         class_name=segment.class_name,
         instance_id=segment.id % LABEL_DIVISOR if is_thing else 0,
+        track_id=segment.track_id if isinstance(segment, Instance) else 0,
         score=segment.score if isinstance(segment, Instance) else 1.0,
         roi=_roi(x1, y1, x2 - x1 + 1, y2 - y1 + 1),
         area=segment.area,
