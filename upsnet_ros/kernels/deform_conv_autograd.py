@@ -26,7 +26,8 @@ def sample_and_multiply(
 ) -> Tensor:
     """Convolve as `deform_conv2d` does, in operators that torch can differentiate.
 
-    Half precision is computed in float32: torch sums rows of half precision slowly.
+    Half precision is sampled in float32, since torch sums rows of half precision slowly, and
+    multiplied as it is, as a convolution is.
 
     Args:
         input: (N, C, H, W).
@@ -39,31 +40,27 @@ def sample_and_multiply(
     Returns:
         (N, O, H', W') in the dtype of ``input``.
     """
-    exact = torch.promote_types(input.dtype, torch.float32)
     with torch.autocast("cpu", enabled=False):
-        output = _sample_and_multiply(
-            input.to(exact),
-            offset.to(exact),
-            weight.to(exact),
-            None if bias is None else bias.to(exact),
-            corners=corners,
-        )
-    return output.to(input.dtype)
+        samples = _sample(input, offset, corners=corners).to(input.dtype)
+        matrix = weight.permute(2, 3, 1, 0).flatten(0, 2).to(input.dtype)
+        if bias is None:
+            output = samples @ matrix
+        else:
+            output = torch.addmm(bias.to(input.dtype), samples, matrix)
+    batch, _, height, width = offset.shape
+    return output.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _sample_and_multiply(
-    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, *, corners: Corners
-) -> Tensor:
+def _sample(input: Tensor, offset: Tensor, *, corners: Corners) -> Tensor:
+    """Return the samples (N * H' * W', taps * C), at least float32."""
+    exact = torch.promote_types(input.dtype, torch.float32)
+    input, offset = input.to(exact), offset.to(exact)
     batch, channels, *size = input.shape
-    height, width = offset.shape[2:]
     pixels, shares = zip(*(corners(image) for image in offset), strict=True)
     # One table of the pixels of all images, so that one call samples them all.
     first = torch.arange(batch, dtype=torch.int32) * (size[0] * size[1])
     numbers = torch.cat([own + start for own, start in zip(pixels, first, strict=True)])
     table = input.permute(0, 2, 3, 1).reshape(-1, channels)
-    samples = F.embedding_bag(
-        numbers, table, per_sample_weights=torch.cat(shares), mode="sum"
-    ).view(batch * height * width, -1)
-    matrix = weight.permute(2, 3, 1, 0).reshape(samples.shape[1], -1)
-    output = samples @ matrix if bias is None else torch.addmm(bias, samples, matrix)
-    return output.view(batch, height, width, -1).permute(0, 3, 1, 2)
+    samples = F.embedding_bag(numbers, table, per_sample_weights=torch.cat(shares), mode="sum")
+    height, width = offset.shape[2:]
+    return samples.view(batch * height * width, -1)
