@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from upsnet_ros.cli import main
-from upsnet_ros.cli.node import ros_arguments
+from upsnet_ros.cli.node_options import ros_arguments
 from upsnet_ros.ros.settings import parameters
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
-from rclpy.subscription import Subscription
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 
 from upsnet_ros.inference.recording import Recording, RecordingSettings, check_folder
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
+from upsnet_ros.ros.arrival import with_arrival
 from upsnet_ros.ros.from_messages import taxonomy_from_message
 from upsnet_ros.ros.recording_thread import RecordingThread
 from upsnet_ros.ros.stamp_join import StampJoiner
@@ -27,9 +27,6 @@ __all__ = ["Recorder", "RecorderError", "RecorderSettings"]
 _IMAGE = "image"
 _ANSWERS = {"labels": Image, "instances": PanopticInstanceArray, "unknown_mask": Image}
 _POLL_SECONDS = 0.1
-
-# From Jazzy on a callback can learn when DDS received the message; a busy executor calls later.
-_TELLS_ARRIVAL = hasattr(Subscription, "CallbackType")
 
 
 class RecorderError(RuntimeError):
@@ -197,10 +194,10 @@ class Recorder(Node):
         )
 
     def _collector(self, topic: str) -> Callable[..., None]:
-        def collect(message: Any, received: float) -> None:
+        def collect(message: Any, received_ns: int) -> None:
             self._images += topic == _IMAGE
             stamp_ns = Time.from_msg(message.header.stamp).nanoseconds
-            joined = self._joiner.add(topic, stamp_ns, message, received=received)
+            joined = self._joiner.add(topic, stamp_ns, message, received=received_ns / 1e9)
             if joined is None or self._accepted == self._settings.count:
                 return
             if self._writer.offer(joined):
@@ -208,13 +205,7 @@ class Recorder(Node):
             else:
                 self._overrun += 1
 
-        def collect_with_info(message: Any, info: Any) -> None:
-            # 0 where the middleware does not tell.
-            collect(message, info["received_timestamp"] / 1e9 or time.time())
-
-        if _TELLS_ARRIVAL:
-            return collect_with_info
-        return lambda message: collect(message, time.time())
+        return with_arrival(collect)
 
     def _complaint(self, timeout: float) -> str:
         """Why no frame came, in the order in which things have to come."""
