@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +19,9 @@ PAD_MULTIPLE = 32
 # Subtracting in float64 and rounding once, as the published network was trained; 256 values a
 # channel, so a table does it.
 _MEAN_TABLE = (np.arange(256)[:, None] - PIXEL_MEANS).astype(np.float32)[None]
+
+# A camera's pixels may lie in a message that nobody may write to, and nothing here does.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,22 +24,30 @@ from upsnet_ros.msg import (
 from upsnet_ros.ros import run_lengths
 
 __all__ = [
+    "check_dtype",
     "decode_mask",
     "image_message",
     "instances_message",
     "label_info_message",
     "labels_message",
+    "labels_pixels",
     "unknown_mask_message",
+    "unknown_mask_pixels",
     "unknown_regions",
 ]
 
 _DTYPES = {"mono8": np.uint8, "rgb8": np.uint8, "16UC1": np.uint16, "32SC1": np.int32}
 
 
-def image_message(pixels: npt.NDArray[Any], encoding: str, header: Header) -> Image:
-    """An Image of an array (H, W) or (H, W, C) of exactly the encoding's type."""
+def check_dtype(pixels: npt.NDArray[Any], encoding: str) -> None:
+    """Raises TypeError where the pixels are not of exactly the encoding's type."""
     if pixels.dtype != _DTYPES[encoding]:
         raise TypeError(f"{encoding} is made of {_DTYPES[encoding].__name__}, not {pixels.dtype}")
+
+
+def image_message(pixels: npt.NDArray[Any], encoding: str, header: Header) -> Image:
+    """An Image of an array (H, W) or (H, W, C) of exactly the encoding's type."""
+    check_dtype(pixels, encoding)
     pixels = np.ascontiguousarray(pixels)
     # An array of bytes is what the message takes over without a look at every element.
     data = array.array("B")
@@ -55,14 +63,24 @@ def image_message(pixels: npt.NDArray[Any], encoding: str, header: Header) -> Im
     )
 
 
+def labels_pixels(frame: PanopticFrame, *, encoding: str) -> npt.NDArray[Any]:
+    """The pixels of `labels`: 16UC1 or 32SC1, as `NodeSettings.resolved_labels_encoding` says."""
+    return frame.labels.astype(_DTYPES[encoding], copy=False)
+
+
 def labels_message(frame: PanopticFrame, header: Header, *, encoding: str) -> Image:
-    """The `labels` topic: 16UC1 or 32SC1, as `NodeSettings.resolved_labels_encoding` says."""
-    return image_message(frame.labels.astype(_DTYPES[encoding], copy=False), encoding, header)
+    """The `labels` topic."""
+    return image_message(labels_pixels(frame, encoding=encoding), encoding, header)
+
+
+def unknown_mask_pixels(frame: PanopticFrame) -> npt.NDArray[np.uint8]:
+    """The pixels of `unknown_mask`: 255 where the unknown channel won, else 0."""
+    return frame.unknown.astype(np.uint8) * np.uint8(255)
 
 
 def unknown_mask_message(frame: PanopticFrame, header: Header) -> Image:
-    """The `unknown_mask` topic: mono8, 255 where the unknown channel won, else 0."""
-    return image_message(frame.unknown.astype(np.uint8) * np.uint8(255), "mono8", header)
+    """The `unknown_mask` topic: mono8."""
+    return image_message(unknown_mask_pixels(frame), "mono8", header)
 
 
 def instances_message(
