@@ -11,11 +11,10 @@ from upsnet_ros.ros.settings import parameters
 @pytest.fixture
 def started(monkeypatch):
     """What the node's main would have been called with."""
-    from upsnet_ros.ros import node, transport
+    from upsnet_ros.ros import main as node
 
     calls = []
     monkeypatch.setattr(node, "main", lambda args: calls.append(args) or 0)
-    monkeypatch.setattr(transport, "use_shared_memory_profile", lambda: None)
 
     def run(*arguments):
         calls.clear()
@@ -80,10 +79,9 @@ def test_ros_arguments_without_any():
 
 
 def test_the_exit_code_is_the_nodes(monkeypatch):
-    from upsnet_ros.ros import node, transport
+    from upsnet_ros.ros import main as node
 
     monkeypatch.setattr(node, "main", lambda args: 1)
-    monkeypatch.setattr(transport, "use_shared_memory_profile", lambda: None)
     with pytest.raises(SystemExit) as ended:
         main(["node"])
     assert ended.value.code == 1

@@ -9,10 +9,13 @@ from upsnet_ros.ros.statistics import CameraCounts, CameraReport, CameraState
 NODE = "/panoptic/upsnet"
 
 
-def camera(state=CameraState.ACTIVE, *, age=0.1, counts=None, qos_mismatch="", name="front"):
+def camera(
+    state=CameraState.ACTIVE, *, age=0.1, counts=None, qos_mismatch="", listening=True, lost=0.0
+):
     return CameraHealth(
-        name=name,
+        name="front",
         topic="/panoptic/front/image",
+        listening=listening,
         publishers=1,
         qos_mismatch=qos_mismatch,
         report=CameraReport(
@@ -23,6 +26,7 @@ def camera(state=CameraState.ACTIVE, *, age=0.1, counts=None, qos_mismatch="", n
             stamp_rate=10.0,
             delay_ms=12.345,
             latency_ms=(100.0, 250.5),
+            lost_share=lost,
         ),
     )
 
@@ -30,6 +34,7 @@ def camera(state=CameraState.ACTIVE, *, age=0.1, counts=None, qos_mismatch="", n
 def health(**changes):
     values = {
         "state": "active",
+        "enabled": True,
         "model": {"variant": "cityscapes-r50", "device": "cpu"},
         "random_weights": False,
         "stages_ms": {"backbone": (10.0, 20.0)},
@@ -93,6 +98,13 @@ FAILED = CameraCounts(failed=1, last_failure="OutOfMemoryError: CUDA out of memo
             DiagnosticStatus.WARN,
             "active, but frames come without a stamp",
         ),
+        (camera(CameraState.STALE, listening=False), DiagnosticStatus.OK, "disabled"),
+        (camera(lost=0.01), DiagnosticStatus.OK, "active"),
+        (
+            camera(lost=0.751),
+            DiagnosticStatus.WARN,
+            "active, but 75 % of the frames were lost before the node, by their stamps",
+        ),
     ],
 )
 def test_level_and_message_of_a_camera(what, level, message):
@@ -111,12 +123,14 @@ def test_what_is_not_known_yet_is_not_a_number():
         stamp_rate=0.0,
         delay_ms=None,
         latency_ms=None,
+        lost_share=0.0,
     )
     status = camera_status(
         NODE,
         CameraHealth(
             name="",
             topic=waiting.topic,
+            listening=True,
             publishers=0,
             qos_mismatch="",
             report=report,
@@ -135,6 +149,7 @@ def test_what_is_not_known_yet_is_not_a_number():
         ({}, DiagnosticStatus.OK, "active"),
         ({"state": "inactive"}, DiagnosticStatus.WARN, "inactive"),
         ({"state": "unconfigured", "model": {}}, DiagnosticStatus.WARN, "unconfigured"),
+        ({"enabled": False}, DiagnosticStatus.WARN, "active, disabled"),
         ({"output_mismatches": {"/labels": "no"}}, DiagnosticStatus.WARN, "active"),
     ],
 )

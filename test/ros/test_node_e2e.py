@@ -29,9 +29,9 @@ from upsnet_ros.ros.settings import Changes, parameters
 
 pytestmark = pytest.mark.dds
 
-SMALL = ("--variant", "cityscapes-r18", "--scale", "64", "--device", "cpu")
+SMALL = ("--variant", "cityscapes-r18", "--scale", "64", "--device", "cpu", "--warm-up", "off")
 RANDOM = (*SMALL, "--allow-random-weights", "--score-threshold", "0.0")
-PLAIN = ("allow_random_weights:=true", "variant:=cityscapes-r18", "device:=cpu")
+PLAIN = ("allow_random_weights:=true", "warm_up:=off", "variant:=cityscapes-r18", "device:=cpu")
 RELIABLE = QoSProfile(depth=50, reliability=QoSReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=50, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(
@@ -287,8 +287,8 @@ def test_parameters_while_running(node, camera, answer):
 
     ((taken, reason),) = node.set(score_threshold=2.0)
     assert not taken and "out of range" in reason
-    ((taken, reason),) = node.set(weights="other.pth")
-    assert (taken, reason) == (False, "weights is read at configure: clean the node up first")
+    ((taken, reason),) = node.set(device="cuda")
+    assert (taken, reason) == (False, "device is read at configure: clean the node up first")
     ((taken, reason),) = node.set(cameras=["front"])
     assert not taken and "read-only" in reason
     assert node.set(score_threshold=0.0) == [(True, "")]
@@ -365,13 +365,13 @@ def test_a_lifecycle_manager_can_run_two_compressed_cameras(probe, start):
 # The node's own main, with a word on stdout when it begins a frame.
 TELLING = """
 import sys
-from upsnet_ros.ros import camera, node
+from upsnet_ros.ros import camera, main
 answer = camera.Camera.answer
 def tell(self, arrival, **options):
     print("begun", arrival.message.header.stamp.sec, flush=True)
     return answer(self, arrival, **options)
 camera.Camera.answer = tell
-sys.exit(node.main(sys.argv[1:]))
+sys.exit(main.main(sys.argv[1:]))
 """
 ENDLESS = TELLING.replace("return answer(self, arrival, **options)", "import time; time.sleep(1e6)")
 

@@ -22,7 +22,9 @@ class Host:
         self.node = Node("host", context=context, cli_args=cli)
         try:
             self.parameters = NodeParameters(
-                self.node, configured=lambda: self.configured, changed=self.changes.append
+                self.node,
+                configured=lambda: self.configured,
+                changed=lambda settings, cameras: self.changes.append(settings),
             )
         except Exception:
             self.node.destroy_node()

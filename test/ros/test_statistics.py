@@ -9,8 +9,8 @@ def report(camera, now, stale_after=2.0):
     return camera.report(now=now, stale_after=stale_after)
 
 
-def receive(camera, now, stamp_ns=1):
-    camera.received(now=now, stamp_ns=stamp_ns, delay_ms=5.0)
+def receive(camera, now, stamp_ns=1, idle=True):
+    return camera.received(now=now, stamp_ns=stamp_ns, delay_ms=5.0, idle=idle)
 
 
 def test_a_camera_waits_is_active_and_grows_stale():
@@ -63,6 +63,49 @@ def test_stamps_that_stand_still_or_go_backwards_make_no_rate():
     receive(camera, 2.0, stamp_ns=5 * 10**9)
     receive(camera, 2.1, stamp_ns=10**9)
     assert report(camera, 2.2).stamp_rate == 0
+
+
+def test_a_bag_that_begins_anew_is_counted_and_rates_begin_anew():
+    camera = CameraStatistics()
+    for number in range(20):
+        receive(camera, 1 + number / 10, stamp_ns=10**9 + number * 10**8)
+    assert receive(camera, 3.0, stamp_ns=10**9).backwards
+    receive(camera, 3.1, stamp_ns=10**9 + 10**8)
+    now = report(camera, 3.1)
+    assert now.counts.backward_stamps == 1
+    assert now.stamp_rate == pytest.approx(10)
+    assert now.counts.lost == 0
+
+
+def test_frames_that_never_came_are_counted():
+    camera = CameraStatistics()
+    for number in range(60):
+        if number % 4 or number < 20:
+            receive(camera, 1 + number / 10, stamp_ns=10**9 + number * 10**8)
+    now = report(camera, 7.0)
+    assert now.counts.lost == 10
+    assert now.lost_share == pytest.approx(10 / 59)
+    assert now.loses_frames
+    assert camera.loses_frames
+    assert now.counts.received == 50
+
+
+def test_a_message_that_cannot_be_read_at_all():
+    camera = CameraStatistics()
+    receive(camera, 1.0, stamp_ns=5)
+    camera.unreadable("the message is cut off", now=2.0)
+    now = report(camera, 2.0)
+    assert (now.state, now.age) == (CameraState.REJECTED, 0.0)
+    assert (now.counts.received, now.counts.rejected, now.counts.zero_stamps) == (2, 1, 0)
+
+
+def test_a_camera_slowed_down_on_purpose_is_well():
+    camera = CameraStatistics()
+    receive(camera, 1.0)
+    camera.rejected("step 3")
+    camera.skipped()
+    assert report(camera, 1.0).state is CameraState.ACTIVE
+    assert report(camera, 1.0).counts.skipped == 1
 
 
 def test_latency_percentiles():

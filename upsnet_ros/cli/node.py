@@ -24,9 +24,7 @@ def node(
 
     Every parameter has an option here; all that follows --ros-args goes to ROS as it is.
     """
-    from upsnet_ros.ros.node import main
-    from upsnet_ros.ros.transport import use_shared_memory_profile
+    from upsnet_ros.ros.main import main
 
-    use_shared_memory_profile()
     arguments = ros_arguments(given(options), ctx.obj or (), image_topic=image_topic)
     raise typer.Exit(main(arguments))

@@ -147,6 +147,11 @@ class Predictor:
             raise ValueError(f"score threshold {threshold} is not in [0, 1)")
         self.score_threshold = float(threshold)
 
+    def set_outputs(self, *, unknown_score: bool, semantic: bool) -> None:
+        """Change which optional images a frame has, from the next image on."""
+        self._unknown_score = unknown_score
+        self._semantic = semantic
+
     def geometry(self, height: int, width: int) -> Geometry:
         """Return how an image of that size is resized and padded."""
         max_size = round(self.variant.max_size * self.scale / self.variant.scale)

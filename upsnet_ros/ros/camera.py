@@ -13,9 +13,13 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.ros import qos
+from upsnet_ros.ros.camera_settings import CameraSettings
+from upsnet_ros.ros.cdr_image import read_compressed_image, read_image
 from upsnet_ros.ros.image_codec import ImageError, check, to_bgr
 from upsnet_ros.ros.outputs import Answer, Outputs
+from upsnet_ros.ros.rate_limit import RateLimit
 from upsnet_ros.ros.settings import NodeSettings
+from upsnet_ros.ros.stamp_watch import StampNews
 from upsnet_ros.ros.statistics import CameraStatistics
 from upsnet_ros.ros.transitions import first_line
 
@@ -25,11 +29,17 @@ if TYPE_CHECKING:
 __all__ = ["Arrival", "Camera"]
 
 _LOG_SECONDS = 5.0
+_LOSS_LOG_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """An image message, and the monotonic second at which it came."""
+    """An image, and the monotonic second at which it came.
+
+    Attributes:
+        message: A sensor_msgs Image or CompressedImage, or what `cdr_image` reads of one.
+        at: Monotonic seconds.
+    """
 
     message: Any
     at: float
@@ -41,9 +51,10 @@ class Camera:
     Args:
         node: Whose topics they are.
         name: The camera's name, which its topics' names begin with; empty for a single camera.
-        settings: Of the node; those that stay fixed are kept.
+        settings: The camera's, complete.
         offer: Takes an arrival for inference, and returns the arrival that will not be answered for
             it, if any (`FrameWorker.offer`).
+        idle: Whether nothing is computed now.
         qos_watch: Told of publishers and subscribers that do not match.
     """
 
@@ -52,22 +63,36 @@ class Camera:
         *,
         node: LifecycleNode,
         name: str,
-        settings: NodeSettings,
+        settings: CameraSettings,
         offer: Callable[[str, Arrival], Arrival | None],
+        idle: Callable[[], bool],
         qos_watch: qos.QosWatch,
     ) -> None:
         self.name = name
         self.statistics = CameraStatistics()
+        #: Width and height of the last image that was segmented, pixels.
+        self.last_size: tuple[int, int] | None = None
         self._node = node
         self._qos_watch = qos_watch
         self._offer = offer
+        self._idle = idle
+        self._limit = RateLimit(settings.max_rate)
         self._compressed = settings.image_transport == "compressed"
         self._reliability = settings.image_reliability
         self._outputs: Outputs | None = None
         self._subscription: Any = None
         # The name is remapped before the transport's part is added, as image_transport does it.
-        base = node.resolve_topic_name(f"{name}/image" if name else "image")
+        base = node.resolve_topic_name(settings.topic)
         self.topic = node.resolve_topic_name(f"{base}/compressed") if self._compressed else base
+
+    @property
+    def listening(self) -> bool:
+        """Whether images are taken."""
+        return self._subscription is not None
+
+    def set_max_rate(self, rate: float) -> None:
+        """Takes so many frames a second at most; 0 for all of them."""
+        self._limit.rate = rate
 
     def create_outputs(self, *, settings: NodeSettings, taxonomy: Taxonomy) -> None:
         """Makes the topics on which the camera is answered."""
@@ -76,6 +101,21 @@ class Camera:
         )
         self._outputs.create(settings)
 
+    def update_outputs(self, settings: NodeSettings) -> None:
+        """Makes and takes back topics as the settings ask now, where there are any.
+
+        Raises:
+            ValueError: Where that cannot be; then no topic was taken back.
+            RuntimeError: Likewise.
+        """
+        if self._outputs is not None:
+            self._outputs.update(settings)
+
+    def announce(self) -> None:
+        """Says what the labels mean."""
+        assert self._outputs is not None, "configure comes before activate"
+        self._outputs.announce()
+
     def destroy_outputs(self) -> None:
         """Takes them back, where there are any."""
         if self._outputs is not None:
@@ -83,18 +123,17 @@ class Camera:
             self._outputs = None
 
     def subscribe(self) -> None:
-        """Says what the labels mean, then begins to listen to the camera."""
-        assert self._outputs is not None, "configure comes before activate"
-        self._outputs.announce()
+        """Begins to listen to the camera."""
         self.statistics.forget_frames()
         profile = qos.input_qos(self._reliability)
         self._subscription = self._node.create_subscription(
             CompressedImage if self._compressed else Image,
             self.topic,
-            self._on_image,
+            self._on_serialized,
             profile,
             event_callbacks=self._qos_watch.subscription_events(self.topic, profile),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            raw=True,  # rclpy would copy the image twice to make a message of it
         )
 
     def unsubscribe(self) -> None:
@@ -131,6 +170,7 @@ class Camera:
             )
         )
         published = time.monotonic()
+        self.last_size = (image.shape[1], image.shape[0])
         self.statistics.answered(latency_ms=1e3 * (published - arrival.at))
         return {
             "wait": 1e3 * (begun - arrival.at),
@@ -148,23 +188,55 @@ class Camera:
         )
         self.statistics.failed(reason)
 
-    def _on_image(self, message: Any) -> None:
+    def _on_serialized(self, serialized: bytes) -> None:
         now = time.monotonic()
+        try:
+            message = (read_compressed_image if self._compressed else read_image)(serialized)
+        except ImageError as error:
+            self._warn_of(error)
+            self.statistics.unreadable(str(error), now=now)
+            return
         stamp = message.header.stamp
         stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
         clock_ns = self._node.get_clock().now().nanoseconds
-        self.statistics.received(now=now, stamp_ns=stamp_ns, delay_ms=(clock_ns - stamp_ns) / 1e6)
+        self._tell(
+            self.statistics.received(
+                now=now,
+                stamp_ns=stamp_ns,
+                delay_ms=(clock_ns - stamp_ns) / 1e6,
+                idle=self._idle(),
+            )
+        )
         try:
             # Here already, so that a malformed image never takes the place of a good one.
             check(message)
         except ImageError as error:
             self._reject(error)
             return
-        if self._offer(self.name, Arrival(message, now)) is not None:
+        if not self._limit.take(now):
+            self.statistics.skipped()
+        elif self._offer(self.name, Arrival(message, now)) is not None:
             self.statistics.dropped()
 
+    def _tell(self, news: StampNews) -> None:
+        logger = self._node.get_logger()
+        if news.backwards:
+            logger.info(
+                f"{self.topic}: stamps went backwards, as where a bag begins anew",
+                throttle_duration_sec=_LOG_SECONDS,
+            )
+        if news.lost and self.statistics.loses_frames:
+            logger.warning(
+                f"{self.topic}: by their stamps frames are missing, and this node was idle: they"
+                " were lost on the way, or never sent; see config/fastdds_shm.xml",
+                throttle_duration_sec=_LOSS_LOG_SECONDS,
+            )
+
     def _reject(self, error: ImageError) -> None:
+        self._warn_of(error)
+        self.statistics.rejected(str(error))
+
+    def _warn_of(self, error: ImageError) -> None:
         self._node.get_logger().warning(
             f"{self.topic}: image rejected: {error}", throttle_duration_sec=_LOG_SECONDS
         )
-        self.statistics.rejected(str(error))

@@ -25,6 +25,7 @@ _LEVELS = {
     CameraState.STALE: DiagnosticStatus.ERROR,
     CameraState.REJECTED: DiagnosticStatus.ERROR,
     CameraState.FAILED: DiagnosticStatus.ERROR,
+    CameraState.DISABLED: DiagnosticStatus.OK,
 }
 
 
@@ -35,6 +36,7 @@ class CameraHealth:
     Attributes:
         name: The camera's; empty for a single one.
         topic: Its images', fully resolved.
+        listening: Whether its images are taken; not where the node was disabled.
         publishers: How many there are of that topic.
         qos_mismatch: Why some of them cannot be heard; else empty.
         report: Its counts and rates.
@@ -42,6 +44,7 @@ class CameraHealth:
 
     name: str
     topic: str
+    listening: bool
     publishers: int
     qos_mismatch: str
     report: CameraReport
@@ -53,6 +56,7 @@ class NodeHealth:
 
     Attributes:
         state: Label of its lifecycle state.
+        enabled: Whether it takes frames while it is active.
         model: What runs, as key and text: variant, device, and so on; empty if not configured.
         random_weights: Whether the results mean nothing.
         stages_ms: 50th and 99th percentile by stage.
@@ -62,6 +66,7 @@ class NodeHealth:
     """
 
     state: str
+    enabled: bool
     model: dict[str, str]
     random_weights: bool
     stages_ms: dict[str, tuple[float, float]]
@@ -98,23 +103,25 @@ class Diagnostics:
 
 def node_status(node: str, health: NodeHealth) -> DiagnosticStatus:
     """The status of the node and its network."""
-    values = {"state": health.state, **health.model}
+    values = {"state": health.state, "enabled": str(health.enabled).lower(), **health.model}
     if health.model:
         values["random_weights"] = str(health.random_weights).lower()
     for stage, (median, high) in health.stages_ms.items():
         values[f"{stage}_ms_p50"], values[f"{stage}_ms_p99"] = f"{median:.2f}", f"{high:.2f}"
     values |= health.gpu_memory
     values |= {f"qos_mismatch {topic}": text for topic, text in health.output_mismatches.items()}
-    well = health.state == "active" and not health.output_mismatches
+    well = health.state == "active" and health.enabled and not health.output_mismatches
     level = DiagnosticStatus.OK if well else DiagnosticStatus.WARN
-    return _status(f"{node}: model", node, level, health.state, values, health.random_weights)
+    message = health.state if health.enabled else f"{health.state}, disabled"
+    return _status(f"{node}: model", node, level, message, values, health.random_weights)
 
 
 def camera_status(node: str, camera: CameraHealth, *, random_weights: bool) -> DiagnosticStatus:
     """The status of one camera."""
     report, counts = camera.report, camera.report.counts
+    state = report.state if camera.listening else CameraState.DISABLED
     values = {
-        "state": report.state.value,
+        "state": state.value,
         "topic": camera.topic,
         "publishers": str(camera.publishers),
         "frame_rate_node": f"{report.arrival_rate:.2f}",
@@ -123,9 +130,13 @@ def camera_status(node: str, camera: CameraHealth, *, random_weights: bool) -> D
         "total_dropped_frames": str(counts.dropped),
         "received_frames": str(counts.received),
         "answered_frames": str(counts.answered),
+        "skipped_frames": str(counts.skipped),
         "rejected_frames": str(counts.rejected),
         "failed_frames": str(counts.failed),
         "frames_without_stamp": str(counts.zero_stamps),
+        "stamps_backwards": str(counts.backward_stamps),
+        "frames_lost_before_node": str(counts.lost),
+        "lost_before_node_percent": f"{100 * report.lost_share:.1f}",
         "latency_ms_p50": _number(report.latency_ms and report.latency_ms[0]),
         "latency_ms_p99": _number(report.latency_ms and report.latency_ms[1]),
     }
@@ -135,8 +146,8 @@ def camera_status(node: str, camera: CameraHealth, *, random_weights: bool) -> D
         "qos_mismatch": camera.qos_mismatch,
     }
     values |= {key: text for key, text in optional.items() if text}
-    level = _LEVELS[report.state]
-    if camera.qos_mismatch or counts.zero_stamps:
+    level = _LEVELS[state]
+    if camera.listening and (camera.qos_mismatch or counts.zero_stamps or report.loses_frames):
         level = max(level, DiagnosticStatus.WARN)
     name = f"{node}: {camera.name or 'camera'}"
     return _status(name, node, level, _sentence(camera), values, random_weights)
@@ -144,6 +155,8 @@ def camera_status(node: str, camera: CameraHealth, *, random_weights: bool) -> D
 
 def _sentence(camera: CameraHealth) -> str:
     report = camera.report
+    if not camera.listening:
+        return "disabled"
     if report.state is CameraState.WAITING:
         if camera.qos_mismatch:
             return f"waiting: incompatible QoS: {camera.qos_mismatch}"
@@ -156,6 +169,11 @@ def _sentence(camera: CameraHealth) -> str:
         return f"failed: {report.counts.last_failure}"
     if report.counts.zero_stamps:
         return "active, but frames come without a stamp"
+    if report.loses_frames:
+        return (
+            f"active, but {100 * report.lost_share:.0f} % of the frames were lost before the node,"
+            " by their stamps"
+        )
     return "active"
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 
 from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.ros.settings import NodeSettings
 
-__all__ = ["free_memory", "gpu_memory", "load_predictor"]
+__all__ = ["apply_settings", "free_memory", "gpu_memory", "load_predictor", "warm_up"]
 
 
 def load_predictor(settings: NodeSettings) -> Predictor:
@@ -26,17 +31,42 @@ def load_predictor(settings: NodeSettings) -> Predictor:
         score_threshold=settings.score_threshold,
         label_resize=settings.label_resize,
         allow_random_weights=settings.allow_random_weights,
-        # The regions listed in `instances` have a mean score.
-        unknown_score=settings.publish_unknown_score or settings.publish_instances,
+        unknown_score=_needs_unknown_score(settings),
         semantic=settings.publish_semantic,
         measure=settings.measure_stages,
     )
 
 
+def apply_settings(predictor: Predictor, settings: NodeSettings) -> None:
+    """Gives the network those settings that may change while it runs."""
+    predictor.set_score_threshold(settings.score_threshold)
+    predictor.set_outputs(
+        unknown_score=_needs_unknown_score(settings), semantic=settings.publish_semantic
+    )
+
+
+def warm_up(predictor: Predictor, sizes: Iterable[tuple[int, int]]) -> None:
+    """Computes a frame of each size (width, height), or of the network's own where there is none.
+
+    Libraries choose their algorithms, and memory is taken, with the first frame of a size.
+    """
+    variant, scale = predictor.variant, predictor.scale
+    own = (round(variant.max_size * scale / variant.scale), scale)
+    for width, height in list(sizes) or [own]:
+        # Noise, so that there is something to find: of an empty picture most stages do nothing.
+        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        predictor(noise)
+
+
 def free_memory() -> None:
-    """Gives GPU memory that no tensor uses back to the system."""
+    """Gives memory that nobody uses back to the system."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        # glibc keeps what was freed between blocks that are still in use, a network's worth of it.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def gpu_memory(device: torch.device) -> dict[str, str]:
@@ -52,3 +82,8 @@ def gpu_memory(device: torch.device) -> dict[str, str]:
         "gpu_memory_free_mib": str(free // mib),
         "gpu_memory_total_mib": str(total // mib),
     }
+
+
+def _needs_unknown_score(settings: NodeSettings) -> bool:
+    # The regions listed in `instances` have a mean score.
+    return settings.publish_unknown_score or settings.publish_instances

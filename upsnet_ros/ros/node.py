@@ -2,78 +2,73 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 import traceback
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-import rclpy
-from rclpy.exceptions import ParameterException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.logging import get_logger
-from rclpy.signals import SignalHandlerOptions
-from rclpy.task import Future
 
 from upsnet_ros.ros.camera import Arrival, Camera
+from upsnet_ros.ros.camera_settings import CameraSettings
 from upsnet_ros.ros.converters import converter
 from upsnet_ros.ros.diagnostics import RANDOM_WEIGHTS, CameraHealth, Diagnostics, NodeHealth
+from upsnet_ros.ros.model import Model
 from upsnet_ros.ros.parameters import NodeParameters
 from upsnet_ros.ros.qos import QosWatch
-from upsnet_ros.ros.settings import NodeSettings, SettingsError
-from upsnet_ros.ros.signals import stop_on_signals
+from upsnet_ros.ros.services import Services
+from upsnet_ros.ros.settings import NodeSettings
 from upsnet_ros.ros.statistics import StageTimes
-from upsnet_ros.ros.transitions import first_line, transition
+from upsnet_ros.ros.transitions import transition
 from upsnet_ros.ros.worker import FrameWorker
-from upsnet_ros.threads import wait_passively
 
-if TYPE_CHECKING:
-    from upsnet_ros.inference.predictor import Predictor  # and torch
-
-__all__ = ["UpsnetNode", "main"]
-
-# `ros2 launch` sends SIGTERM 5 s after SIGINT, and SIGKILL another 5 s later.
-_STOP_SECONDS = 4.0
+__all__ = ["UpsnetNode"]
 
 
 class UpsnetNode(LifecycleNode):
     """UPSNet on camera topics. Its parameters are those of `NodeSettings`.
 
-    configure loads the network and makes the output topics; activate listens to the cameras;
-    deactivate stops listening and finishes the frame that was begun; cleanup gives the memory back.
-    One thread (the executor's) takes messages and parameters, the worker's computes and publishes.
+    configure loads the network, warms it up and makes the output topics; activate listens to the
+    cameras; deactivate stops listening and finishes the frame that was begun; cleanup gives the
+    memory back. One thread (the executor's) takes messages and parameters, the worker's computes
+    and publishes, and a third loads weights on request.
+
+    Args:
+        name: Of the node, where several are in one process; remapped as ROS does it.
+        options: As rclpy's nodes take them: namespace, context, cli_args and so on.
 
     Raises:
         SettingsError: Where a parameter's value cannot be used.
         ParameterException: Where it is of the wrong type or out of range.
     """
 
-    def __init__(self, **options: object) -> None:
-        super().__init__("upsnet", **{"namespace": "panoptic", **options})
-        self._predictor: Predictor | None = None
+    def __init__(self, name: str = "upsnet", **options: object) -> None:
+        super().__init__(name, **{"namespace": "panoptic", **options})
+        self.model = Model()
+        self._takes_frames = True
+        self._cameras: dict[str, Camera] = {}
         self._node_parameters = NodeParameters(
-            self, configured=lambda: self._predictor is not None, changed=self._settings_changed
+            self,
+            configured=lambda: self.model.predictor is not None,
+            changed=self._settings_changed,
         )
-        settings = self._node_parameters.settings
+        cameras = self._node_parameters.cameras
         self._worker: FrameWorker[Arrival] = FrameWorker(
-            cameras=settings.cameras, answer=self._answer, failed=self._failed
+            cameras=tuple(cameras), answer=self._answer, failed=self._failed
         )
         self._qos_watch = QosWatch(self)
-        self._cameras = {
-            name: Camera(
+        for camera, settings in cameras.items():
+            self._cameras[camera] = Camera(
                 node=self,
-                name=name,
+                name=camera,
                 settings=settings,
                 offer=self._worker.offer,
+                idle=lambda: self._worker.idle,
                 qos_watch=self._qos_watch,
             )
-            for name in settings.cameras
-        }
         self._stages = StageTimes()
+        self._offered_services = Services(self, enable=self._set_enabled, reload=self._reload)
         self._diagnostics = Diagnostics(
-            self, period=settings.diagnostics_period, health=self._health
+            self, period=self.settings.diagnostics_period, health=self._health
         )
 
     @property
@@ -108,38 +103,38 @@ class UpsnetNode(LifecycleNode):
 
     @transition
     def on_configure(self, state: LifecycleState) -> None:
-        """Loads the network and makes the output topics."""
+        """Loads the network, warms it up and makes the output topics."""
         settings = self.settings
-        settings.require_weights()
-        from upsnet_ros.ros.engine import load_predictor
-
         try:
             converter()
-            self._predictor = load_predictor(settings)
+            predictor = self.model.load(settings, sizes=self._last_sizes())
             for camera in self._cameras.values():
-                camera.create_outputs(settings=settings, taxonomy=self._predictor.taxonomy)
+                camera.create_outputs(settings=settings, taxonomy=predictor.taxonomy)
             super().on_configure(state)
         except Exception:
             self._release()
             raise
-        self.get_logger().info(f"configured: {', '.join(self._model().values())}")
-        if self._predictor.random_weights:
+        self.get_logger().info(f"configured: {', '.join(self.model.describe().values())}")
+        if predictor.random_weights:
             self.get_logger().warning(RANDOM_WEIGHTS)
 
     @transition
     def on_activate(self, state: LifecycleState) -> None:
-        """Says what the labels mean, and listens to the cameras."""
+        """Says what the labels mean, and listens to the cameras unless that was disabled."""
         super().on_activate(state)
         try:
             self._worker.start()
             for camera in self._cameras.values():
-                camera.subscribe()
+                camera.announce()
+                if self._takes_frames:
+                    camera.subscribe()
         except Exception:
             self._drain()
             super().on_deactivate(state)
             raise
         topics = ", ".join(camera.topic for camera in self._cameras.values())
-        self.get_logger().info(f"active: listening to {topics}")
+        does = "listening to" if self._takes_frames else "disabled, else listening to"
+        self.get_logger().info(f"active: {does} {topics}")
 
     @transition
     def on_deactivate(self, state: LifecycleState) -> None:
@@ -168,8 +163,9 @@ class UpsnetNode(LifecycleNode):
         self._release()
 
     def destroy_node(self) -> None:
-        """Ends the worker, then the node."""
+        """Ends the threads, then the node."""
         self._drain()
+        self._offered_services.wait()
         super().destroy_node()
 
     def _drain(self, timeout: float | None = None) -> None:
@@ -183,16 +179,13 @@ class UpsnetNode(LifecycleNode):
             camera.destroy_outputs()
         self._qos_watch.forget()
         self._stages.clear()
-        if self._predictor is not None:
-            from upsnet_ros.ros.engine import free_memory
-
-            self._predictor = None
-            free_memory()
+        self.model.release()
 
     def _answer(self, name: str, arrival: Arrival) -> None:
-        assert self._predictor is not None, "the worker runs between activate and deactivate only"
+        predictor = self.model.predictor
+        assert predictor is not None, "the worker runs between activate and deactivate only"
         self._stages.add(
-            self._cameras[name].answer(arrival, predictor=self._predictor, settings=self.settings)
+            self._cameras[name].answer(arrival, predictor=predictor, settings=self.settings)
         )
 
     def _failed(self, name: str, error: Exception) -> None:
@@ -200,45 +193,56 @@ class UpsnetNode(LifecycleNode):
         trace = "".join(traceback.format_exception(error))
         self.get_logger().debug(trace)
 
-    def _settings_changed(self, settings: NodeSettings) -> None:
-        if self._predictor is not None:
-            self._predictor.set_score_threshold(settings.score_threshold)
+    def _set_enabled(self, wished: bool) -> str:
+        self._takes_frames = wished
+        if self.state != "active":
+            return f"{'enabled' if wished else 'disabled'}, once the node is active"
+        for camera in self._cameras.values():
+            if not wished:
+                camera.unsubscribe()  # what was taken before is answered
+            elif not camera.listening:
+                camera.subscribe()
+        return "enabled" if wished else "disabled"
 
-    def _model(self) -> dict[str, str]:
-        if self._predictor is None:
-            return {}
-        settings = self.settings
-        return {
-            "variant": settings.variant,
-            "device": str(self._predictor.device),
-            "precision": settings.precision,
-            "weights": settings.weights or "random weights",
-        }
+    def _reload(self) -> str:
+        return self.model.reload(self.settings, sizes=self._last_sizes())
 
-    def _gpu_memory(self) -> dict[str, str]:
-        if self._predictor is None:
-            return {}
-        from upsnet_ros.ros.engine import gpu_memory
+    def _last_sizes(self) -> set[tuple[int, int]]:
+        return {one.last_size for one in self._cameras.values() if one.last_size is not None}
 
-        return gpu_memory(self._predictor.device)
+    def _settings_changed(
+        self, settings: NodeSettings, cameras: Mapping[str, CameraSettings]
+    ) -> None:
+        try:
+            for camera in self._cameras.values():
+                camera.update_outputs(settings)
+        except (ValueError, RuntimeError):
+            for camera in self._cameras.values():
+                camera.update_outputs(self.settings)
+            raise
+        self.model.apply(settings)
+        for name, camera in self._cameras.items():
+            camera.set_max_rate(cameras[name].max_rate)
 
     def _health(self) -> NodeHealth:
-        now = time.monotonic()
+        now, predictor = time.monotonic(), self.model.predictor
         mismatches = self._qos_watch.mismatches()
         inputs = {
             camera.topic: mismatches.pop(camera.topic, "") for camera in self._cameras.values()
         }
         return NodeHealth(
             state=self.state,
-            model=self._model(),
-            random_weights=self._predictor is not None and self._predictor.random_weights,
+            enabled=self._takes_frames,
+            model=self.model.describe(),
+            random_weights=predictor is not None and predictor.random_weights,
             stages_ms=self._stages.percentiles(),
-            gpu_memory=self._gpu_memory(),
+            gpu_memory=self.model.gpu_memory(),
             output_mismatches=mismatches,
             cameras=[
                 CameraHealth(
                     name=camera.name,
                     topic=camera.topic,
+                    listening=camera.listening,
                     publishers=self.count_publishers(camera.topic),
                     qos_mismatch=inputs[camera.topic],
                     report=camera.statistics.report(
@@ -248,52 +252,3 @@ class UpsnetNode(LifecycleNode):
                 for camera in self._cameras.values()
             ],
         )
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node until SIGINT or SIGTERM.
-
-    Args:
-        args: Command line without the program's name; by default the process's own.
-
-    Returns:
-        The exit code: 0, or 1 where the node could not start (the log says why, in one line).
-    """
-    wait_passively()
-    try:
-        rclpy.init(
-            args=None if args is None else ["upsnet", *args],
-            signal_handler_options=SignalHandlerOptions.NO,
-        )
-    except RuntimeError as error:  # rcl's, of a command line that it cannot read
-        # Without the places in rcl's source that it appends.
-        print(f"upsnet: {first_line(error).split(', at /')[0]}", file=sys.stderr)
-        return 1
-    try:
-        return _run(stop_on_signals())
-    finally:
-        rclpy.try_shutdown()
-
-
-def _run(stop: Future) -> int:
-    try:
-        node = UpsnetNode()
-    except (SettingsError, ParameterException) as error:
-        get_logger("upsnet").error(first_line(error))
-        return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        if node.settings.autostart and not node.start():
-            return 1
-        executor.spin_until_future_complete(stop)
-        node.stop(timeout=_STOP_SECONDS)
-        return 0
-    finally:
-        executor.shutdown()
-        node.destroy_node()
-        if node.computing:
-            # Python would wait for that thread, which no signal can end, and whoever stops the node
-            # would kill it. All that others see of it is gone by now.
-            rclpy.try_shutdown()
-            os._exit(0)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Callable
+import importlib
+import importlib.util
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,9 +25,13 @@ from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.inference.overlay import draw_overlay
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
 from upsnet_ros.ros import messages, qos
+from upsnet_ros.ros.cdr_image import write_image
 from upsnet_ros.ros.settings import NodeSettings
 
 __all__ = ["Answer", "Outputs"]
+
+#: Makes a message, serialised or not, of an answer; None where the answer has nothing to say.
+_Maker = Callable[["Answer"], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +60,18 @@ class Answer:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Topic:
+    name: str
+    message: type
+    make: _Maker
+
+
 class Outputs:
     """Publishes one camera's answers; each message is made only while somebody subscribes to it.
+
+    Topics come and go (`create`, `update`, `destroy`) in the executor's thread; `publish` is called
+    in the worker's.
 
     Args:
         node: The publishers are managed ones of this node, silent until it is active.
@@ -75,8 +92,10 @@ class Outputs:
         self._qos_watch = qos_watch
         self._taxonomy = taxonomy
         self._prefix = f"{camera}/" if camera else ""
-        self._publishers: list[Any] = []
-        self._makers: list[tuple[Any, Callable[[Answer], Any]]] = []
+        self._lock = threading.Lock()
+        self._publishers: dict[str, Any] = {}  # by topic
+        self._makers: dict[str, _Maker] = {}  # of those that say something of every frame
+        self._threshold = 0.0
 
     def create(self, settings: NodeSettings) -> None:
         """Makes the topics that the settings ask for; `destroy` takes back what was made of them.
@@ -85,52 +104,82 @@ class Outputs:
             SettingsError: Where ``labels`` cannot have the encoding that was asked for.
             RuntimeError: Where a qos_overrides parameter makes no sense.
         """
-        encoding = settings.resolved_labels_encoding(max(self._taxonomy.by_id))
         # First, so that whoever hears labels can have heard what they mean.
-        self._label_info = self._create(PanopticLabelInfo, "label_info", qos.label_info_qos())
-        if settings.publish_labels:
-            self._add(
-                Image,
-                "labels",
-                lambda answer: messages.labels_message(
-                    answer.frame, answer.header, encoding=encoding
-                ),
+        self._create("label_info", PanopticLabelInfo, qos.label_info_qos())
+        self.update(settings)
+
+    def update(self, settings: NodeSettings) -> None:
+        """Makes the topics that the settings ask for now, and takes back those they do not.
+
+        Raises:
+            As `create` does; then no topic was taken back.
+        """
+        vision = _vision() if settings.publish_detections else None
+        wanted = {topic.name: topic for topic in self._wanted(settings)}
+        if vision is not None:
+            # In this order, as above.
+            if "vision_label_info" not in self._publishers:
+                self._create("vision_label_info", vision.LabelInfo, qos.label_info_qos())
+            wanted["detections"] = _Topic(
+                "detections",
+                vision.Detection2DArray,
+                lambda answer: vision.detections_message(answer.frame, answer.header),
             )
-        if settings.publish_instances:
-            self._add(PanopticInstanceArray, "instances", _instances)
-        if settings.publish_unknown_mask:
-            self._add(Image, "unknown_mask", _unknown_mask)
-        if settings.publish_unknown_score:
-            self._add(Image, "unknown_score", _mono8("unknown_score"))
-        if settings.publish_semantic:
-            self._add(Image, "semantic", _mono8("semantic"))
-            self._add(Image, "confidence", _mono8("confidence"))
-        if settings.publish_overlay:
-            self._add(Image, "overlay", _overlay)
-            self._add(CompressedImage, "overlay/compressed", _compressed_overlay)
+        for name in wanted.keys() - self._publishers.keys():
+            self._create(name, wanted[name].message, qos.output_qos())
+        kept = {"label_info", *wanted, *(["vision_label_info"] if vision else [])}
+        with self._lock:
+            self._makers = {name: topic.make for name, topic in wanted.items()}
+            for name in self._publishers.keys() - kept:
+                self._node.destroy_lifecycle_publisher(self._publishers.pop(name))
+        self._threshold = settings.score_threshold
+        if vision is not None:
+            self._announce_vision()
 
     def announce(self) -> None:
         """Publishes label_info, for now and for whoever comes later."""
-        header = Header(stamp=self._node.get_clock().now().to_msg())
-        self._label_info.publish(messages.label_info_message(self._taxonomy, header))
+        self._publishers["label_info"].publish(
+            messages.label_info_message(self._taxonomy, self._header())
+        )
+        if "vision_label_info" in self._publishers:
+            self._announce_vision()
 
     def publish(self, answer: Answer) -> None:
         """Publishes a frame on every topic that somebody subscribes to."""
-        for publisher, make in self._makers:
-            if publisher.get_subscription_count():
-                publisher.publish(make(answer))
+        with self._lock:
+            for name, make in self._makers.items():
+                publisher = self._publishers[name]
+                if publisher.get_subscription_count():
+                    message = make(answer)
+                    if message is not None:
+                        publisher.publish(message)
 
     def destroy(self) -> None:
         """Takes the topics back."""
-        for publisher in self._publishers:
-            self._node.destroy_lifecycle_publisher(publisher)
-        self._publishers.clear()
-        self._makers.clear()
+        with self._lock:
+            for publisher in self._publishers.values():
+                self._node.destroy_lifecycle_publisher(publisher)
+            self._publishers.clear()
+            self._makers.clear()
 
-    def _add(self, message: type, topic: str, make: Callable[[Answer], Any]) -> None:
-        self._makers.append((self._create(message, topic, qos.output_qos()), make))
+    def _wanted(self, settings: NodeSettings) -> Iterator[_Topic]:
+        if settings.publish_labels:
+            encoding = settings.resolved_labels_encoding(max(self._taxonomy.by_id))
+            yield _Topic("labels", Image, _labels(encoding))
+        if settings.publish_instances:
+            yield _Topic("instances", PanopticInstanceArray, _instances)
+        if settings.publish_unknown_mask:
+            yield _Topic("unknown_mask", Image, _unknown_mask)
+        if settings.publish_unknown_score:
+            yield _Topic("unknown_score", Image, _mono8("unknown_score"))
+        if settings.publish_semantic:
+            yield _Topic("semantic", Image, _mono8("semantic"))
+            yield _Topic("confidence", Image, _mono8("confidence"))
+        if settings.publish_overlay:
+            yield _Topic("overlay", Image, _overlay)
+            yield _Topic("overlay/compressed", CompressedImage, _compressed_overlay)
 
-    def _create(self, message: type, topic: str, profile: QoSProfile) -> Any:
+    def _create(self, topic: str, message: type, profile: QoSProfile) -> None:
         name = self._node.resolve_topic_name(self._prefix + topic)
         publisher = self._node.create_lifecycle_publisher(
             message,
@@ -139,8 +188,33 @@ class Outputs:
             event_callbacks=self._qos_watch.publisher_events(name, profile),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
-        self._publishers.append(publisher)
-        return publisher
+        first = self._publishers.get("label_info")
+        if first is not None and first.is_activated:
+            # The node activates those that are there as it becomes active itself.
+            publisher.on_activate(None)
+        with self._lock:
+            self._publishers[topic] = publisher
+
+    def _announce_vision(self) -> None:
+        self._publishers["vision_label_info"].publish(
+            _vision().label_info_message(self._taxonomy, self._header(), threshold=self._threshold)
+        )
+
+    def _header(self) -> Header:
+        return Header(stamp=self._node.get_clock().now().to_msg())
+
+
+def _vision() -> Any:
+    """What makes messages of vision_msgs, where that is installed; else None."""
+    if importlib.util.find_spec("vision_msgs") is None:
+        return None
+    return importlib.import_module("upsnet_ros.ros.vision")
+
+
+def _labels(encoding: str) -> _Maker:
+    return lambda answer: write_image(
+        messages.labels_pixels(answer.frame, encoding=encoding), encoding, answer.header
+    )
 
 
 def _instances(answer: Answer) -> PanopticInstanceArray:
@@ -149,19 +223,21 @@ def _instances(answer: Answer) -> PanopticInstanceArray:
     )
 
 
-def _unknown_mask(answer: Answer) -> Image:
-    return messages.unknown_mask_message(answer.frame, answer.header)
+def _unknown_mask(answer: Answer) -> bytes:
+    return write_image(messages.unknown_mask_pixels(answer.frame), "mono8", answer.header)
 
 
-def _mono8(attribute: str) -> Callable[[Answer], Image]:
-    return lambda answer: messages.image_message(
-        getattr(answer.frame, attribute), "mono8", answer.header
-    )
+def _mono8(attribute: str) -> _Maker:
+    def make(answer: Answer) -> bytes | None:
+        pixels = getattr(answer.frame, attribute)
+        # None of a frame that was begun before the output was asked for.
+        return None if pixels is None else write_image(pixels, "mono8", answer.header)
+
+    return make
 
 
-def _overlay(answer: Answer) -> Image:
-    picture = cv2.cvtColor(answer.overlay, cv2.COLOR_BGR2RGB)
-    return messages.image_message(picture, "rgb8", answer.header)
+def _overlay(answer: Answer) -> bytes:
+    return write_image(cv2.cvtColor(answer.overlay, cv2.COLOR_BGR2RGB), "rgb8", answer.header)
 
 
 def _compressed_overlay(answer: Answer) -> CompressedImage:

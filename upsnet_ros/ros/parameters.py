@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
@@ -16,14 +16,10 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from upsnet_ros.ros.settings import (
-    Changes,
-    NodeSettings,
-    ParameterInfo,
-    SettingsError,
-    Value,
-    parameters,
-)
+from upsnet_ros.ros.camera_settings import CameraSettings, camera_parameters, prefix
+from upsnet_ros.ros.parameter_info import Changes, ParameterInfo, SettingsError, Value
+from upsnet_ros.ros.settings import NodeSettings, parameters
+from upsnet_ros.ros.transitions import first_line
 
 __all__ = ["NodeParameters", "descriptor"]
 
@@ -31,7 +27,6 @@ __all__ = ["NodeParameters", "descriptor"]
 def descriptor(info: ParameterInfo) -> ParameterDescriptor:
     """What ``ros2 param describe`` tells of a parameter."""
     described = ParameterDescriptor(
-        name=info.name,
         description=info.text,
         additional_constraints="; ".join(
             part for part in (info.constraint if info.choices else "", info.changes.value) if part
@@ -54,12 +49,14 @@ class NodeParameters:
     """Declares the parameters on a node and answers every wish to change them.
 
     A change is taken whole or, with a reason, not at all: several parameters that are set together
-    are checked together.
+    are checked together, and so is what the node makes of them.
 
     Args:
         node: Whose parameters they are.
         configured: Whether the node is past configure, so that what configure read stays as it is.
-        changed: Called with the new settings after a change.
+        changed: Called with the settings that a change would lead to, of the node and by camera,
+            before they are taken. May refuse them with a ValueError or RuntimeError; then all must
+            be as before.
 
     Raises:
         SettingsError: Where a value that the user started the node with cannot be used.
@@ -71,17 +68,20 @@ class NodeParameters:
         node: Node,
         *,
         configured: Callable[[], bool],
-        changed: Callable[[NodeSettings], None],
+        changed: Callable[[NodeSettings, Mapping[str, CameraSettings]], None],
     ) -> None:
         self._configured = configured
         self._changed = changed
         self._infos = {info.name: info for info in parameters()}
-        declared = node.declare_parameters(
-            "", [(info.name, _ros_value(info.default), descriptor(info)) for info in parameters()]
-        )
-        # An empty list in a YAML file comes without a value; the default stands for it.
-        given = {one.name: _value(one) for one in declared if one.value is not None}
-        self._settings = NodeSettings(**given)
+        self._settings = NodeSettings(**_declare(node, "", parameters()))
+        self._own: dict[str, CameraSettings] = {}
+        # A single camera without a name has the node's parameters.
+        for camera in filter(None, self._settings.cameras):
+            self._own[camera] = CameraSettings(
+                **_declare(node, prefix(camera), camera_parameters())
+            )
+            for info in camera_parameters():
+                self._infos[prefix(camera) + info.name] = info
         node.add_on_set_parameters_callback(self._set)
         self._warn_of_unknown(node)
 
@@ -90,19 +90,29 @@ class NodeParameters:
         """The settings of this moment."""
         return self._settings
 
+    @property
+    def cameras(self) -> dict[str, CameraSettings]:
+        """Each camera's settings of this moment, complete."""
+        return _complete(self._settings, self._own)
+
     def _set(self, wished: list[Parameter]) -> SetParametersResult:
         # Other parameters pass here too: use_sim_time, and qos_overrides as they are declared.
         changes = {one.name: _value(one) for one in wished if one.name in self._infos}
+        if not changes:
+            return SetParametersResult(successful=True)
         try:
             for name in changes:
                 if self._infos[name].changes is Changes.UNCONFIGURED and self._configured():
                     raise SettingsError(f"{name} is read at configure: clean the node up first")
-            settings = replace(self._settings, **changes)
-        except SettingsError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        if changes:
-            self._settings = settings
-            self._changed(settings)
+            settings = replace(self._settings, **_part("", parameters(), changes))
+            own = {
+                camera: replace(old, **_part(prefix(camera), camera_parameters(), changes))
+                for camera, old in self._own.items()
+            }
+            self._changed(settings, _complete(settings, own))
+        except (ValueError, RuntimeError) as error:
+            return SetParametersResult(successful=False, reason=first_line(error))
+        self._settings, self._own = settings, own
         return SetParametersResult(successful=True)
 
     def _warn_of_unknown(self, node: Node) -> None:
@@ -115,6 +125,30 @@ class NodeParameters:
             near = get_close_matches(name, self._infos, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             node.get_logger().warning(f"there is no parameter {name}{hint}")
+
+
+def _declare(node: Node, begins: str, infos: tuple[ParameterInfo, ...]) -> dict[str, Any]:
+    """Declares parameters; their values by name, where they have one."""
+    declared = node.declare_parameters(
+        "", [(begins + info.name, _ros_value(info.default), descriptor(info)) for info in infos]
+    )
+    # An empty list in a YAML file comes without a value; the default stands for it.
+    return {one.name.removeprefix(begins): _value(one) for one in declared if one.value is not None}
+
+
+def _part(
+    begins: str, infos: tuple[ParameterInfo, ...], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        info.name: changes[begins + info.name] for info in infos if begins + info.name in changes
+    }
+
+
+def _complete(node: NodeSettings, own: Mapping[str, CameraSettings]) -> dict[str, CameraSettings]:
+    return {
+        camera: own.get(camera, CameraSettings()).within(node, camera=camera)
+        for camera in node.cameras
+    }
 
 
 def _ros_value(value: Value) -> Any:

@@ -11,7 +11,9 @@ import sys
 import textwrap
 from itertools import groupby
 
-from upsnet_ros.ros.settings import ParameterInfo, Value, parameters
+from upsnet_ros.ros.camera_settings import camera_parameters
+from upsnet_ros.ros.parameter_info import ParameterInfo, Value
+from upsnet_ros.ros.settings import parameters
 
 __all__ = ["as_markdown", "as_yaml", "yaml_value"]
 
@@ -23,6 +25,12 @@ _YAML_HEAD = """\
 # Made from upsnet_ros/ros/settings.py by `python -m upsnet_ros.ros.settings_text yaml`.
 /**:
   ros__parameters:
+"""
+
+_YAML_CAMERAS = """
+    # ---- Of one camera ----
+    # Where cameras has names, each has these too, under its name; see config/cameras4.yaml.
+    # front:
 """
 
 
@@ -42,16 +50,23 @@ def as_yaml() -> str:
             lines = [f"    # {line}\n" for line in comment]
             blocks.append(f"{heading}{''.join(lines)}    {info.name}: {yaml_value(info.default)}\n")
             heading = ""
-    return _YAML_HEAD + "\n".join(blocks)
+    own = [
+        f"    #   # {line}\n" if line else f"    #   {info.name}: {yaml_value(info.default)}\n"
+        for info in camera_parameters()
+        for line in (*textwrap.wrap(info.text, 90), _facts(info), "")
+    ]
+    return "".join((_YAML_HEAD, "\n".join(blocks), _YAML_CAMERAS, *own))
 
 
 def as_markdown() -> str:
     """The README's table of parameters."""
     rows = ["| parameter | default | changes | what |", "|---|---|---|---|"]
-    for info in parameters():
+    named = [(info.name, info) for info in parameters()]
+    named += [(f"<camera>.{info.name}", info) for info in camera_parameters()]
+    for name, info in named:
         limits = f" ({info.constraint})" if info.constraint else ""
         default = yaml_value(info.default)
-        rows.append(f"| `{info.name}` | `{default}` | {info.changes.value} | {info.text}{limits} |")
+        rows.append(f"| `{name}` | `{default}` | {info.changes.value} | {info.text}{limits} |")
     return "\n".join(rows) + "\n"
 
 

@@ -13,11 +13,15 @@ from enum import Enum
 
 import numpy as np
 
+from upsnet_ros.ros.stamp_watch import StampNews, StampWatch
+
 __all__ = ["CameraCounts", "CameraReport", "CameraState", "CameraStatistics", "StageTimes"]
 
 #: Rates are taken over so many frames at most, and over frames no older than so many seconds.
 _RATE_FRAMES, _RATE_SECONDS = 100, 5.0
 _LATENCY_FRAMES = 300
+#: A camera that loses a larger part of its frames is reported; drivers leave out one now and then.
+_BAD_LOSS = 0.02
 
 
 class CameraState(Enum):
@@ -28,6 +32,7 @@ class CameraState(Enum):
     STALE = "stale"  # frames came once
     REJECTED = "rejected"  # the last frame was malformed
     FAILED = "failed"  # the last frame's inference raised
+    DISABLED = "disabled"  # nobody listens, as was wished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +42,12 @@ class CameraCounts:
     received: int = 0
     answered: int = 0
     dropped: int = 0
+    skipped: int = 0
     rejected: int = 0
     failed: int = 0
     zero_stamps: int = 0
+    backward_stamps: int = 0
+    lost: int = 0
     last_rejection: str = ""
     last_failure: str = ""
 
@@ -56,6 +64,7 @@ class CameraReport:
         stamp_rate: Frames per second by the stamps in the headers.
         delay_ms: Age of the last frame's stamp when it arrived; None before the first.
         latency_ms: From arrival to the last output published: 50th and 99th percentile.
+        lost_share: Which part of the last frames never came, by the stamps of those that did.
     """
 
     state: CameraState
@@ -65,6 +74,12 @@ class CameraReport:
     stamp_rate: float
     delay_ms: float | None
     latency_ms: tuple[float, float] | None
+    lost_share: float
+
+    @property
+    def loses_frames(self) -> bool:
+        """Whether that is so much that somebody should see to it."""
+        return self.lost_share > _BAD_LOSS
 
 
 class CameraStatistics:
@@ -76,16 +91,50 @@ class CameraStatistics:
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=_RATE_FRAMES)
         self._latencies: deque[float] = deque(maxlen=_LATENCY_FRAMES)
         self._delay_ms: float | None = None
+        self._stamps = StampWatch()
         self._last = CameraState.WAITING
 
-    def received(self, *, now: float, stamp_ns: int, delay_ms: float) -> None:
-        """A frame came, good or bad: monotonic seconds, its stamp and the stamp's age."""
+    def received(self, *, now: float, stamp_ns: int, delay_ms: float, idle: bool) -> StampNews:
+        """A frame came, good or bad.
+
+        Args:
+            now: Monotonic seconds.
+            stamp_ns: Of the frame.
+            delay_ms: The stamp's age.
+            idle: Whether nothing was computed as it came.
+
+        Returns:
+            What its stamp says of the frames before it.
+        """
         with self._lock:
+            news = self._stamps.add(stamp_ns, idle=idle)
+            if news.backwards:
+                self._arrivals.clear()  # no rate holds over such a step
             self._arrivals.append((now, stamp_ns))
             self._delay_ms = delay_ms
-            self._add(received=1, zero_stamps=int(stamp_ns == 0))
+            self._add(
+                received=1,
+                zero_stamps=int(stamp_ns == 0),
+                backward_stamps=int(news.backwards),
+                lost=news.lost,
+            )
             if self._last is CameraState.WAITING:
                 self._last = CameraState.ACTIVE
+            return news
+
+    def unreadable(self, reason: str, *, now: float) -> None:
+        """A message came of which not even the stamp can be read."""
+        with self._lock:
+            stamp_ns = self._arrivals[-1][1] if self._arrivals else 0
+            self._arrivals.append((now, stamp_ns))
+            self._add(received=1)
+        self.rejected(reason)
+
+    def skipped(self) -> None:
+        """A good frame came sooner than the rate that was wished for lets it."""
+        with self._lock:
+            self._last = CameraState.ACTIVE
+            self._add(skipped=1)
 
     def dropped(self, frames: int = 1) -> None:
         """Frames were overtaken by newer ones, or waited when the node was deactivated."""
@@ -118,6 +167,7 @@ class CameraStatistics:
         with self._lock:
             self._arrivals.clear()
             self._latencies.clear()
+            self._stamps.forget()
             self._delay_ms = None
             self._last = CameraState.WAITING
 
@@ -134,7 +184,14 @@ class CameraStatistics:
                 stamp_rate=_rate([stamp / 1e9 for _, stamp in recent]),
                 delay_ms=self._delay_ms,
                 latency_ms=_percentiles(self._latencies),
+                lost_share=self._stamps.lost_share,
             )
+
+    @property
+    def loses_frames(self) -> bool:
+        """Whether so many of the last frames never came that somebody should see to it."""
+        with self._lock:
+            return self._stamps.lost_share > _BAD_LOSS
 
     def _add(self, **frames: int) -> None:
         counts = {name: getattr(self._counts, name) + more for name, more in frames.items()}

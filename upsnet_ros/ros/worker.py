@@ -36,6 +36,7 @@ class FrameWorker(Generic[Frame]):
         self._failed = failed
         self._turns = list(cameras)  # who was served longest ago comes first
         self._waiting: dict[str, Frame] = {}
+        self._computing = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._left_alone: threading.Thread | None = None
@@ -44,6 +45,12 @@ class FrameWorker(Generic[Frame]):
     def left_alone(self) -> bool:
         """Whether a frame is still being computed that `stop` did not wait for."""
         return self._left_alone is not None and self._left_alone.is_alive()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no frame is computed or waits."""
+        with self._changed:
+            return not self._computing and not self._waiting
 
     def start(self) -> None:
         """Begins to take frames.
@@ -102,10 +109,12 @@ class FrameWorker(Generic[Frame]):
     def _next(self) -> tuple[str, Frame] | None:
         """The frame whose turn it is, as soon as there is one; None where the worker stops."""
         with self._changed:
+            self._computing = False
             self._changed.wait_for(lambda: self._waiting or self._thread is None)
             if self._thread is None:
                 return None
             camera = next(name for name in self._turns if name in self._waiting)
             self._turns.remove(camera)
             self._turns.append(camera)
+            self._computing = True
             return camera, self._waiting.pop(camera)

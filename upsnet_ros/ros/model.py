@@ -1,0 +1,133 @@
+"""The network that answers: loaded at configure, exchanged while it runs, given back at cleanup."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from upsnet_ros.ros.settings import NodeSettings
+
+if TYPE_CHECKING:
+    from upsnet_ros.inference.predictor import Predictor  # and torch
+
+__all__ = ["Model"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    predictor: Predictor
+    settings: NodeSettings  # those that it was loaded with
+
+
+class Model:
+    """Holds the predictor. Whoever takes it for a frame keeps that one until the frame is done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loaded: _Loaded | None = None
+        self._wanted: NodeSettings | None = None
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """The network of this moment; None where none is loaded."""
+        return None if self._loaded is None else self._loaded.predictor
+
+    def load(self, settings: NodeSettings, *, sizes: Iterable[tuple[int, int]]) -> Predictor:
+        """Loads what the settings describe.
+
+        Args:
+            settings: Of the node.
+            sizes: Width and height of the frames that were seen last, for ``warm_up``.
+
+        Raises:
+            SettingsError: There are neither weights nor leave to do without.
+            CheckpointError: The weights are missing or cannot be used.
+            ValueError: The device is not there, or cannot do the precision.
+            RuntimeError: It ran out of memory, or the device failed.
+        """
+        loaded = _load(settings, sizes)
+        with self._lock:
+            self._loaded, self._wanted = loaded, settings
+        return loaded.predictor
+
+    def reload(self, settings: NodeSettings, *, sizes: Iterable[tuple[int, int]]) -> str:
+        """Loads the weights of ``settings`` and puts them in the place of those that run.
+
+        Takes as long as loading does, in whatever thread; frames go on meanwhile. Where it raises
+        (as `load` does), the old weights go on.
+
+        Returns:
+            What runs now.
+
+        Raises:
+            RuntimeError: Nothing was loaded, or it was given back meanwhile.
+        """
+        before = self._loaded
+        if before is None:
+            raise RuntimeError("no network is loaded: configure the node, which loads the weights")
+        loaded = _load(settings, sizes)
+        from upsnet_ros.ros.engine import apply_settings
+
+        with self._lock:
+            if self._loaded is not before or self._wanted is None:
+                raise RuntimeError("the node was cleaned up meanwhile")
+            apply_settings(loaded.predictor, self._wanted)  # they may have changed meanwhile
+            self._loaded = loaded
+        return _source(loaded)
+
+    def apply(self, settings: NodeSettings) -> None:
+        """Gives the network those settings that may change while it runs."""
+        with self._lock:
+            if self._loaded is None:
+                return
+            from upsnet_ros.ros.engine import apply_settings
+
+            apply_settings(self._loaded.predictor, settings)
+            self._wanted = settings
+
+    def release(self) -> None:
+        """Gives the memory back, where there is a network."""
+        with self._lock:
+            if self._loaded is None:
+                return
+            self._loaded = self._wanted = None
+        from upsnet_ros.ros.engine import free_memory
+
+        free_memory()
+
+    def describe(self) -> dict[str, str]:
+        """What runs, as key and text for the diagnostics; empty where nothing does."""
+        loaded = self._loaded
+        if loaded is None:
+            return {}
+        return {
+            "variant": loaded.settings.variant,
+            "device": str(loaded.predictor.device),
+            "precision": loaded.settings.precision,
+            "weights": _source(loaded),
+        }
+
+    def gpu_memory(self) -> dict[str, str]:
+        """How full the GPU is, likewise."""
+        predictor = self.predictor
+        if predictor is None:
+            return {}
+        from upsnet_ros.ros.engine import gpu_memory
+
+        return gpu_memory(predictor.device)
+
+
+def _load(settings: NodeSettings, sizes: Iterable[tuple[int, int]]) -> _Loaded:
+    settings.require_weights()
+    from upsnet_ros.ros.engine import load_predictor, warm_up
+
+    predictor = load_predictor(settings)
+    if settings.warm_up != "off":
+        warm_up(predictor, [settings.warm_up_size] if settings.warm_up_size else sizes)
+    return _Loaded(predictor=predictor, settings=settings)
+
+
+def _source(loaded: _Loaded) -> str:
+    return "random weights" if loaded.predictor.random_weights else loaded.settings.weights
