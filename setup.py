@@ -35,8 +35,16 @@ setup(
             "tensorboard>=2.16",
         ],
         "evaluate": ["jinja2>=3.1", "kornia-rs>=0.2", "pycocotools>=2.0.8"],
-        # Image encodings where cv_bridge is not installed, and bags without rosbag2.
-        "bags": ["rosbags>=0.11", "rosbags-image>=0.10"],
+        # Image encodings where cv_bridge is not installed, and bags without rosbag2. rosbags is
+        # held to the line whose writers bags.writer flushes.
+        "bags": [
+            "apsw>=3.45",
+            "mcap>=1.4",
+            "pyyaml>=6",
+            "rosbags>=0.11,<0.12",
+            "rosbags-image>=0.10",
+            "zstandard>=0.22",
+        ],
     },
     entry_points={"console_scripts": ["upsnet = upsnet_ros.cli:main"]},
 )

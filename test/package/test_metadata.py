@@ -108,11 +108,12 @@ def test_package_xml_names_every_ros_module_that_is_imported():
 
 
 def test_setup_py_names_every_module_that_pip_must_bring():
-    folders = [ROOT / "upsnet_ros" / name for name in ("training", "datasets", "evaluation")]
+    names = ("training", "datasets", "evaluation", "bags")
+    folders = [ROOT / "upsnet_ros" / name for name in names]
     extra = {file for file in MODULES if any(file.is_relative_to(folder) for folder in folders)}
     core = pip_names(imported([file for file in MODULES if file not in extra]))
     assert core == INSTALL_REQUIRES
-    extras = EXTRAS["train"] | EXTRAS["evaluate"]
+    extras = EXTRAS["train"] | EXTRAS["evaluate"] | EXTRAS["bags"]
     assert pip_names(imported(MODULES)) <= INSTALL_REQUIRES | extras
 
 

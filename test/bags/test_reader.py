@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import zstandard
+from bag_messages import IMAGE, TYPES, make_image
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+from upsnet_ros.bags import BagError, BagWriter, open_bag
+
+SECOND = 10**9
+
+
+def write(path: Path, seconds: list[int], topic: str = "/camera/image_raw", **options) -> Path:
+    with BagWriter(path=path, **options) as bag:
+        for second in seconds:
+            bag.write(topic, make_image(second), second * SECOND, IMAGE)
+    return path
+
+
+def times(path: Path, **options) -> list[int]:
+    with open_bag(path, **options) as bag:
+        return [record.time_ns // SECOND for record in bag]
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_what_was_written_is_read_in_order_of_time(tmp_path: Path, storage, compression):
+    path = write(tmp_path / "bag", [3, 1, 2], storage=storage, compression=compression)
+    with open_bag(path) as bag:
+        assert [(topic.name, topic.msgtype, topic.count) for topic in bag.topics] == [
+            ("/camera/image_raw", IMAGE, 3)
+        ]
+        assert (bag.start_time, bag.end_time, bag.losses) == (SECOND, 3 * SECOND, [])
+        records = list(bag)
+        assert [record.time_ns for record in records] == [SECOND, 2 * SECOND, 3 * SECOND]
+        assert [int(record.message.data[-1]) for record in records] == [1, 2, 3]
+        assert [record.time_ns for record in bag] == [record.time_ns for record in records]
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_part_of_a_bag(tmp_path: Path, storage):
+    path = tmp_path / "bag"
+    with BagWriter(path=path, storage=storage) as bag:
+        for second in range(10, 20):
+            bag.write("/a", make_image(second), second * SECOND, IMAGE)
+            bag.write("/b", make_image(second), second * SECOND, IMAGE)
+    assert times(path, topics=["/a"]) == list(range(10, 20))
+    assert times(path, topics=["/b"], start=2.0, duration=3.0) == [12, 13, 14]
+    assert times(path, topics=[]) == []
+
+
+def test_a_single_file_and_one_without_metadata(tmp_path: Path):
+    path = write(tmp_path / "bag", [1, 2])
+    assert times(path / "bag.mcap") == [1, 2]
+    (path / "metadata.yaml").unlink()
+    assert times(path) == [1, 2]
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_split_bag_is_read_across_its_files(tmp_path: Path, metadata):
+    first = write(tmp_path / "first", [1, 2, 5])
+    second = write(tmp_path / "second", [3, 4, 6])
+    (second / "second.mcap").rename(first / "zz.mcap")
+    if metadata:
+        text = (first / "metadata.yaml").read_text()
+        text = text.replace("- first.mcap\n", "- first.mcap\n  - zz.mcap\n")
+        assert "zz.mcap" in text
+        (first / "metadata.yaml").write_text(text)
+    else:
+        (first / "metadata.yaml").unlink()
+    with open_bag(first) as bag:
+        assert bag.topics[0].count == 6
+    assert times(first) == [1, 2, 3, 4, 5, 6]
+
+
+def test_missing_files_of_a_split_bag_are_told(tmp_path: Path):
+    path = write(tmp_path / "bag", [1, 2])
+    text = (path / "metadata.yaml").read_text()
+    (path / "metadata.yaml").write_text(text.replace("- bag.mcap\n", "- bag.mcap\n  - gone.mcap\n"))
+    with open_bag(path) as bag:
+        assert len(list(bag)) == 2
+        assert bag.losses == ["bag: its file gone.mcap is missing"]
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+@pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])
+def test_other_ways_to_compress(tmp_path: Path, plugin, mode):
+    writer = Writer(tmp_path / "bag", version=9, storage_plugin=plugin)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection("/a", IMAGE, typestore=TYPES.store(IMAGE))
+        writer.write(connection, SECOND, TYPES.serialize(make_image(7), IMAGE))
+    with open_bag(tmp_path / "bag") as bag:
+        assert [int(record.message.data[0]) for record in bag] == [7]
+
+
+def test_a_bag_cut_off_anywhere_gives_what_is_whole(tmp_path: Path):
+    seconds = list(range(1, 41))
+    cut = tmp_path / "cut.mcap"
+    with BagWriter(path=tmp_path / "small") as bag:
+        for second in seconds:
+            bag.write("/a", make_image(second), second * SECOND, IMAGE)
+            bag.flush()
+    whole = (tmp_path / "small" / "small.mcap").read_bytes()
+    counts = []
+    for share in (0.2, 0.5, 0.8):
+        cut.write_bytes(whole[: int(len(whole) * share)])
+        with open_bag(cut) as bag:
+            found = [record.time_ns // SECOND for record in bag]
+            assert found == seconds[: len(found)]
+            assert bag.topics[0].count == len(found)
+            assert len(bag.losses) == 1
+            assert "cut off" in bag.losses[0]
+        counts.append(len(found))
+    assert counts == sorted(counts)
+    assert counts[0] >= 5
+    assert counts[-1] >= 25
+
+
+def test_a_damaged_chunk_is_left_out_and_told(tmp_path: Path):
+    path = tmp_path / "bag"
+    with BagWriter(path=path, compression="zstd") as bag:
+        for second in range(1, 6):
+            bag.write("/a", make_image(second), second * SECOND, IMAGE)
+            bag.flush()
+    file = path / "bag.mcap"
+    data = bytearray(file.read_bytes())
+    at = data.find(b"\x28\xb5\x2f\xfd", data.find(b"\x28\xb5\x2f\xfd") + 1)  # the second chunk
+    data[at : at + 4] = b"\0\0\0\0"
+    file.write_bytes(data)
+    with open_bag(path) as bag:
+        assert [record.time_ns // SECOND for record in bag] == [1, 3, 4, 5]
+        assert len(bag.losses) == 1
+        assert "damaged" in bag.losses[0]
+
+
+def test_messages_outside_of_chunks_out_of_order(tmp_path: Path):
+    # As rosbag2's preset "fastwrite" leaves them; `rosbags` refuses those.
+    from mcap.writer import Writer as PlainWriter
+
+    path = tmp_path / "plain.mcap"
+    with path.open("wb") as file:
+        writer = PlainWriter(file, use_chunking=False)
+        writer.start(profile="ros2", library="test")
+        text = TYPES.store(IMAGE).generate_msgdef(IMAGE, ros_version=2)[0]
+        schema = writer.register_schema(name=IMAGE, encoding="ros2msg", data=text.encode())
+        channel = writer.register_channel(topic="/a", message_encoding="cdr", schema_id=schema)
+        for second in (2, 1, 3):
+            raw = TYPES.serialize(make_image(second), IMAGE)
+            writer.add_message(channel, second * SECOND, raw, second * SECOND)
+        writer.finish()
+    with open_bag(path) as bag:
+        assert [int(record.message.data[0]) for record in bag] == [1, 2, 3]
+        assert bag.losses == []
+
+
+def test_topics_that_are_not_there_are_named(tmp_path: Path):
+    path = write(tmp_path / "bag", [1])
+    with pytest.raises(BagError, match=r"has no topic /b; it has /camera/image_raw"):
+        open_bag(path, topics=["/b"])
+
+
+def test_what_is_no_bag(tmp_path: Path):
+    with pytest.raises(BagError, match="there is no bag"):
+        open_bag(tmp_path / "none")
+    with pytest.raises(BagError, match=r"holds no \.mcap or \.db3 file"):
+        open_bag(tmp_path)
+    for name, reason in {
+        "picture.png": "is no ROS 2 bag",
+        "old.bag": "rosbags-convert",
+        "text.mcap": "is no MCAP file",
+        "text.db3": "is no SQLite bag",
+        "text.db3.zstd": "cannot be decompressed",
+    }.items():
+        (tmp_path / name).write_text("nothing of that kind, and longer than any header would be")
+        with pytest.raises(BagError, match=reason):
+            open_bag(tmp_path / name)
+
+
+def test_an_empty_bag(tmp_path: Path):
+    with BagWriter(path=tmp_path / "bag") as bag:
+        bag.add_topic("/a", IMAGE)
+    with open_bag(tmp_path / "bag") as bag:
+        assert list(bag) == []
+        assert (bag.start_time, bag.end_time, bag.losses) == (0, 0, [])
+
+
+def test_a_compressed_message_that_is_damaged(tmp_path: Path):
+    raw = zstandard.compress(TYPES.serialize(make_image(1), IMAGE))
+    with BagWriter(path=tmp_path / "bag") as bag:
+        bag.write("/a", raw[:4] + b"\xff" * 20, SECOND, IMAGE)
+    with open_bag(tmp_path / "bag") as bag, pytest.raises(BagError, match=r"/a at .* is damaged"):
+        list(bag)
