@@ -29,9 +29,9 @@ from upsnet_ros.ros.settings import Changes, parameters
 
 pytestmark = pytest.mark.dds
 
-SMALL = ("--variant", "cityscapes-r18", "--scale", "64", "--device", "cpu", "--warm-up", "off")
+SMALL = ("--variant", "cityscapes-r18", "--scale", "64", "--device", "cpu", "--warm-up", "none")
 RANDOM = (*SMALL, "--allow-random-weights", "--score-threshold", "0.0")
-PLAIN = ("allow_random_weights:=true", "warm_up:=off", "variant:=cityscapes-r18", "device:=cpu")
+PLAIN = ("allow_random_weights:=true", "warm_up:=none", "variant:=cityscapes-r18", "device:=cpu")
 RELIABLE = QoSProfile(depth=50, reliability=QoSReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=50, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(

@@ -41,6 +41,9 @@ def test_every_default_is_allowed_and_every_parameter_described():
         ({"scale": 5000}, "scale must be 0 to 4096, not 5000"),
         ({"autostart": 1}, "autostart must be of type boolean, not 1"),
         ({"weights": None}, "weights must be of type string, not None"),
+        ({"warm_up": "1920*1080"}, "warm_up must be auto, none or a size such as 1920x1080, not"),
+        ({"warm_up": "0x8"}, "warm_up must be auto"),
+        ({"max_rate": -1.0}, "max_rate must be 0.0 to 1000.0"),
         ({"cameras": ()}, "cameras must name a camera"),
         ({"cameras": ("front", "front")}, "cameras must differ"),
         ({"cameras": ("front", "")}, "the empty name stands for a single camera only"),
@@ -58,6 +61,11 @@ def test_values_that_cannot_be_used_are_refused_with_a_reason(changes, says):
 def test_names_of_cameras():
     assert NodeSettings().cameras == ("",)
     NodeSettings(cameras=("front", "rear_left", "robot1/arm"))
+
+
+def test_size_of_the_warm_up():
+    assert NodeSettings(warm_up="1920x1080").warm_up_size == (1920, 1080)
+    assert NodeSettings(warm_up="none").warm_up_size is None
 
 
 @pytest.mark.parametrize(

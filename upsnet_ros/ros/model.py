@@ -124,7 +124,7 @@ def _load(settings: NodeSettings, sizes: Iterable[tuple[int, int]]) -> _Loaded:
     from upsnet_ros.ros.engine import load_predictor, warm_up
 
     predictor = load_predictor(settings)
-    if settings.warm_up != "off":
+    if settings.warm_up != "none":
         warm_up(predictor, [settings.warm_up_size] if settings.warm_up_size else sizes)
     return _Loaded(predictor=predictor, settings=settings)
 

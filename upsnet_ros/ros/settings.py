@@ -23,7 +23,7 @@ from upsnet_ros.ros.parameter_info import (
 
 __all__ = ["Changes", "NodeSettings", "ParameterInfo", "SettingsError", "Value", "parameters"]
 
-_SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
+_SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 # What a relative ROS name may be made of; a camera's name becomes a part of its topics' names.
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 
@@ -98,7 +98,7 @@ class NodeSettings:
         "auto",
         "Size of a frame that configure and ~/reload_weights compute for nobody, so that the first"
         " camera frame is not slow: WIDTHxHEIGHT, such as 1920x1080; auto for the sizes of the last"
-        " frames, and the network's own before any frame came; or off.",
+        " frames, and the network's own before any frame came; or none.",
         group="Model",
     )
     measure_stages: bool = parameter(
@@ -226,9 +226,9 @@ class NodeSettings:
         check_all(self)
         if 0 < self.scale < 32:
             raise SettingsError(f"scale must be at least 32, or 0, not {self.scale}")
-        if self.warm_up not in ("auto", "off") and self.warm_up_size is None:
+        if self.warm_up not in ("auto", "none") and self.warm_up_size is None:
             raise SettingsError(
-                f"warm_up must be auto, off or a size such as 1920x1080, not {self.warm_up!r}"
+                f"warm_up must be auto, none or a size such as 1920x1080, not {self.warm_up!r}"
             )
         if not self.cameras:
             raise SettingsError('cameras must name a camera; [""] is a single one without a name')

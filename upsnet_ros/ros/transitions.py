@@ -29,7 +29,7 @@ def transition(
         what = callback.__name__.removeprefix("on_")
         try:
             callback(self, state)
-        except (ValueError, OSError, ImportError, RuntimeError) as error:
+        except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
             self.get_logger().error(f"{what} failed: {first_line(error)}")
             self.get_logger().debug(traceback.format_exc())
             return TransitionCallbackReturn.FAILURE
