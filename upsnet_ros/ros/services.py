@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Generator
 from typing import Any
 
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 
@@ -36,7 +37,9 @@ class Services:
         self._reload = reload
         self._reloading: threading.Thread | None = None
         node.create_service(SetBool, "~/enable", self._on_enable)
-        node.create_service(Trigger, "~/reload_weights", self._on_reload)
+        # In a group of its own: others of its group would wait for it, and another request too.
+        group = ReentrantCallbackGroup()
+        node.create_service(Trigger, "~/reload_weights", self._on_reload, callback_group=group)
 
     def wait(self) -> None:
         """Waits for weights that are being loaded."""
