@@ -25,6 +25,7 @@ ROS_MODULES = {
     "lifecycle_msgs",
     "rcl_interfaces",
     "rclpy",
+    "rosgraph_msgs",
     "sensor_msgs",
     "std_msgs",
     "std_srvs",

@@ -29,7 +29,7 @@ class Command:
 
     Attributes:
         module: Where the function lives; imported when the subcommand is called.
-        function: Name of the typer function in that module.
+        function: Name of the typer function in that module, or of a `typer.Typer` with subcommands.
         help: One line for `upsnet --help`.
         ros: Whether the subcommand is a ROS process and takes ``--ros-args``.
         extra: The extra of setup.py that brings what the subcommand needs beside the package's own
@@ -53,6 +53,13 @@ COMMANDS: dict[str, Command] = {
     "record": Command(
         "upsnet_ros.cli.record", "record", "Write the node's answers as pictures.", ros=True
     ),
+    "replay": Command(
+        "upsnet_ros.cli.replay",
+        "replay",
+        "Play a bag to the node, record its answers.",
+        ros=True,
+        extra="bags",
+    ),
     "demo": Command(
         "upsnet_ros.cli.demo", "demo", "Play, segment and record, and show the result."
     ),
@@ -61,6 +68,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "scenes": Command(
         "upsnet_ros.cli.scenes", "scenes", "Draw driving scenes with exact labels, as Cityscapes."
+    ),
+    "bag": Command(
+        "upsnet_ros.cli.bag", "bag", "Make bags of labelled drives; look into any.", extra="bags"
     ),
     "evaluate": Command(
         "upsnet_ros.cli.evaluate",
@@ -110,10 +120,13 @@ def _register(name: str, command: Command) -> None:
     def run(ctx: typer.Context) -> None:
         if ctx.obj and not command.ros:
             fail(f"`upsnet {name}` is no ROS process and takes no {ROS_ARGS}")
-        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         try:
             module = importlib.import_module(command.module)
-            single.command(name)(getattr(module, command.function))
+            single = getattr(module, command.function)
+            if not isinstance(single, typer.Typer):
+                function = single
+                single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+                single.command(name)(function)
             single(args=ctx.args, obj=ctx.obj, prog_name=f"upsnet {name}")
         except ModuleNotFoundError as error:
             if error.name == "rclpy":
