@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from upsnet_ros.datasets.base import Dataset, DatasetError, Sample
+from upsnet_ros.datasets.base import Dataset, DatasetError, Sample, Thing
 from upsnet_ros.datasets.cityscapes import Cityscapes
 from upsnet_ros.datasets.coco_panoptic import CocoPanoptic
 from upsnet_ros.datasets.shapes import Bitmask
@@ -21,7 +22,10 @@ from upsnet_ros.evaluation.evaluation import EvaluationResult, evaluate
 from upsnet_ros.evaluation.maps import PanopticMap, Segments, map_of_frame
 from upsnet_ros.evaluation.measures import EvaluationFrame, Metrics
 from upsnet_ros.evaluation.naming import frame_name, place_in_sequence
+from upsnet_ros.evaluation.unknown_scores import unknown_scores
+from upsnet_ros.evaluation.video import WINDOWS
 from upsnet_ros.inference.frame import LABEL_DIVISOR, PanopticFrame
+from upsnet_ros.tracking import Tracker, TrackerSettings
 
 #: Samples that lie ready.
 _AHEAD = 2
@@ -41,13 +45,15 @@ def evaluate_dataset(
     Args:
         dataset: Images with truth.
         predict: A `Predictor`, or whatever answers like one, of the same taxonomy.
-        metrics: What to measure beside PQ, mean IoU and unknown objects.
+        metrics: What to measure beside PQ, mean IoU and unknown objects; video quality has the
+            things tracked.
         indices: Which images; by default all.
 
     Raises:
         EvaluationError: A file cannot be read, or an answer does not fit the truth.
     """
-    frames = ModelFrames(dataset, predict, indices=indices)
+    tracking = metrics is not None and metrics.video
+    frames = ModelFrames(dataset, predict, indices=indices, tracking=tracking)
     return evaluate(frames, frames.categories, metrics)
 
 
@@ -59,6 +65,7 @@ class ModelFrames:
         predict: What segments them.
         indices: Which images; by default all.
         allow_missing: Leave out images that cannot be read, and tell in `notes`.
+        tracking: Whether things are followed along each sequence, and go by their track ids.
 
     Attributes:
         categories: The data set's classes.
@@ -72,12 +79,14 @@ class ModelFrames:
         *,
         indices: Sequence[int] | None = None,
         allow_missing: bool = False,
+        tracking: bool = False,
     ) -> None:
         self.categories = Categories.of(dataset.taxonomy)
         self.notes: list[str] = []
         self._dataset, self._predict = dataset, predict
         self._indices = range(len(dataset)) if indices is None else indices
         self._allow_missing = allow_missing
+        self._trackers = SequenceTrackers() if tracking else None
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -91,7 +100,12 @@ class ModelFrames:
                     raise EvaluationError(str(error)) from error
                 self.notes.append(f"left out: {error}")
                 continue
-            yield frame_of(sample, self._predict(sample.image), self._dataset.taxonomy)
+            answer = self._predict(sample.image)
+            if self._trackers is not None:
+                _check_numbers(sample)
+                answer = self._trackers(answer, *place_in_sequence(frame_name(sample.name)))
+            tracks = self._trackers is not None
+            yield frame_of(sample, answer, self._dataset.taxonomy, tracks=tracks)
 
     def _read_ahead(self) -> Iterator[Future[Sample]]:
         """Samples in order, the next ones read while one is segmented: a GPU should not wait."""
@@ -105,6 +119,22 @@ class ModelFrames:
                 yield from waiting
             finally:
                 reader.shutdown(cancel_futures=True)
+
+
+class SequenceTrackers:
+    """Follows things along sequences, whose frames come in order; each sequence begins anew."""
+
+    def __init__(self) -> None:
+        # Time is counted in frames of the camera; what no window joins need not be followed.
+        self._settings = TrackerSettings(max_gap=max(WINDOWS))
+        self._tracker = Tracker(self._settings)
+        self._sequence: str | None = None
+
+    def __call__(self, frame: PanopticFrame, sequence: str, number: int) -> PanopticFrame:
+        """The frame with track ids, of this number along this sequence."""
+        if sequence != self._sequence:
+            self._tracker, self._sequence = Tracker(self._settings), sequence
+        return self._tracker(frame, time=number)
 
 
 def open_dataset(kind: str, root: Path, split: str | None) -> Dataset:
@@ -129,36 +159,42 @@ def open_dataset(kind: str, root: Path, split: str | None) -> Dataset:
     raise DatasetError(f"unknown data set {kind!r}; use cityscapes or coco")
 
 
-def frame_of(sample: Sample, answer: PanopticFrame, taxonomy: Taxonomy) -> EvaluationFrame:
+def frame_of(
+    sample: Sample, answer: PanopticFrame, taxonomy: Taxonomy, *, tracks: bool = False
+) -> EvaluationFrame:
     """Set a sample's truth beside the answer to its image.
 
-    The answer's unknown score, and one minus the semantic head's confidence, are judged where the
-    predictor was asked for them.
+    The scores of `unknown_scores` are judged where the predictor was asked for them.
+
+    Args:
+        sample: The image and its truth.
+        answer: Its segmentation.
+        taxonomy: Of both.
+        tracks: Whether the answer's things go by their track ids.
+
+    Raises:
+        EvaluationError: As `map_of_frame`.
     """
     name = frame_name(sample.name)
     sequence, number = place_in_sequence(name)
-    scores = {}
-    if answer.unknown_score is not None:
-        scores["unknown_channel"] = answer.unknown_score
-    if answer.confidence is not None:
-        scores["max_softmax"] = 255 - answer.confidence
     return EvaluationFrame(
         name=name,
         sequence=sequence,
         number=number,
         truth=map_of_sample(sample, taxonomy),
-        prediction=map_of_frame(answer),
+        prediction=map_of_frame(answer, tracks=tracks),
         image=sample.image,
         truth_unknown=sample.unknown,
         prediction_unknown=answer.unknown,
-        unknown_scores=scores,
+        unknown_scores=unknown_scores(answer),
     )
 
 
 def map_of_sample(sample: Sample, taxonomy: Taxonomy) -> PanopticMap:
     """The truth of a sample, things over stuff.
 
-    Pixels of a thing class that no thing covers are void.
+    Pixels of a thing class that no thing covers are void. Ids last along a sequence where the data
+    set numbers its things so: ``class_id * 1000 + number``, and ``class_id`` for groups.
     """
     ids_of = np.zeros(np.iinfo(sample.semantic.dtype).max + 1, np.int32)
     ids_of[: taxonomy.num_stuff] = taxonomy.public_ids[: taxonomy.num_stuff]
@@ -166,11 +202,9 @@ def map_of_sample(sample: Sample, taxonomy: Taxonomy) -> PanopticMap:
     present = np.bincount(sample.semantic.reshape(-1), minlength=taxonomy.num_stuff)
     ids = taxonomy.public_ids[: taxonomy.num_stuff][present[: taxonomy.num_stuff] > 0].tolist()
     classes, crowd = list(ids), [False] * len(ids)
-    counts: dict[int, int] = {}
     for thing in sample.things:
         class_id = int(taxonomy.public_ids[thing.semantic_id])
-        counts[class_id] = counts.get(class_id, 0) + 1
-        ids.append(class_id * LABEL_DIVISOR + counts[class_id])
+        ids.append(_truth_id(thing, class_id, taken=ids))
         classes.append(class_id)
         crowd.append(thing.crowd)
         if isinstance(thing.shape, Bitmask):
@@ -186,3 +220,20 @@ def map_of_sample(sample: Sample, taxonomy: Taxonomy) -> PanopticMap:
         np.array(ids)[shown], np.array(classes)[shown], crowd=np.array(crowd)[shown]
     )
     return PanopticMap(pixels=pixels, segments=table)
+
+
+def _truth_id(thing: Thing, class_id: int, *, taken: Sequence[int]) -> int:
+    """The id of a thing, whose class numbers all of its things or none."""
+    if thing.number is not None:
+        return class_id * LABEL_DIVISOR + thing.number
+    group = (class_id,) if thing.crowd else ()
+    free = chain(group, count(class_id * LABEL_DIVISOR + 1))
+    return next(candidate for candidate in free if candidate not in taken)
+
+
+def _check_numbers(sample: Sample) -> None:
+    if any(thing.number is None and not thing.crowd for thing in sample.things):
+        raise EvaluationError(
+            f"{sample.name}: video quality needs things that keep a number along a sequence, and"
+            " this data set does not number them"
+        )

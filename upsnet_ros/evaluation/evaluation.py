@@ -14,8 +14,10 @@ from upsnet_ros.evaluation.categories import Categories
 from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.instance_ap import average_precision
 from upsnet_ros.evaluation.measures import EvaluationFrame, FrameMeasures, Metrics, measure
+from upsnet_ros.evaluation.overlaps import Overlaps
 from upsnet_ros.evaluation.panoptic_quality import PanopticCounts, PanopticQuality
 from upsnet_ros.evaluation.semantic import class_ious, mean_iou
+from upsnet_ros.evaluation.tracks import TrackQuality, id_switches
 from upsnet_ros.evaluation.unknown import UnknownCounts
 from upsnet_ros.evaluation.video import WINDOWS, tube_counts
 
@@ -42,6 +44,7 @@ class EvaluationResult:
         mean_iou: Mean of those.
         boundary: Boundary PQ, or None where it was not measured.
         video: VPQ by window, or None where it was not measured.
+        tracks: Id switches and their kin, measured with VPQ.
         instances: AP, or None where it was not measured.
         unknown: Counts of unknown objects, or None where no frame tells them.
         intervals: 95 % intervals by figure, of sequences drawn anew; empty with fewer than two.
@@ -55,6 +58,7 @@ class EvaluationResult:
     mean_iou: float
     boundary: PanopticQuality | None
     video: dict[int, PanopticQuality] | None
+    tracks: TrackQuality | None
     instances: InstancePrecision | None
     unknown: UnknownCounts | None
     intervals: dict[str, Interval]
@@ -95,6 +99,7 @@ def summarise(frames: Iterable[FrameMeasures], categories: Categories) -> Evalua
     ious = class_ious(np.sum([frame.pixels for frame in frames], axis=0))
     edges = [frame.boundary for frame in frames if frame.boundary is not None]
     unknown = [frame.unknown for frame in frames if frame.unknown is not None]
+    sequences = _sequences(frames)
     return EvaluationResult(
         categories=categories,
         frames=frames,
@@ -103,32 +108,54 @@ def summarise(frames: Iterable[FrameMeasures], categories: Categories) -> Evalua
         class_ious=ious,
         mean_iou=float(mean_iou(ious)),
         boundary=sum(edges, PanopticCounts.zero(size)).quality(categories) if edges else None,
-        video=_video(frames, categories),
+        video=_video(sequences, categories) if sequences else None,
+        tracks=_tracks(sequences, counts, categories) if sequences else None,
         instances=_instances(frames, categories),
         unknown=sum(unknown, UnknownCounts()) if unknown else None,
         intervals=intervals(frames, categories),
     )
 
 
-def _video(
-    frames: tuple[FrameMeasures, ...], categories: Categories
-) -> dict[int, PanopticQuality] | None:
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """The frames of a sequence that are judged as a video, by number."""
+
+    name: str
+    numbers: list[int]
+    overlaps: list[Overlaps]
+
+
+def _sequences(frames: tuple[FrameMeasures, ...]) -> list[_Sequence]:
     tracked = [(frame, frame.overlaps) for frame in frames if frame.overlaps is not None]
-    if not tracked:
-        return None
-    sequences = [list(group) for _, group in groupby(tracked, lambda item: item[0].sequence)]
+    groups = groupby(tracked, lambda item: item[0].sequence)
+    return [
+        _Sequence(name, [frame.number for frame, _ in group], [overlaps for _, overlaps in group])
+        for name, group in ((name, list(items)) for name, items in groups)
+    ]
+
+
+def _video(sequences: list[_Sequence], categories: Categories) -> dict[int, PanopticQuality]:
     qualities = {}
     for window in WINDOWS:
         counts = PanopticCounts.zero(len(categories))
-        for sequence in sequences:
-            numbers = [frame.number for frame, _ in sequence]
-            tubes = [overlaps for _, overlaps in sequence]
+        for one in sequences:
             try:
-                counts = counts + tube_counts(numbers, tubes, window, categories)
+                counts = counts + tube_counts(one.numbers, one.overlaps, window, categories)
             except EvaluationError as error:
-                raise EvaluationError(f"sequence {sequence[0][0].sequence}: {error}") from None
+                raise EvaluationError(f"sequence {one.name}: {error}") from None
         qualities[window] = counts.quality(categories)
     return qualities
+
+
+def _tracks(
+    sequences: list[_Sequence], counts: PanopticCounts, categories: Categories
+) -> TrackQuality:
+    # Windows join no frames that lie farther apart, so ids need not last that long.
+    switches = [
+        id_switches(one.numbers, one.overlaps, categories, max_gap=max(WINDOWS))
+        for one in sequences
+    ]
+    return TrackQuality.of(counts, np.sum(switches, axis=0), categories)
 
 
 def _instances(

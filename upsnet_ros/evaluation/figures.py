@@ -20,6 +20,8 @@ def headline(result: EvaluationResult) -> dict[str, float]:
     if result.video is not None:
         windows = {f"VPQ_{k}": float(quality.all[0]) for k, quality in result.video.items()}
         figures |= windows | {"VPQ": sum(windows.values()) / len(windows)}
+    if result.tracks is not None:
+        figures |= dict(zip(("MOTSA", "sMOTSA"), result.tracks.all.tolist(), strict=True))
     if result.instances is not None:
         figures |= {"AP": result.instances.ap, "AP50": result.instances.ap50}
     if result.unknown is not None:
@@ -47,6 +49,10 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
             "windows": windows,
             "VPQ": sum(window["PQ"] for window in windows.values()) / len(windows),
         }
+    if result.tracks is not None:
+        motsa, smotsa = result.tracks.all.tolist()
+        switches = int(result.tracks.switches.sum())
+        report["tracks"] = {"id_switches": switches, "MOTSA": motsa, "sMOTSA": smotsa}
     if result.instances is not None:
         report["AP"], report["AP50"] = result.instances.ap, result.instances.ap50
     if result.unknown is not None:
@@ -83,6 +89,9 @@ def _classes(result: EvaluationResult) -> list[dict[str, Any]]:
         }
         if result.boundary is not None:
             row["boundary_PQ"] = float(result.boundary.classes[place, 0])
+        if result.tracks is not None and info.is_thing:
+            row["id_switches"] = int(result.tracks.switches[place])
+            row["MOTSA"], row["sMOTSA"] = result.tracks.classes[place].tolist()
         if result.instances is not None and info.is_thing:
             row["AP"] = result.instances.classes[info.id]
         rows.append(row)

@@ -81,13 +81,31 @@ class PanopticMap:
     segments: Segments
 
 
-def map_of_frame(frame: PanopticFrame) -> PanopticMap:
-    """A prediction, as the Predictor makes it; stuff scores 1."""
+def map_of_frame(frame: PanopticFrame, *, tracks: bool = False) -> PanopticMap:
+    """A prediction, as the Predictor makes it; stuff scores 1.
+
+    Args:
+        frame: The prediction.
+        tracks: Whether things go by their track ids, which last, instead of the frame's own.
+
+    Raises:
+        EvaluationError: Track ids are asked for and a thing has none, or two have the same.
+    """
     stuff, things = frame.stuff, frame.instances
+    pixels: npt.NDArray[np.integer[Any]] = frame.labels
+    ids = [part.id for part in things]
+    if tracks:
+        if not all(part.track_id for part in things):
+            raise EvaluationError("there are things without a track id: tracking was off")
+        # Beyond the ids of stuff, which are those of classes.
+        lasting = [LABEL_DIVISOR + part.track_id for part in things]
+        new_id = np.arange(max([0, *ids, int(pixels.max(initial=0))]) + 1)
+        new_id[ids] = lasting
+        pixels, ids = new_id[pixels], lasting
     return PanopticMap(
-        pixels=frame.labels,
+        pixels=pixels,
         segments=Segments.of(
-            [part.id for part in stuff] + [part.id for part in things],
+            [part.id for part in stuff] + ids,
             [part.class_id for part in stuff] + [part.class_id for part in things],
             scores=[1.0] * len(stuff) + [part.score for part in things],
         ),

@@ -40,11 +40,14 @@ def class_table(result: EvaluationResult) -> Table:
 def headline_lines(result: EvaluationResult) -> list[str]:
     """One line a figure, with its interval where there is one."""
     figures = headline(result)
-    return [
+    lines = [
         f"{name.replace('_', ' '):18} {percent(value):>6}{_interval(result.intervals, name)}"
         for name, value in figures.items()
         if not name.startswith(("SQ_", "RQ_"))
     ]
+    if result.tracks is not None:
+        lines.append(f"{'id switches':18} {result.tracks.switches.sum():6}")
+    return lines
 
 
 def percent(value: float) -> str:

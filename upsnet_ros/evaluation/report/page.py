@@ -24,6 +24,8 @@ _LABELS = {
     "mIoU": "Mean IoU",
     "boundary_PQ": "Boundary PQ",
     "VPQ": "Video PQ",
+    "MOTSA": "MOTSA of things",
+    "sMOTSA": "sMOTSA of things",
     "AP": "AP of things",
     "AP50": "AP at IoU 0.5",
     "unknown_recall": "Unknown pixels found",
@@ -83,7 +85,7 @@ class Page:
         return template.render(
             title=self.title,
             tiles=self._tiles(),
-            facts=self.facts,
+            facts=[*self.facts, *self._switches()],
             notes=self.notes,
             data=self._data(),
             figures=to_json(self.result),
@@ -102,6 +104,11 @@ class Page:
             for name, value in headline(self.result).items()
             if name in _LABELS
         ]
+
+    def _switches(self) -> list[tuple[str, str]]:
+        """How often things changed their ids: a number, unlike the figures, which are shares."""
+        tracks = self.result.tracks
+        return [] if tracks is None else [("Id switches", str(tracks.switches.sum()))]
 
     def _data(self) -> dict[str, Any]:
         """What the page's script works with."""
