@@ -9,10 +9,12 @@ import torch
 
 from upsnet_ros import Predictor
 from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.inference.model import Origin
 from upsnet_ros.inference.predictor import PREDICTOR_STAGES
 from upsnet_ros.network import UPSNet, get_variant, save_checkpoint
 from upsnet_ros.network.checkpoint import CheckpointError
 from upsnet_ros.network.random_weights import draw_weights_
+from upsnet_ros.weights import SHIPPED_VARIANT, shipped_weights
 
 
 def _image(height: int = 120, width: int = 200, seed: int = 0) -> np.ndarray:
@@ -137,6 +139,36 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded(image).labels, want(image).labels)
 
 
+def test_nothing_named_takes_the_weights_that_ship() -> None:
+    predictor = Predictor(device="cpu", scale=128)
+    assert predictor.origin is Origin.SHIPPED
+    assert predictor.variant.name == SHIPPED_VARIANT
+    assert predictor.weights == shipped_weights(SHIPPED_VARIANT)
+
+
+def test_the_variant_is_told_from_the_weights(tmp_path: Path) -> None:
+    save_checkpoint(UPSNet(get_variant("cityscapes-r18")), tmp_path / "a.safetensors")
+    assert Predictor(tmp_path / "a.safetensors", device="cpu").variant.name == "cityscapes-r18"
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match=r"b\.pth holds the weights of no variant"):
+        Predictor(tmp_path / "b.pth", device="cpu")
+
+
+def test_a_lower_threshold_finds_more_unknown(predictor: Predictor) -> None:
+    image = _image()
+    exact = predictor(image)
+    assert exact.unknown_score is not None
+    for threshold in (0.2, 0.8):
+        frame = _predictor(unknown_threshold=threshold, unknown_score=True, score_threshold=0.3)(
+            image
+        )
+        np.testing.assert_array_equal(frame.unknown_score, exact.unknown_score)
+        clear = np.abs(exact.unknown_score / 255 - threshold) > 0.003  # it is rounded
+        want = exact.unknown_score > 255 * threshold
+        np.testing.assert_array_equal(frame.unknown[clear], want[clear])
+        assert not frame.labels[frame.unknown].any()
+
+
 def test_weights_of_another_variant(tmp_path: Path) -> None:
     save_checkpoint(UPSNet(get_variant("cityscapes-r18")), tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match=r"a\.safetensors does not fit"):
@@ -146,7 +178,8 @@ def test_weights_of_another_variant(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"allow_random_weights": False}, "no weights given"),
+        ({"allow_random_weights": False, "variant": "coco-r50"}, "no weights given, and none ship"),
+        ({"unknown_threshold": 1.0}, "unknown threshold 1.0"),
         ({"variant": "r34"}, "unknown variant"),
         ({"precision": "int8"}, "unknown precision"),
         ({"precision": "fp16"}, "needs a CUDA device"),

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from upsnet_ros.network.instance_head import Detections
-from upsnet_ros.network.panoptic_head import UNKNOWN, Grid, PanopticHead, first_max, upsample_part
+from upsnet_ros.network.panoptic_head import (
+    UNKNOWN,
+    Grid,
+    HeadOptions,
+    PanopticHead,
+    first_max,
+    upsample_part,
+)
 from upsnet_ros.network.panoptic_logits import mask_term, panoptic_logits
 from upsnet_ros.network.tiles import Tile
 
@@ -50,7 +57,7 @@ def test_tiles_give_the_argmax_of_the_definition(count: int) -> None:
         mask_logits=masks,
         grid=Grid(size),
         num_stuff=NUM_STUFF,
-    ).maps(unknown_score=True, confidence=True)
+    ).maps(HeadOptions(unknown_score=True, confidence=True, max_logit=True))
     assert (maps.panoptic == want).float().mean() > 0.9999
     assert (maps.semantic == _upsampled(semantic).argmax(dim=0)).float().mean() > 0.9999
     won = maps.panoptic == UNKNOWN
@@ -60,6 +67,34 @@ def test_tiles_give_the_argmax_of_the_definition(count: int) -> None:
     assert (maps.unknown_score[~won] <= 128).all()
     probability = _upsampled(semantic).softmax(dim=0).amax(dim=0)
     assert (maps.confidence / 255 - probability).abs().max() < 0.003
+    assert maps.max_logit is not None
+    torch.testing.assert_close(maps.max_logit, _upsampled(semantic).amax(dim=0))
+
+
+@pytest.mark.parametrize("margin", [-2.0, 0.5])
+def test_a_margin_of_the_unknown_channel_is_that_over_all_others(margin: float) -> None:
+    semantic, detections, masks = _frame(4, 4)
+    size = (160, 544)
+    logits = panoptic_logits(
+        _upsampled(semantic),
+        detections.boxes,
+        detections.classes,
+        mask_term(detections.boxes, masks, size),
+        NUM_STUFF,
+    )
+    want = logits[-1] - logits[:-1].amax(dim=0) > margin
+    head = PanopticHead(
+        semantic=semantic,
+        detections=detections,
+        mask_logits=masks,
+        grid=Grid(size),
+        num_stuff=NUM_STUFF,
+    )
+    maps = head.maps(HeadOptions(unknown_margin=margin))
+    assert ((maps.panoptic == UNKNOWN) == want).float().mean() > 0.9999
+    known = ~want
+    others = logits[:-1].argmax(dim=0)
+    assert (maps.panoptic == others)[known].float().mean() > 0.9999
 
 
 def test_an_instance_takes_part_with_zero_outside_its_box() -> None:

@@ -214,7 +214,7 @@ def _model_frames(
 
     try:
         data = open_dataset(kind, root, split)
-        predictor = Predictor(unknown_score=True, semantic=True, **options)
+        predictor = Predictor(unknown_score=True, semantic=True, max_logit=True, **options)
     except ValueError as error:  # of data set, checkpoint or settings
         raise EvaluationError(str(error)) from error
     name = predictor.variant.name
@@ -222,7 +222,7 @@ def _model_frames(
         raise EvaluationError(f"{name} has other classes than {kind}: choose another --variant")
     count = min(limit or len(data), len(data))
     indices = [index * len(data) // count for index in range(count)]
-    model = "random weights" if predictor.random_weights else str(options["weights"] or "shipped")
+    model = str(predictor.weights or "random weights")
     facts = [
         ("Data set", f"{kind}, {root}" + (f", {split}" if split else "")),
         ("Model", f"{name}, {model}"),

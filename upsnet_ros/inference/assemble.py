@@ -30,6 +30,7 @@ class Assembly:
         semantic: uint8 (H, W) public ids, or None.
         unknown_score: uint8 (H, W), or None.
         confidence: uint8 (H, W), or None.
+        max_logit: float32 (H, W), or None.
     """
 
     labels: Tensor
@@ -39,6 +40,7 @@ class Assembly:
     semantic: Tensor | None
     unknown_score: Tensor | None
     confidence: Tensor | None
+    max_logit: Tensor | None
 
 
 def _labels_of_regions(segments: Segments, num_stuff: int, public_ids: Tensor) -> Tensor:
@@ -107,16 +109,19 @@ def assemble(
     table = torch.stack((labels, ids, area, x1, y1, x2, y2), dim=1)
     details = _details(detections, geometry, segment_of_region, count, variant.num_stuff)
     shown = (area > 0) & (labels > 0)
+
+    def to_source(x: Tensor | None) -> Tensor | None:
+        return None if x is None else geometry.to_source(x)
+
     return Assembly(
         labels=labels.to(torch.int32)[index],
         unknown=panoptic == UNKNOWN,
         table=table[shown],
         details=details[shown],
         semantic=public_ids.to(torch.uint8)[semantic_map.long()] if semantic else None,
-        unknown_score=None
-        if maps.unknown_score is None
-        else geometry.to_source(maps.unknown_score),
-        confidence=None if maps.confidence is None else geometry.to_source(maps.confidence),
+        unknown_score=to_source(maps.unknown_score),
+        confidence=to_source(maps.confidence),
+        max_logit=to_source(maps.max_logit),
     )
 
 
@@ -166,4 +171,5 @@ def to_frame(assembly: Assembly, taxonomy: Taxonomy, num_stuff: int) -> Panoptic
         semantic=to_host(assembly.semantic),
         unknown_score=to_host(assembly.unknown_score),
         confidence=to_host(assembly.confidence),
+        max_logit=to_host(assembly.max_logit),
     )

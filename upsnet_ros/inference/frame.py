@@ -58,13 +58,14 @@ class PanopticFrame:
     Attributes:
         labels: int32 (H, W) at the input's size; ``class_id * 1000 + k`` for things,
             ``class_id`` for stuff, 0 for void (unknown, or stuff smaller than the variant's limit).
-        unknown: bool (H, W); True where the unknown channel won.
+        unknown: bool (H, W); True where the unknown channel won, by the margin asked for.
         instances: Things, in order of ``id``.
         stuff: Stuff segments, in order of ``id``.
         semantic: uint8 (H, W) public class ids of the semantic head alone, or None.
         confidence: uint8 (H, W), 255 times the probability of `semantic`, or None.
         unknown_score: uint8 (H, W), how near the unknown channel came: above 127 where it won; or
             None.
+        max_logit: float32 (H, W), largest logit of the semantic head, or None.
         timings: Milliseconds by stage of the predictor, where it was asked to measure.
     """
 
@@ -75,4 +76,5 @@ class PanopticFrame:
     semantic: npt.NDArray[np.uint8] | None = None
     confidence: npt.NDArray[np.uint8] | None = None
     unknown_score: npt.NDArray[np.uint8] | None = None
+    max_logit: npt.NDArray[np.float32] | None = None
     timings: dict[str, float] = field(default_factory=dict)

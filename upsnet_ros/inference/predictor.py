@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,18 +15,16 @@ import torch
 from upsnet_ros.datasets.taxonomy import Taxonomy, get_taxonomy
 from upsnet_ros.inference.assemble import assemble, to_frame
 from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.inference.model import Origin, load_model
 from upsnet_ros.inference.preprocess import Geometry, check_image, preprocess, upload
 from upsnet_ros.inference.stage_timer import StageTimer
-from upsnet_ros.network.checkpoint import CheckpointError, load_checkpoint
-from upsnet_ros.network.panoptic_head import Grid
-from upsnet_ros.network.random_weights import draw_weights_
+from upsnet_ros.network.panoptic_head import Grid, HeadOptions
 from upsnet_ros.network.resnet import fold_batch_norm_
 from upsnet_ros.network.upsnet import STAGES, UPSNet
-from upsnet_ros.network.variants import Variant, get_variant
+from upsnet_ros.network.variants import Variant
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LABEL_RESIZES = ("nearest", "bilinear")
-DEFAULT_VARIANT = "cityscapes-r50"
 #: All stages that `PanopticFrame.timings` names, in order.
 PREDICTOR_STAGES = ("upload", "preprocess", *STAGES, "download")
 
@@ -55,21 +54,26 @@ class Predictor:
     """Runs UPSNet on images of any size.
 
     Args:
-        weights: An official checkpoint (``.pth``) or a ``.safetensors`` file.
-        variant: Name of the network the weights belong to.
+        weights: An official checkpoint (``.pth``) or a ``.safetensors`` file; None for the weights
+            that ship, which were made on drawn driving scenes.
+        variant: Name of the network the weights belong to; by default told from the weights.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``fp32``, ``bf16`` (on CPUs twice as fast where they multiply it, by AVX512-BF16
             or AMX), or on CUDA ``fp16``.
         scale: Pixels of the short side the network runs at, for slower machines; by default the
             variant's. The limit of the long side changes with it.
         score_threshold: Class probability an instance must exceed.
-        allow_random_weights: Whether to draw meaningless weights when `weights` is None.
+        allow_random_weights: Whether to draw meaningless weights when `weights` is None, rather
+            than take those that ship.
         seed: Of those weights.
         label_resize: How results come to the image's size where the network runs at another:
             ``nearest`` takes the nearest pixel's label, as the original does; ``bilinear`` brings
             the logits there and decides afterwards, which gives smooth outlines.
+        unknown_threshold: Unknown score, 0 to 1, that a pixel must exceed to be unknown. 0.5 is
+            the paper's argmax; less finds more unknown objects and loses more known pixels.
         unknown_score: Whether to fill `PanopticFrame.unknown_score`.
         semantic: Whether to fill `PanopticFrame.semantic` and ``confidence``.
+        max_logit: Whether to fill `PanopticFrame.max_logit`.
         measure: Whether to fill `PanopticFrame.timings`.
 
     Raises:
@@ -89,42 +93,41 @@ class Predictor:
         allow_random_weights: bool = False,
         seed: int = 0,
         label_resize: str = "nearest",
+        unknown_threshold: float = 0.5,
         unknown_score: bool = False,
         semantic: bool = False,
+        max_logit: bool = False,
         measure: bool = False,
     ) -> None:
-        self.variant: Variant = get_variant(variant or DEFAULT_VARIANT)
         self.device = resolve_device(device)
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision {precision!r}; use {', '.join(PRECISIONS)}")
         if precision == "fp16" and self.device.type != "cuda":
             raise ValueError("precision fp16 needs a CUDA device; a CPU has fp32 and bf16")
         self.dtype = PRECISIONS[precision]
-        self.scale = self.variant.scale if scale is None else scale
-        if self.scale < 32:
-            raise ValueError(f"scale {self.scale} is too small; use at least 32 pixels")
+        if scale is not None and scale < 32:
+            raise ValueError(f"scale {scale} is too small; use at least 32 pixels")
         if label_resize not in LABEL_RESIZES:
             raise ValueError(
                 f"unknown label_resize {label_resize!r}; use {', '.join(LABEL_RESIZES)}"
             )
         self._bilinear = label_resize == "bilinear"
+        self._options = HeadOptions(
+            unknown_score=unknown_score, confidence=semantic, max_logit=max_logit
+        )
         self.set_score_threshold(score_threshold)
-        self.taxonomy: Taxonomy = get_taxonomy(self.variant.dataset)
-        self.random_weights = weights is None
-        self._unknown_score = unknown_score
-        self._semantic = semantic
+        self.set_unknown_threshold(unknown_threshold)
         self._measure = measure
 
-        if weights is None and not allow_random_weights:
-            raise CheckpointError(
-                "no weights given: name a .pth or .safetensors file, or set "
-                "allow_random_weights to try things out with labels that mean nothing"
-            )
-        network = UPSNet(self.variant)
-        if weights is None:
-            draw_weights_(network, seed=seed)
-        else:
-            load_checkpoint(network, weights)
+        model = load_model(
+            weights, variant=variant, allow_random_weights=allow_random_weights, seed=seed
+        )
+        self.origin = model.origin
+        self.weights = model.path
+        self.variant: Variant = model.variant
+        self.taxonomy: Taxonomy = get_taxonomy(self.variant.dataset)
+        self.scale = self.variant.scale if scale is None else scale
+        network = model.network
         fold_batch_norm_(network)
         network.requires_grad_(False)
         self._network = network.to(
@@ -137,6 +140,11 @@ class Predictor:
         ).to(self.device)
 
     @property
+    def random_weights(self) -> bool:
+        """Whether the results mean nothing."""
+        return self.origin is Origin.RANDOM
+
+    @property
     def network(self) -> UPSNet:
         """The network that runs, its batch norms folded into the convolutions."""
         return self._network
@@ -147,10 +155,16 @@ class Predictor:
             raise ValueError(f"score threshold {threshold} is not in [0, 1)")
         self.score_threshold = float(threshold)
 
+    def set_unknown_threshold(self, threshold: float) -> None:
+        """Change the unknown score a pixel must exceed to be unknown, from the next image on."""
+        if not 0 < threshold < 1:
+            raise ValueError(f"unknown threshold {threshold} is not in (0, 1)")
+        margin = math.log(threshold / (1 - threshold))
+        self._options = replace(self._options, unknown_margin=margin)
+
     def set_outputs(self, *, unknown_score: bool, semantic: bool) -> None:
         """Change which optional images a frame has, from the next image on."""
-        self._unknown_score = unknown_score
-        self._semantic = semantic
+        self._options = replace(self._options, unknown_score=unknown_score, confidence=semantic)
 
     def geometry(self, height: int, width: int) -> Geometry:
         """Return how an image of that size is resized and padded."""
@@ -166,6 +180,7 @@ class Predictor:
         """
         check_image(image)
         timer = StageTimer(self.device) if self._measure else None
+        options = self._options  # of this image, whatever another thread sets meanwhile
 
         def stage(name: str) -> AbstractContextManager[object]:
             return nullcontext() if timer is None else timer(name)
@@ -180,8 +195,7 @@ class Predictor:
             geometry.size,
             score_threshold=self.score_threshold,
             grid=Grid(geometry.source, geometry.scale) if self._bilinear else None,
-            unknown_score=self._unknown_score,
-            confidence=self._semantic,
+            options=options,
             stage=stage,
         )
         with stage("panoptic"):
@@ -190,7 +204,7 @@ class Predictor:
                 geometry,
                 variant=self.variant,
                 public_ids=self._public_ids,
-                semantic=self._semantic,
+                semantic=options.confidence,
             )
         with stage("download"):
             frame = to_frame(assembly, self.taxonomy, self.variant.num_stuff)

@@ -34,12 +34,32 @@ class PanopticMaps:
         unknown_score: uint8 (H, W), where asked for: 255 times the logistic of the unknown
             channel's lead over the best other channel; above 127 where it won.
         confidence: uint8 (H, W), where asked for: 255 times the largest semantic probability.
+        max_logit: float32 (H, W), where asked for: the largest semantic logit.
     """
 
     panoptic: Tensor
     semantic: Tensor
     unknown_score: Tensor | None = None
     confidence: Tensor | None = None
+    max_logit: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadOptions:
+    """What is asked of the head beside its maps of ids.
+
+    Attributes:
+        unknown_margin: By how much the unknown channel must lead over the best other channel; 0 is
+            the argmax of the paper, less makes more pixels unknown.
+        unknown_score: Whether to fill `PanopticMaps.unknown_score`.
+        confidence: Whether to fill `PanopticMaps.confidence`.
+        max_logit: Whether to fill `PanopticMaps.max_logit`.
+    """
+
+    unknown_margin: float = 0.0
+    unknown_score: bool = False
+    confidence: bool = False
+    max_logit: bool = False
 
 
 def first_max(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,12 +158,14 @@ class PanopticHead:
         self.y = torch.arange(size[0], device=semantic.device)
         self.x = torch.arange(size[1], device=semantic.device)
 
-    def maps(self, *, unknown_score: bool = False, confidence: bool = False) -> PanopticMaps:
+    def maps(self, options: HeadOptions | None = None) -> PanopticMaps:
         """Compute the maps of the whole frame."""
+        options = options or HeadOptions()
         panoptic = torch.empty(self.grid.size, dtype=torch.int16, device=self.semantic.device)
         semantic = torch.empty_like(panoptic)
-        scores = torch.empty_like(panoptic, dtype=torch.uint8) if unknown_score else None
-        certain = torch.empty_like(panoptic, dtype=torch.uint8) if confidence else None
+        scores = torch.empty_like(panoptic, dtype=torch.uint8) if options.unknown_score else None
+        certain = torch.empty_like(panoptic, dtype=torch.uint8) if options.confidence else None
+        highest = torch.empty_like(panoptic, dtype=torch.float32) if options.max_logit else None
         for tile in tiles_of(self.bounds, self.grid.size):
             area = (slice(tile.y1, tile.y2), slice(tile.x1, tile.x2))
             logits = upsample_part(self.semantic, tile, scale=self.grid.scale)
@@ -155,13 +177,17 @@ class PanopticHead:
             unknown = thing - segment
             known = torch.maximum(stuff, instance)
             ids = torch.where(instance > stuff, self.num_stuff + index, stuff_id)
-            panoptic[area] = ids.masked_fill_(unknown > known, UNKNOWN)
+            lead = unknown - known
+            panoptic[area] = ids.masked_fill_(lead > options.unknown_margin, UNKNOWN)
             if scores is not None:
-                scores[area] = (torch.sigmoid(unknown - known) * 255).round().to(torch.uint8)
+                scores[area] = (torch.sigmoid(lead) * 255).round().to(torch.uint8)
+            best = torch.maximum(stuff, thing)
             if certain is not None:
-                best = (torch.maximum(stuff, thing) - logits.logsumexp(dim=0)).exp()
-                certain[area] = (best * 255).round().to(torch.uint8)
-        return PanopticMaps(panoptic, semantic, scores, certain)
+                probability = (best - logits.logsumexp(dim=0)).exp()
+                certain[area] = (probability * 255).round().to(torch.uint8)
+            if highest is not None:
+                highest[area] = best
+        return PanopticMaps(panoptic, semantic, scores, certain, highest)
 
     def _instances(self, logits: Tensor, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
         """Return the best instance logit, its index (int16) and the largest segment term."""

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from upsnet_ros.network.fpn import FPN, STRIDES
 from upsnet_ros.network.instance_head import BoxHead, Detections, MaskHead, panoptic_detections
 from upsnet_ros.network.mask_removal import remove_hidden_masks
-from upsnet_ros.network.panoptic_head import Grid, PanopticHead, PanopticMaps
+from upsnet_ros.network.panoptic_head import (
+    Grid,
+    HeadOptions,
+    PanopticHead,
+    PanopticMaps,
+)
 from upsnet_ros.network.resnet import ResNet
 from upsnet_ros.network.rpn import RPN, select_proposals
 from upsnet_ros.network.semantic_head import SemanticHead
@@ -80,8 +85,7 @@ class UPSNet(nn.Module):
         *,
         score_threshold: float | None = None,
         grid: Grid | None = None,
-        unknown_score: bool = False,
-        confidence: bool = False,
+        options: HeadOptions | None = None,
         stage: Stage = _unmeasured,
     ) -> PanopticResult:
         """Segment one image.
@@ -92,8 +96,7 @@ class UPSNet(nn.Module):
             size: Height and width of the unpadded image.
             score_threshold: Class probability an instance must exceed; by default the variant's.
             grid: Pixels on which the panoptic head works; by default those of the unpadded image.
-            unknown_score: Whether to fill `PanopticMaps.unknown_score`.
-            confidence: Whether to fill `PanopticMaps.confidence`.
+            options: What is asked of the panoptic head.
             stage: Entered with the name of each of `STAGES` while it runs, to measure it.
         """
         variant = self.variant
@@ -131,5 +134,5 @@ class UPSNet(nn.Module):
                 grid=grid or Grid(size),
                 num_stuff=variant.num_stuff,
             )
-            maps = head.maps(unknown_score=unknown_score, confidence=confidence)
+            maps = head.maps(options)
         return PanopticResult(maps, detections)

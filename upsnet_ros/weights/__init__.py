@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["shipped_weights"]
+__all__ = ["SHIPPED_VARIANT", "shipped_weights"]
+
+#: The variant that runs where neither weights nor variant are named.
+SHIPPED_VARIANT = "cityscapes-r18"
 
 
 def shipped_weights(variant: str) -> Path | None:
