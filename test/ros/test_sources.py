@@ -154,3 +154,32 @@ def test_video_cut_short_is_named(tmp_path: Path) -> None:
         for _ in source:
             read += 1
     assert 10 < read < 40
+
+
+def write_bag(path: Path, count: int) -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    import drive_bag
+
+    drive_bag.write_drive(path, count, step_ns=50_000_000)
+
+
+@pytest.mark.parametrize("form", ["folder", "file", "folder without metadata"])
+def test_the_camera_of_a_bag(tmp_path: Path, form: str) -> None:
+    write_bag(tmp_path / "drive", 5)
+    if form == "folder without metadata":
+        (tmp_path / "drive/metadata.yaml").unlink()
+    source = open_source(tmp_path / "drive" / ("drive.mcap" if form == "file" else ""))
+    assert source.length == 5
+    assert source.rate_hz == pytest.approx(20)
+    frames = list(source)
+    assert [frame.time_ns for frame in frames] == [index * 50_000_000 for index in range(5)]
+    assert frames[4].name == ("drive.mcap#4" if form == "file" else "drive#4")
+    for index, frame in enumerate(frames):
+        pixels = np.random.default_rng(index).integers(0, 256, (48, 96, 3), np.uint8)
+        np.testing.assert_array_equal(frame.image, pixels)
+
+
+def test_a_bag_without_a_camera_is_named(tmp_path: Path) -> None:
+    write_bag(tmp_path / "drive", 0)
+    with pytest.raises(SourceError, match="no camera"):
+        open_source(tmp_path / "drive")

@@ -48,7 +48,11 @@ COMMANDS: dict[str, Command] = {
         "upsnet_ros.cli.node", "node", "Segment camera topics (the ROS 2 node).", ros=True
     ),
     "play": Command(
-        "upsnet_ros.cli.play", "play", "Publish a video, images or a webcam as a camera.", ros=True
+        "upsnet_ros.cli.play",
+        "play",
+        "Publish a video, images, a bag or a webcam as a camera.",
+        ros=True,
+        extra="bags",
     ),
     "record": Command(
         "upsnet_ros.cli.record", "record", "Write the node's answers as pictures.", ros=True

@@ -24,8 +24,8 @@ def play(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A video file, an image, a folder of images, a Cityscapes folder, or a webcam's"
-            " index.",
+            help="A video file, an image, a folder of images, a Cityscapes folder, a bag, or a"
+            " webcam's index.",
         ),
     ],
     topic: Annotated[

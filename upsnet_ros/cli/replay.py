@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,14 +12,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from upsnet_ros.bags import BagError, open_bag
+from upsnet_ros.bags import BagError
 from upsnet_ros.cli import fail
 from upsnet_ros.cli.node_options import OF_A_DRIVEN_NODE, given, ros_arguments, with_node_options
 from upsnet_ros.cli.processes import ProcessError
 from upsnet_ros.cli.replay_run import BAG, FIGURES, ReplayJob, make_room, run
 from upsnet_ros.cli.replay_summary import histogram_table, summary_lines
-from upsnet_ros.ros.image_codec import ImageError, check
-from upsnet_ros.ros.replay_topics import ReplayTopics, sort_topics
+from upsnet_ros.ros.replay_topics import ReplayTopics, topics_of
 from upsnet_ros.ros.replayer import ReplayError, ReplaySettings
 from upsnet_ros.ros.settings import Value
 
@@ -193,7 +192,9 @@ def replay(
             outputs=tuple(record) if record else _outputs(values),
             timeout=timeout,
         )
-        topics = _topics(bag, camera=topic, truth=truth, namespace=namespace, clock=clock)
+        topics = topics_of(
+            bag, camera=topic, truth=truth or (_TRUTH,), namespace=namespace, clock=clock
+        )
         if evaluate and not topics.truth:
             fail(f"--evaluate needs ground truth; {bag} holds none (--truth names its topics)")
         make_room(out, overwrite=overwrite)
@@ -232,30 +233,6 @@ def _outputs(values: Mapping[str, Value]) -> tuple[str, ...]:
         for name, switch in _SWITCHES.items()
         if not name.startswith("overlay") and values.get(switch, name in _USUAL)
     )
-
-
-def _topics(
-    bag: Path, *, camera: str | None, truth: Sequence[str] | None, namespace: str, clock: bool
-) -> ReplayTopics:
-    def readable(topic: str) -> bool:
-        with open_bag(bag, topics=[topic]) as one:
-            for record in one:
-                try:
-                    check(record.message)
-                except (ImageError, BagError):
-                    return False
-                return True
-        return False
-
-    with open_bag(bag) as whole:
-        return sort_topics(
-            whole.topics,
-            camera=camera,
-            truth=truth or (_TRUTH,),
-            namespace=namespace,
-            clock=clock,
-            readable=readable,
-        )
 
 
 def _node(

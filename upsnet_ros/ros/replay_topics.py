@@ -5,9 +5,21 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["OUTPUTS", "BagTopic", "ReplayTopics", "TopicError", "message_class", "sort_topics"]
+from upsnet_ros.bags import BagError, open_bag
+from upsnet_ros.ros.image_codec import ImageError, check
+
+__all__ = [
+    "OUTPUTS",
+    "BagTopic",
+    "ReplayTopics",
+    "TopicError",
+    "message_class",
+    "sort_topics",
+    "topics_of",
+]
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
@@ -87,6 +99,42 @@ class ReplayTopics:
     def played(self) -> tuple[str, ...]:
         """All that is read from the bag."""
         return (self.camera, *self.carried)
+
+
+def topics_of(
+    bag: Path,
+    *,
+    camera: str | None = None,
+    truth: Collection[str] = (),
+    namespace: str = "/panoptic",
+    clock: bool = False,
+) -> ReplayTopics:
+    """`sort_topics` of the bag at a path.
+
+    Raises:
+        BagError: If it is no bag.
+        TopicError: If there is no such camera, or more than one.
+    """
+
+    def readable(topic: str) -> bool:
+        with open_bag(bag, topics=[topic]) as one:
+            for record in one:
+                try:
+                    check(record.message)
+                except (ImageError, BagError):
+                    return False
+                return True
+        return False
+
+    with open_bag(bag) as whole:
+        return sort_topics(
+            whole.topics,
+            camera=camera,
+            truth=truth,
+            namespace=namespace,
+            clock=clock,
+            readable=readable,
+        )
 
 
 def sort_topics(

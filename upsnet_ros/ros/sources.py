@@ -1,4 +1,4 @@
-"""Where frames come from: a video, a folder of images, a Cityscapes sequence, a webcam."""
+"""Where frames come from: a video, images, a Cityscapes sequence, a bag, a webcam."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ import numpy.typing as npt
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+
+_BAG_SUFFIXES = frozenset({".db3", ".mcap"})
+_ZSTD = frozenset({".zst", ".zstd"})
 
 #: Cityscapes records 17 frames a second and numbers them.
 CITYSCAPES_RATE_HZ = 17.0
@@ -77,8 +80,9 @@ def open_source(spec: str | Path) -> FrameSource:
     """The source that ``spec`` names.
 
     Args:
-        spec: A webcam's index, a video or image file, a folder of images, or a Cityscapes root or
-            any folder within one (known by names like ``aachen_000000_000019_leftImg8bit.png``).
+        spec: A webcam's index, a video or image file, a folder of images, a bag, or a Cityscapes
+            root or any folder within one (known by names like
+            ``aachen_000000_000019_leftImg8bit.png``).
 
     Raises:
         SourceError: If there is nothing there, or nothing that can be played.
@@ -88,6 +92,10 @@ def open_source(spec: str | Path) -> FrameSource:
     path = Path(spec).expanduser()
     if not path.exists():
         raise SourceError(f"source {path} does not exist")
+    if _is_bag(path):
+        from upsnet_ros.ros.bag_source import BagImages  # needs rosbags; the others do not
+
+        return BagImages(path)
     if path.is_file():
         return ImageFolder([path]) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path)
 
@@ -105,6 +113,16 @@ def open_source(spec: str | Path) -> FrameSource:
         f"folder {path} holds no images ({' '.join(sorted(IMAGE_SUFFIXES))}) "
         "and no Cityscapes frames (*_leftImg8bit.*)"
     )
+
+
+def _is_bag(path: Path) -> bool:
+    if path.is_file():
+        return _is_bag_file(path)
+    return (path / "metadata.yaml").is_file() or any(map(_is_bag_file, path.iterdir()))
+
+
+def _is_bag_file(path: Path) -> bool:
+    return path.with_suffix("" if path.suffix in _ZSTD else path.suffix).suffix in _BAG_SUFFIXES
 
 
 def natural_sorted(paths: Iterator[Path] | list[Path]) -> list[Path]:
