@@ -306,7 +306,8 @@ def test_parameters_are_described(node):
 def test_a_lifecycle_manager_can_run_two_compressed_cameras(probe, start):
     override = "qos_overrides./robot/rear/image/compressed.subscription.reliability:=best_effort"
     process = start(
-        *("node", *SMALL, "--no-autostart", "--cameras", "front", "--cameras", "rear"),
+        *("node", *SMALL, "--no-autostart", "--weights", "/no/such.pth"),
+        *("--cameras", "front", "--cameras", "rear"),
         *("--image-transport", "compressed", "--image-reliability", "reliable"),
         *("--ros-args", "-r", "__ns:=/robot", "-p", override),
     )
@@ -315,9 +316,10 @@ def test_a_lifecycle_manager_can_run_two_compressed_cameras(probe, start):
 
     assert not node.change(Transition.TRANSITION_CONFIGURE)
     assert node.state() == "unconfigured"
-    assert "configure failed: no weights: set the parameter weights" in process.output
-    assert node.set(allow_random_weights=True) == [(True, "")]
+    assert "configure failed: there is no weights file /no/such.pth" in process.output
+    assert node.set(weights="") == [(True, "")]
     assert node.change(Transition.TRANSITION_CONFIGURE)
+    assert process.output.count("the weights that ship were made on drawn driving scenes") == 1
     assert probe.node.count_subscribers("/robot/front/image/compressed") == 0
     assert node.change(Transition.TRANSITION_ACTIVATE)
     assert node.state() == "active"
@@ -409,10 +411,13 @@ def test_a_signal_ends_the_node_even_where_a_frame_takes_forever(probe, run):
 
 
 REFUSED = [
-    ((), "configure failed: no weights: set the parameter weights to an UPSNet checkpoint"),
+    (
+        ("--variant", "cityscapes-r50"),
+        "configure failed: no weights: set the parameter weights to an UPSNet checkpoint",
+    ),
     (("--weights", "/no/such.pth"), "configure failed: there is no weights file /no/such.pth"),
     (("--weights", __file__), "configure failed: "),
-    (("--variant", "cityscapes-r34"), "variant must be one of cityscapes-r50, "),
+    (("--variant", "cityscapes-r34"), "variant must be one of auto, cityscapes-r50, "),
     (("--scale", "20"), "scale must be at least 32, or 0, not 20"),
     (("--score-threshold", "1.5"), "score_threshold out of range"),
     (("--allow-random-weights", "--device", "cuda:99"), "configure failed: device 'cuda:99'"),

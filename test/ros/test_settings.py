@@ -5,16 +5,18 @@ import math
 import pytest
 
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
-from upsnet_ros.inference.predictor import DEFAULT_VARIANT, PRECISIONS
+from upsnet_ros.inference.model import AUTO
+from upsnet_ros.inference.predictor import PRECISIONS
 from upsnet_ros.network.variants import VARIANTS
 from upsnet_ros.ros.settings import NodeSettings, SettingsError, parameters
+from upsnet_ros.weights import SHIPPED_VARIANT
 
 INFOS = {info.name: info for info in parameters()}
 
 
 def test_what_the_network_offers_is_what_can_be_set():
-    assert set(INFOS["variant"].choices) == set(VARIANTS)
-    assert INFOS["variant"].default == DEFAULT_VARIANT
+    assert set(INFOS["variant"].choices) == {AUTO, *VARIANTS}
+    assert INFOS["variant"].default == AUTO
     assert set(INFOS["precision"].choices) == set(PRECISIONS)
 
 
@@ -30,7 +32,7 @@ def test_every_default_is_allowed_and_every_parameter_described():
     [
         (
             {"variant": "cityscapes-r34"},
-            "variant must be one of cityscapes-r50, .*'cityscapes-r34'",
+            "variant must be one of auto, cityscapes-r50, .*'cityscapes-r34'",
         ),
         ({"precision": "int8"}, "precision must be one of fp32, fp16, bf16, not 'int8'"),
         ({"score_threshold": 1.0}, r"score_threshold must be 0.0 to 0.99, not 1.0"),
@@ -94,5 +96,7 @@ def test_labels_that_do_not_fit_are_refused():
 def test_weights_are_asked_for():
     NodeSettings(weights="some.pth").require_weights()
     NodeSettings(allow_random_weights=True).require_weights()
+    NodeSettings().require_weights()  # some ship
+    NodeSettings(variant=SHIPPED_VARIANT).require_weights()
     with pytest.raises(SettingsError, match="no weights: set the parameter weights"):
-        NodeSettings().require_weights()
+        NodeSettings(variant="coco-r50").require_weights()

@@ -29,6 +29,7 @@ def load_predictor(settings: NodeSettings) -> Predictor:
         precision=settings.precision,
         scale=settings.scale or None,
         score_threshold=settings.score_threshold,
+        unknown_threshold=settings.unknown_threshold,
         label_resize=settings.label_resize,
         allow_random_weights=settings.allow_random_weights,
         unknown_score=_needs_unknown_score(settings),
@@ -40,6 +41,7 @@ def load_predictor(settings: NodeSettings) -> Predictor:
 def apply_settings(predictor: Predictor, settings: NodeSettings) -> None:
     """Gives the network those settings that may change while it runs."""
     predictor.set_score_threshold(settings.score_threshold)
+    predictor.set_unknown_threshold(settings.unknown_threshold)
     predictor.set_outputs(
         unknown_score=_needs_unknown_score(settings), semantic=settings.publish_semantic
     )

@@ -12,7 +12,12 @@ from upsnet_ros.ros.settings import NodeSettings
 if TYPE_CHECKING:
     from upsnet_ros.inference.predictor import Predictor  # and torch
 
-__all__ = ["Model"]
+__all__ = ["SHIPPED_WEIGHTS", "Model"]
+
+SHIPPED_WEIGHTS = (
+    "the weights that ship were made on drawn driving scenes; for a camera's pictures set the"
+    " parameter weights to an official UPSNet checkpoint, or to your own"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,13 @@ class Model:
         if before is None:
             raise RuntimeError("no network is loaded: configure the node, which loads the weights")
         loaded = _load(settings, sizes)
+        dataset, other = (one.predictor.taxonomy.name for one in (before, loaded))
+        if dataset != other:
+            # The classes were announced at activate, and the labels' encoding chosen at configure.
+            raise RuntimeError(
+                f"the weights are of {other}'s classes, the node runs with {dataset}'s: clean it up"
+                " and configure it for them"
+            )
         from upsnet_ros.ros.engine import apply_settings
 
         with self._lock:
@@ -103,7 +115,7 @@ class Model:
         if loaded is None:
             return {}
         return {
-            "variant": loaded.settings.variant,
+            "variant": loaded.predictor.variant.name,
             "device": str(loaded.predictor.device),
             "precision": loaded.settings.precision,
             "weights": _source(loaded),
@@ -130,4 +142,5 @@ def _load(settings: NodeSettings, sizes: Iterable[tuple[int, int]]) -> _Loaded:
 
 
 def _source(loaded: _Loaded) -> str:
-    return "random weights" if loaded.predictor.random_weights else loaded.settings.weights
+    origin, path = loaded.predictor.origin.value, loaded.predictor.weights
+    return str(path) if origin == "file" else f"{origin} weights"

@@ -12,7 +12,7 @@ from upsnet_ros.ros.camera import Arrival, Camera
 from upsnet_ros.ros.camera_settings import CameraSettings
 from upsnet_ros.ros.converters import converter
 from upsnet_ros.ros.diagnostics import RANDOM_WEIGHTS, CameraHealth, Diagnostics, NodeHealth
-from upsnet_ros.ros.model import Model
+from upsnet_ros.ros.model import SHIPPED_WEIGHTS, Model
 from upsnet_ros.ros.parameters import NodeParameters
 from upsnet_ros.ros.qos import QosWatch
 from upsnet_ros.ros.services import Services
@@ -77,6 +77,11 @@ class UpsnetNode(LifecycleNode):
         return self._node_parameters.settings
 
     @property
+    def camera_settings(self) -> dict[str, CameraSettings]:
+        """Each camera's settings of this moment, by its name."""
+        return self._node_parameters.cameras
+
+    @property
     def state(self) -> str:
         """Label of the lifecycle state."""
         return self._state_machine.current_state[1]
@@ -117,6 +122,8 @@ class UpsnetNode(LifecycleNode):
         self.get_logger().info(f"configured: {', '.join(self.model.describe().values())}")
         if predictor.random_weights:
             self.get_logger().warning(RANDOM_WEIGHTS)
+        elif predictor.origin.value == "shipped":
+            self.get_logger().warning(SHIPPED_WEIGHTS)
 
     @transition
     def on_activate(self, state: LifecycleState) -> None:

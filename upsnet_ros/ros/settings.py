@@ -20,6 +20,7 @@ from upsnet_ros.ros.parameter_info import (
     infos,
     parameter,
 )
+from upsnet_ros.weights import shipped_weights
 
 __all__ = ["Changes", "NodeSettings", "ParameterInfo", "SettingsError", "Value", "parameters"]
 
@@ -38,16 +39,17 @@ class NodeSettings:
 
     weights: str = parameter(
         "",
-        "Checkpoint file: an official UPSNet .pth, or a .safetensors of this project. The node does"
-        " not configure without one, unless allow_random_weights is set.",
+        "Checkpoint file: an official UPSNet .pth, or a .safetensors of this project. Empty: those"
+        " that ship, made on drawn driving scenes.",
         group="Model",
         changes=Changes.RELOADED,
     )
     variant: str = parameter(
-        "cityscapes-r50",
-        "Network variant; the weights must be of the same.",
+        "auto",
+        "Network variant; the weights must be of the same. auto: that of the weights.",
         group="Model",
         choices=(
+            "auto",
             "cityscapes-r50",
             "cityscapes-r101-coco",
             "coco-r50",
@@ -83,8 +85,9 @@ class NodeSettings:
     )
     allow_random_weights: bool = parameter(
         False,
-        "Run with random weights where no weights are given. The results mean nothing, and every"
-        " diagnostics message says so; for trying out the plumbing.",
+        "Run with random weights where no weights are given, rather than with those that ship. The"
+        " results mean nothing, and every diagnostics message says so; for trying out the"
+        " plumbing.",
         group="Model",
     )
     score_threshold: float = parameter(
@@ -93,6 +96,14 @@ class NodeSettings:
         group="Model",
         changes=Changes.ALWAYS,
         limits=(0.0, 0.99),
+    )
+    unknown_threshold: float = parameter(
+        0.5,
+        "Unknown score that a pixel must exceed to be unknown. 0.5 is the paper's; less finds more"
+        " unknown objects, and takes more pixels from what is known.",
+        group="Model",
+        changes=Changes.ALWAYS,
+        limits=(0.01, 0.99),
     )
     warm_up: str = parameter(
         "auto",
@@ -250,10 +261,13 @@ class NodeSettings:
 
     def require_weights(self) -> None:
         """Raises `SettingsError` where there are neither weights nor leave to do without."""
-        if not self.weights and not self.allow_random_weights:
+        if self.weights or self.allow_random_weights:
+            return
+        if self.variant != "auto" and shipped_weights(self.variant) is None:
             raise SettingsError(
                 "no weights: set the parameter weights to an UPSNet checkpoint (.pth or"
-                " .safetensors), or allow_random_weights to true to try the node without"
+                " .safetensors), variant to auto for the weights that ship, or"
+                " allow_random_weights to true to try the node without"
             )
 
     def resolved_labels_encoding(self, largest_class_id: int) -> str:
