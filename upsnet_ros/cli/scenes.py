@@ -10,6 +10,7 @@ import typer
 from rich.progress import track
 
 from upsnet_ros.cli import fail
+from upsnet_ros.cli.sizes import parse_rows_columns
 from upsnet_ros.datasets.scenes.seeds import SPLITS
 from upsnet_ros.datasets.scenes.writer import SceneJob, write_scenes
 
@@ -37,7 +38,7 @@ def scenes(
         sequences=sequences,
         first=first,
         length=length,
-        size=_size(size),
+        size=parse_rows_columns(size),
         every=every,
     )
     start = time.perf_counter()
@@ -45,13 +46,3 @@ def scenes(
         pass
     rate = job.total / (time.perf_counter() - start)
     typer.echo(f"{job.total} frames of {job.city} in {out} ({rate:.1f} frames a second)")
-
-
-def _size(text: str) -> tuple[int, int]:
-    rows, cross, columns = text.lower().partition("x")
-    if not cross or not rows.isdigit() or not columns.isdigit():
-        fail(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024")
-    size = int(rows), int(columns)
-    if min(size) < 16:
-        fail(f"size {text}: scenes need at least 16x16 pixels")
-    return size

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from upsnet_ros.bags import BagError, open_bag
+from upsnet_ros.bags.drives import ScenesDrive
+from upsnet_ros.bags.make import BagJob, make_bag
+from upsnet_ros.bags.messages import stamp_of
+from upsnet_ros.ros.image_codec import to_bgr
+from upsnet_ros.ros.plane import plane
+
+DRIVE = ScenesDrive(split="val", seed=3, sequences=1, first=0, frames=3, size=(33, 65))
+
+
+def stamp_of_name(header) -> int:
+    return header.stamp.sec * 10**9 + header.stamp.nanosec
+
+
+def read(path: Path) -> dict[str, list]:
+    messages: dict[str, list] = {}
+    with open_bag(path) as bag:
+        for record in bag:
+            messages.setdefault(record.topic, []).append(record)
+    return messages
+
+
+def test_what_lies_in_a_bag_of_a_drive(tmp_path: Path):
+    frames = list(make_bag(DRIVE, BagJob(path=tmp_path / "bag", compression="zstd")))
+    topics = read(tmp_path / "bag")
+    assert {name: len(records) for name, records in topics.items()} == {
+        "/camera/camera_info": 3,
+        "/camera/image_raw": 3,
+        "/ground_truth/frame": 3,
+        "/ground_truth/label_info": 1,
+        "/ground_truth/labels": 3,
+        "/ground_truth/unknown_mask": 3,
+    }
+    for place, frame in enumerate(frames):
+        image, labels, mask, info, name = (
+            topics[topic][place]
+            for topic in (
+                "/camera/image_raw",
+                "/ground_truth/labels",
+                "/ground_truth/unknown_mask",
+                "/camera/camera_info",
+                "/ground_truth/frame",
+            )
+        )
+        assert frame.truth is not None
+        assert frame.truth.unknown is not None
+        assert (to_bgr(image.message) == frame.image).all()
+        assert labels.message.encoding == "16UC1"
+        assert (plane(labels.message) == frame.truth.labels).all()
+        assert (plane(mask.message) == frame.truth.unknown * 255).all()
+        assert (info.message.width, info.message.height) == (65, 33)
+        assert info.message.k[[0, 2, 4, 5]].tolist() == [frame.focal, 32, frame.focal, 16]
+        assert name.message.frame_id == frame.name
+        stamps = {stamp_of(one.message.header) for one in (image, labels, mask, info)}
+        assert stamps | {stamp_of_name(name.message)} == {image.time_ns}
+        assert {one.message.header.frame_id for one in (image, labels, mask, info)} == {"camera"}
+    info = topics["/ground_truth/label_info"][0].message
+    assert (info.dataset, info.label_divisor, len(info.classes)) == ("cityscapes", 1000, 19)
+
+
+def test_jpegs_of_another_camera_at_another_rate(tmp_path: Path):
+    job = BagJob(path=tmp_path / "bag", camera="front", jpeg=95, rate_hz=20, storage="sqlite3")
+    frames = list(make_bag(DRIVE, job))
+    topics = read(tmp_path / "bag")
+    images = topics["/front/image_raw/compressed"]
+    assert "/front/image_raw" not in topics
+    assert [record.time_ns - images[0].time_ns for record in images] == [0, 5 * 10**7, 10**8]
+    pixels = to_bgr(images[0].message)
+    assert np.abs(pixels.astype(int) - frames[0].image).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"camera": "2 cameras"}, "no name of a topic"),
+        ({"jpeg": 101}, "JPEG quality 101"),
+        ({"rate_hz": 0}, "rate 0 Hz"),
+    ],
+)
+def test_jobs_that_are_not_possible(tmp_path: Path, options, reason):
+    with pytest.raises(BagError, match=reason):
+        BagJob(path=tmp_path / "bag", **options)
