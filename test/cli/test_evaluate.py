@@ -63,6 +63,7 @@ def test_two_folders_to_json_and_report(files, tmp_path, capfd) -> None:
     assert figures["frames"][2]["name"] == "a_000001_000002"
     assert figures["intervals"].keys() >= {"PQ", "mIoU"}
     assert figures["video"]["windows"]["0"]["PQ"] == pytest.approx(figures["PQ"])
+    assert figures["tracks"] == {"id_switches": 0, "MOTSA": 0.75, "sMOTSA": 0.75}
     assert f"{100 * figures['PQ']:.1f}" in out
     assert "car *" in out
     assert (tmp_path / "out.html").read_text().startswith("<!doctype html>")
@@ -123,9 +124,13 @@ def test_a_model_on_a_data_set(tmp_path, capfd) -> None:
     assert figures["frames_evaluated"] == 1
     assert figures["facts"]["Short side"] == "128 px"
 
-    code, _, err = _run(capfd, "evaluate", *options, "--vpq")
-    assert code == 1
-    assert "ids that persist" in err
+    code, out, err = _run(capfd, "evaluate", *options, "--vpq")
+    assert code == 0, err
+    assert "id switches             0" in out
+    figures = json.loads((tmp_path / "o.json").read_text())
+    assert figures["frames_evaluated"] == 2
+    assert figures["tracks"]["id_switches"] == 0
+    assert figures["video"]["windows"]["0"]["PQ"] == figures["PQ"]
     code, _, err = _run(capfd, "evaluate", *options[:4], "--variant", "coco-r50")
     assert code == 1
     assert err.startswith("error: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,16 +13,23 @@ from cityscapesscripts.evaluation import evalPanopticSemanticLabeling
 from cityscapesscripts.preparation import createPanopticImgs
 
 from upsnet_ros import Predictor
+from upsnet_ros.datasets.base import Sample, Thing
 from upsnet_ros.datasets.scenes import DrivingScenes
+from upsnet_ros.datasets.shapes import Bitmask
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
-from upsnet_ros.evaluation.datasets import ModelFrames, evaluate_dataset, open_dataset
+from upsnet_ros.evaluation.datasets import (
+    ModelFrames,
+    evaluate_dataset,
+    map_of_sample,
+    open_dataset,
+)
 from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.evaluation import summarise
 from upsnet_ros.evaluation.figures import headline
 from upsnet_ros.evaluation.measures import Metrics
 from upsnet_ros.evaluation.panoptic_files import Extras, PanopticFiles
 from upsnet_ros.evaluation.run import Judge
-from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
 
 SCENES = DrivingScenes("val", 0, 3, (128, 256))
 
@@ -158,6 +166,66 @@ def test_a_missing_image_is_named_and_may_be_left_out(root, predictor, tmp_path)
     names = [frame.name for frame in frames]
     assert names == ["aachen_000000_000002", "aachen_000001_000001"]
     assert "aachen_000000_000000_leftImg8bit.png" in frames.notes[0]
+
+
+def _sample(*things: tuple[int, int | None, bool]) -> Sample:
+    """One column for each thing: its semantic id, number, and whether it is a group."""
+    size = (4, 2 * len(things))
+    return Sample(
+        name="a_000000_000003_leftImg8bit.png",
+        image=np.zeros((*size, 3), np.uint8),
+        semantic=np.zeros(size, np.uint8),
+        things=tuple(
+            Thing(
+                semantic_id=semantic_id,
+                box=(2.0 * place, 0.0, 2.0 * place, 3.0),
+                shape=Bitmask(np.ones((4, 1), bool), 2 * place, 0),
+                crowd=crowd,
+                number=number,
+            )
+            for place, (semantic_id, number, crowd) in enumerate(things)
+        ),
+    )
+
+
+def test_truth_ids_last_where_things_are_numbered() -> None:
+    person, car = 11, 13
+    numbered = _sample((car, 5, False), (car, None, True), (person, 0, False))
+    ids = map_of_sample(numbered, CITYSCAPES).segments
+    assert ids.ids.tolist() == [7, 26005, 26, 24000]
+    assert ids.crowd.tolist() == [False, False, True, False]
+    # COCO has no numbers, and several groups of a class.
+    counted = _sample((car, None, False), (car, None, True), (car, None, True), (car, None, False))
+    assert map_of_sample(counted, CITYSCAPES).segments.ids.tolist() == [7, 26001, 26, 26002, 26003]
+
+
+def test_video_quality_has_a_model_tracked_and_needs_numbered_things() -> None:
+    class Dataset(list[Sample]):
+        taxonomy = CITYSCAPES
+
+    labels = np.array([[7, 7, 26002, 7]] * 4, np.int32)
+    box = (2, 0, 2, 3)
+    car = Instance(
+        id=26002, class_id=26, class_name="car", score=1, box=box, detection_box=box, area=4
+    )
+    road = StuffSegment(id=7, class_id=7, class_name="road", box=(0, 0, 3, 3), area=12)
+    answer = PanopticFrame(
+        labels=labels, unknown=np.zeros((4, 4), bool), instances=(car,), stuff=(road,)
+    )
+    sample = _sample((11, None, True), (13, 5, False))
+    frames = [replace(sample, name=f"a_00000{n // 2}_{n:06d}.png") for n in range(4)]
+    result = evaluate_dataset(Dataset(frames), lambda image: answer, metrics=Metrics(video=True))
+    assert result.tracks is not None
+    assert result.tracks.switches.sum() == 0
+    ids = [frame.overlaps.prediction.ids.tolist() for frame in result.frames if frame.overlaps]
+    assert ids == [[7, 1001]] * 4  # each sequence counts from 1
+
+    with pytest.raises(EvaluationError, match=r"a_000000_000003.*does not number them"):
+        evaluate_dataset(
+            Dataset([_sample((11, None, False), (13, 5, False))]),
+            lambda image: answer,
+            metrics=Metrics(video=True),
+        )
 
 
 def test_unknown_kinds_and_empty_roots_are_named(tmp_path) -> None:

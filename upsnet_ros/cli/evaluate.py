@@ -102,7 +102,11 @@ def evaluate(
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Only so many frames, evenly spread.", rich_help_panel=_MODEL),
+        typer.Option(
+            min=1,
+            help="Only so many frames, evenly spread; with --vpq the first ones.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     boundary: Annotated[
         bool, typer.Option("--boundary", help="Boundary PQ.", rich_help_panel=_WHAT)
@@ -114,7 +118,8 @@ def evaluate(
         bool,
         typer.Option(
             "--vpq",
-            help="Video PQ; segment ids must persist along sequences.",
+            help="Video PQ and id switches. Ids in files must last along sequences; a model's"
+            " things are tracked.",
             rich_help_panel=_WHAT,
         ),
     ] = False,
@@ -164,14 +169,13 @@ def evaluate(
             facts = [("Truth", str(gt_json)), ("Prediction", str(pred_json))]
             judged = judge.spread(frames, processes)
         elif dataset and root and not gt_json and not pred_json:
-            if video:
-                fail("--vpq needs ids that persist; the model numbers each frame's things anew")
             frames, facts = _model_frames(
                 dataset,
                 root,
                 split,
                 limit=limit,
                 allow_missing=allow_missing,
+                tracking=video,
                 weights=weights,
                 variant=variant,
                 device=device,
@@ -205,6 +209,7 @@ def _model_frames(
     *,
     limit: int | None,
     allow_missing: bool,
+    tracking: bool,
     **options: Any,
 ) -> tuple[ModelFrames, list[tuple[str, str]]]:
     """The frames of a data set with a model's answers, and what was set."""
@@ -221,7 +226,8 @@ def _model_frames(
     if predictor.taxonomy.name != data.taxonomy.name:
         raise EvaluationError(f"{name} has other classes than {kind}: choose another --variant")
     count = min(limit or len(data), len(data))
-    indices = [index * len(data) // count for index in range(count)]
+    # Spread over the data set, or in a row where things are tracked from frame to frame.
+    indices = [index if tracking else index * len(data) // count for index in range(count)]
     model = str(predictor.weights or "random weights")
     facts = [
         ("Data set", f"{kind}, {root}" + (f", {split}" if split else "")),
@@ -229,7 +235,9 @@ def _model_frames(
         ("Short side", f"{predictor.scale} px"),
         ("Device", f"{predictor.device}, {options['precision']}"),
     ]
-    frames = ModelFrames(data, predictor, indices=indices, allow_missing=allow_missing)
+    frames = ModelFrames(
+        data, predictor, indices=indices, allow_missing=allow_missing, tracking=tracking
+    )
     if predictor.random_weights:
         frames.notes.append("random weights: these figures mean nothing")
     return frames, facts
