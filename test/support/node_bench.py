@@ -33,12 +33,13 @@ class StandIn:
     """A predictor whose frames come from elsewhere."""
 
     def __init__(self, predictor, predict):
-        self.taxonomy, self.device = predictor.taxonomy, predictor.device
-        self.random_weights = predictor.random_weights
-        self._predict = predict
+        self._predictor, self._predict = predictor, predict
 
     def __call__(self, image):
         return self._predict(image)
+
+    def __getattr__(self, name):
+        return getattr(self._predictor, name)
 
 
 def image(stamp_ns=1_000_000_000, *, height=48, width=64, frame_id=""):
