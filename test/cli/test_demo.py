@@ -55,6 +55,9 @@ def test_a_drawn_street_is_segmented_and_recorded(tmp_path: Path) -> None:
     assert "3 frames; image to answer: p50" in result.stdout
     assert "; 0 lost" in result.stdout
     assert "3 label images" in result.stdout
+    assert "PQ " in result.stdout
+    report = (out / "report.html").read_text()
+    assert report.count("drawn0_000008_00000") >= 3
     with (out / "frames.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert len(rows) == 3

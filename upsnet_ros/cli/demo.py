@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-from rich import filesize
 from rich.console import Console
-from rich.table import Table
 
 from upsnet_ros.cli import fail
+from upsnet_ros.cli.demo_report import REPORT, list_files, recorded_classes, write_report
 from upsnet_ros.cli.processes import ProcessError, ProcessGroup
 from upsnet_ros.cli.progress import frame_progress
 from upsnet_ros.datasets.scenes.writer import SceneJob, write_scenes
-from upsnet_ros.inference.recording import INDEX, TABLE, VIDEO, RecordingError, remove_recording
+from upsnet_ros.evaluation.errors import EvaluationError
+from upsnet_ros.inference.recording import TABLE, RecordingError, remove_recording
 from upsnet_ros.ros.sources import SourceError, open_source
 from upsnet_ros.ros.transport import (
     PROFILE_VARIABLES,
@@ -27,11 +26,8 @@ from upsnet_ros.ros.transport import (
 )
 from upsnet_ros.weights import shipped_weights
 
-_FORMS = {
-    "cityscapes_instance_ids": "16-bit, stuff: id, things: id * 1000 + k (k from 1)",
-    "coco_panoptic_rgb": "COCO panoptic, id = R + 256 G + 65536 B",
-}
 _POLL_SECONDS = 0.2
+_SPLIT = "test"  # no training sees it
 _STREET = 8  # furniture has fallen on the road there
 
 
@@ -75,14 +71,15 @@ def demo(
         )
     elif named is None:
         console.print(
-            "The weights are those that ship: a first, short training on drawn streets, "
-            "good for a look. --weights FILE takes others."
+            "The weights are those that ship, made on drawn streets like this one. "
+            "--weights FILE takes others."
         )
     try:
-        if source is None:
-            source = str(_draw_street(out / "scenes", frames))
+        truth = _draw_street(out / "scenes", frames) if source is None else None
+        source = source or str(truth)
         length = open_source(source).length
         remove_recording(out)  # only now that there is something to put in its place
+        (out / REPORT).unlink(missing_ok=True)
         count = frames if length is None else min(frames, length)
         _run(
             source=source,
@@ -91,12 +88,16 @@ def demo(
             timeout=timeout,
             node_options=_node_options(variant, scale, weights),
         )
+        model = f"{variant}, short side {scale or 'as trained'}"
+        if truth is not None and recorded_classes(out) == "cityscapes":
+            facts = [("Model", model), ("Weights", str(named or (weights and "shipped")))]
+            write_report(out, root=truth, split=_SPLIT, facts=facts)
     except KeyboardInterrupt:
         typer.echo(f"stopped; what was recorded is in {out}", err=True)
         raise typer.Exit(130) from None
-    except (SourceError, RecordingError, ProcessError) as error:
+    except (SourceError, RecordingError, ProcessError, EvaluationError) as error:
         fail(str(error))
-    _report(out, model=f"{variant}, short side {scale or 'as trained'}")
+    list_files(out, model=model)
     if weights is None:
         console.print("[yellow]Random weights: these labels mean nothing.")
 
@@ -113,7 +114,7 @@ def _draw_street(folder: Path, count: int) -> Path:
     """Draw ``count`` frames and their ground truth as a Cityscapes root ``folder``; returns it."""
     shutil.rmtree(folder, ignore_errors=True)
     job = SceneJob(
-        out=folder, split="test", seed=0, first=_STREET, sequences=1, length=count, size=(512, 1024)
+        out=folder, split=_SPLIT, seed=0, first=_STREET, sequences=1, length=count, size=(512, 1024)
     )
     with frame_progress() as progress:
         task = progress.add_task("drawing a street", total=count)
@@ -164,33 +165,6 @@ def _recorded(out: Path) -> int | None:
         return max(0, (out / TABLE).read_text(encoding="utf-8").count("\n") - 1)
     except FileNotFoundError:
         return None
-
-
-def _report(out: Path, *, model: str) -> None:
-    """What was written, and how long answers took."""
-    index: dict[str, Any] = json.loads((out / INDEX).read_text(encoding="utf-8"))
-    table = Table("file", "what", "size", title=f"{out}/")
-    rows = [
-        (VIDEO, "overlay video (VP9), plays in players and browsers"),
-        ("overlay/*.png", "overlays"),
-        ("labels/*.png", f"label images, {_FORMS[index['labels_form']]}"),
-        ("unknown/*.png", "masks of what is unknown"),
-        (TABLE, "a row for each frame: stamp, counts, latency"),
-        (INDEX, "classes, forms, what was lost"),
-        ("logs/*.log", "what the processes said"),
-    ]
-    for pattern, what in rows:
-        files = list(out.glob(pattern))
-        number = f"{len(files)} " if pattern.endswith("*.png") else ""
-        size = sum(path.stat().st_size for path in files)
-        table.add_row(pattern, number + what, filesize.decimal(size))
-    console = Console()
-    console.print(table)
-    latency = index["latency_ms"]
-    console.print(
-        f"{index['frames']} frames; image to answer: p50 {latency['p50']:.0f} ms, "
-        f"p99 {latency['p99']:.0f} ms ({model}); {index['incomplete']} lost"
-    )
 
 
 def _exit_on_signal(number: int, _frame: object) -> NoReturn:
