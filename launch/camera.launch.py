@@ -35,6 +35,7 @@ NODE_ARGUMENTS = (
     "scale",
     "score_threshold",
     "allow_random_weights",
+    "tracking",
     "image_transport",
     "autostart",
 )

@@ -12,6 +12,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from upsnet_ros.datasets.taxonomy import Taxonomy
+from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.ros import qos
 from upsnet_ros.ros.camera_settings import CameraSettings
 from upsnet_ros.ros.cdr_image import read_compressed_image, read_image
@@ -25,6 +26,7 @@ from upsnet_ros.ros.transitions import first_line
 
 if TYPE_CHECKING:
     from upsnet_ros.inference.predictor import Predictor  # and torch
+    from upsnet_ros.tracking import Tracker  # and scipy
 
 __all__ = ["Arrival", "Camera"]
 
@@ -81,6 +83,7 @@ class Camera:
         self._reliability = settings.image_reliability
         self._outputs: Outputs | None = None
         self._subscription: Any = None
+        self._tracker: Tracker | None = None
         # The name is remapped before the transport's part is added, as image_transport does it.
         base = node.resolve_topic_name(settings.topic)
         self.topic = node.resolve_topic_name(f"{base}/compressed") if self._compressed else base
@@ -125,6 +128,7 @@ class Camera:
     def subscribe(self) -> None:
         """Begins to listen to the camera."""
         self.statistics.forget_frames()
+        self._tracker = None  # things are followed anew
         profile = qos.input_qos(self._reliability)
         self._subscription = self._node.create_subscription(
             CompressedImage if self._compressed else Image,
@@ -160,6 +164,9 @@ class Camera:
         decoded = time.monotonic()
         frame = predictor(image)
         predicted = time.monotonic()
+        if settings.tracking:
+            frame = self._track(frame, arrival.message.header.stamp)
+        tracked = time.monotonic()
         self._outputs.publish(
             Answer(
                 image=image,
@@ -176,7 +183,8 @@ class Camera:
             "wait": 1e3 * (begun - arrival.at),
             "decode": 1e3 * (decoded - begun),
             **frame.timings,
-            "publish": 1e3 * (published - predicted),
+            **({"track": 1e3 * (tracked - predicted)} if settings.tracking else {}),
+            "publish": 1e3 * (published - tracked),
         }
 
     def failed(self, error: Exception) -> None:
@@ -187,6 +195,15 @@ class Camera:
             throttle_duration_sec=_LOG_SECONDS,
         )
         self.statistics.failed(reason)
+
+    def _track(self, frame: PanopticFrame, stamp: Any) -> PanopticFrame:
+        """The frame with track ids; called in the worker's thread."""
+        tracker = self._tracker
+        if tracker is None:
+            from upsnet_ros.tracking import Tracker
+
+            tracker = self._tracker = Tracker()
+        return tracker(frame, time=stamp.sec + 1e-9 * stamp.nanosec)
 
     def _on_serialized(self, serialized: bytes) -> None:
         now = time.monotonic()

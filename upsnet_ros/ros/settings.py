@@ -112,6 +112,14 @@ class NodeSettings:
         " frames, and the network's own before any frame came; or none.",
         group="Model",
     )
+    tracking: bool = parameter(
+        False,
+        "Give things a track_id that they keep from frame to frame; instances carries it, and the"
+        " overlay shows it. Each camera is followed by itself, anew after activate, a gap of more"
+        " than 3 s, and stamps that go backwards.",
+        group="Model",
+        changes=Changes.ALWAYS,
+    )
     measure_stages: bool = parameter(
         True,
         "Time every stage of the network for the diagnostics.",
