@@ -19,6 +19,7 @@ setup(
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.9",
+        "psutil>=5.9",
         "rich>=13",
         "safetensors>=0.4",
         "scipy>=1.8",
@@ -27,6 +28,7 @@ setup(
         "typer>=0.12",
     ],
     extras_require={
+        "bench": ["nvidia-ml-py>=12"],  # how busy a GPU is
         "train": [
             "pillow>=10",
             "pycocotools>=2.0.8",

@@ -153,11 +153,10 @@ def list_processes(folder: Path) -> list[str]:
 
 def test_a_node_that_cannot_start_is_told_with_its_own_words(tmp_path: Path) -> None:
     drive = drive_bag.write_drive(tmp_path / "drive", 1)
-    (tmp_path / "weights.pth").write_bytes(b"no checkpoint")
-    done = replay(drive, "--out", tmp_path / "out", "--weights", tmp_path / "weights.pth")
+    done = replay(drive, "--out", tmp_path / "out", "--scale", "20")
     assert done.returncode == 1
     assert "`upsnet node` ended with exit code 1" in done.stderr
-    assert "weights.pth" in done.stderr.split("ends:")[1]
+    assert "scale must be at least 32" in done.stderr.split("ends:")[1]
     assert "Traceback" not in done.stderr
     assert read(tmp_path / "out/bag") == {}
 

@@ -39,7 +39,7 @@ PIP_NAMES = {
     "yaml": "pyyaml",
 }
 # Used where they are installed, and done without elsewhere.
-OPTIONAL = {"cv_bridge", "rosbags", "triton", "vision_msgs"}
+OPTIONAL = {"cv_bridge", "pynvml", "rosbags", "triton", "vision_msgs"}
 
 
 def imported(files: list[Path]) -> set[str]:

@@ -196,11 +196,11 @@ def test_an_answer_that_does_not_come_is_an_error(
     answering: Any, replayer: Any, drive: Any
 ) -> None:
     answering().silent_to = {2}
-    replay = replayer(drive, timeout=3.0)
+    replay = replayer(drive, timeout=1.5)
     with pytest.raises(ReplayError, match="no answer to image 2 of /camera/image_raw") as error:
         list(replay.node.replay(drive))
     seconds, nanoseconds = divmod(drive_bag.stamps(2)[1], 10**9)
-    assert f"(stamp {seconds}.{nanoseconds:09d}) within 3 s: labels missing" in str(error.value)
+    assert f"(stamp {seconds}.{nanoseconds:09d}) within 1.5 s: labels missing" in str(error.value)
     assert len(of(replay.recorded, "/labels")) > 1, "what was answered before is lost"
 
 
@@ -275,8 +275,8 @@ def test_an_output_that_nobody_publishes_is_named(
     answering: Any, replayer: Any, drive: Any
 ) -> None:
     answering()
-    replay = replayer(drive, outputs=("labels", "semantic"), timeout=3.0)
-    with pytest.raises(ReplayError, match=r"nobody publishes /[a-z_]*/semantic after 3 s"):
+    replay = replayer(drive, outputs=("labels", "semantic"), timeout=1.5)
+    with pytest.raises(ReplayError, match=r"nobody publishes /[a-z_]*/semantic after 1.5 s"):
         list(replay.node.replay(drive))
 
 

@@ -143,7 +143,7 @@ def run(settings: BenchSettings, *, progress: Callable[[], None] = lambda: None)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
         cv2.setNumThreads(settings.threads)
-    images = _images(settings)
+    images = frames(settings.image, height=settings.height, width=settings.width)
     bench = _Bench(settings)
     machine = describe_machine(bench.predictor.device)
     samples = []
@@ -166,7 +166,7 @@ def run(settings: BenchSettings, *, progress: Callable[[], None] = lambda: None)
 
 
 def _results(samples: Sequence[_Sample], *, compare: bool) -> dict[str, Any]:
-    frames = [sample.frame for sample in samples]
+    whole = [sample.frame for sample in samples]
     results: dict[str, Any] = {
         "stages_ms": {
             name: asdict(Summary.of([sample.stages[name] for sample in samples]))
@@ -174,18 +174,18 @@ def _results(samples: Sequence[_Sample], *, compare: bool) -> dict[str, Any]:
             else None
             for name in STAGES
         },
-        "frame_ms": asdict(Summary.of(frames)),
+        "frame_ms": asdict(Summary.of(whole)),
         "panoptic_share": PairedRatio.of(
             # On a CPU nothing is downloaded: that stage makes the table of segments.
             [sample.stages["panoptic"] + sample.stages["download"] for sample in samples],
-            frames,
+            whole,
         ).median,
         "instances": float(np.median([sample.instances for sample in samples])),
         "segmented_boxes": float(np.median([sample.segmented for sample in samples])),
     }
     if compare:
         rivals = [sample.rival for sample in samples]
-        ratio = PairedRatio.of(frames, rivals)
+        ratio = PairedRatio.of(whole, rivals)
         results |= {
             "maskrcnn_ms": asdict(Summary.of(rivals)),
             "maskrcnn_instances": float(np.median([s.rival_instances for s in samples])),
@@ -201,14 +201,18 @@ def _gpu_memory(device: torch.device) -> dict[str, float]:
     return {"gpu_memory_mib": round(torch.cuda.max_memory_allocated(device) / 2**20, 1)}
 
 
-def _images(settings: BenchSettings) -> list[npt.NDArray[np.uint8]]:
-    if settings.image is None:
-        size = settings.height, settings.width
-        return [scene.image for scene in DrivingScenes("test", 0, _FRAMES, size)]
-    image = cv2.imread(settings.image, cv2.IMREAD_COLOR)
+def frames(picture: str | None, *, height: int, width: int) -> list[npt.NDArray[np.uint8]]:
+    """What is segmented: a picture, resized, or by default driving scenes; uint8 (H, W, 3), BGR.
+
+    Raises:
+        ValueError: The picture cannot be read.
+    """
+    if picture is None:
+        return [scene.image for scene in DrivingScenes("test", 0, _FRAMES, (height, width))]
+    image = cv2.imread(picture, cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(f"{settings.image} is no image that OpenCV can read")
-    return [cv2.resize(image, (settings.width, settings.height))]  # type: ignore[list-item]
+        raise ValueError(f"{picture} is no image that OpenCV can read")
+    return [cv2.resize(image, (width, height))]  # type: ignore[list-item]
 
 
 def _ros_ends(taxonomy: Taxonomy) -> RosEnds | None:

@@ -1,4 +1,4 @@
-"""`upsnet bench`: where a frame's time goes, and how it compares with Mask R-CNN."""
+"""`upsnet bench`: where a frame's time goes, alone, beside Mask R-CNN, and in the running node."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rich.table import Table
 
 from upsnet_ros.benchmark.run import BenchSettings, run
 from upsnet_ros.cli import fail
+
+_NODE = "The running node"
 
 
 def bench(
@@ -48,15 +50,75 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report for machines.")
     ] = None,
+    node: Annotated[
+        bool,
+        typer.Option(
+            "--node",
+            help="Measure the running node over DDS instead: the highest rate of frames with fewer"
+            " than 5 % missed, then fixed rates.",
+            rich_help_panel=_NODE,
+        ),
+    ] = False,
+    rates: Annotated[
+        str, typer.Option(metavar="HZ,...", help="The fixed rates.", rich_help_panel=_NODE)
+    ] = "10,30,60",
+    duration: Annotated[
+        float, typer.Option(help="Seconds of every run.", rich_help_panel=_NODE)
+    ] = 5.0,
+    least_frames: Annotated[
+        int,
+        typer.Option(
+            help="Frames of every run; makes it longer where rates are low.", rich_help_panel=_NODE
+        ),
+    ] = 20,
+    repeats: Annotated[
+        int, typer.Option(help="Runs of every rate that is reported.", rich_help_panel=_NODE)
+    ] = 3,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds to wait for the node, and for a frame's answer.", rich_help_panel=_NODE
+        ),
+    ] = 120.0,
 ) -> None:
     """Time every stage of a frame, with the median and the 99th percentile."""
     shape = re.fullmatch(r"(\d+)x(\d+)", size)
     if shape is None:
         fail(f"--size {size!r} is not HEIGHTxWIDTH, as in 512x1024")
+    height, width = int(shape[1]), int(shape[2])
+    if node:
+        from upsnet_ros.benchmark.node_run import NodeBenchSettings
+        from upsnet_ros.cli.bench_node import bench_node, show
+
+        try:
+            node_settings = NodeBenchSettings(
+                height=height,
+                width=width,
+                image=None if image is None else str(image),
+                rates=_rates(rates),
+                duration=duration,
+                least_frames=least_frames,
+                repeats=repeats,
+                timeout=timeout,
+            )
+        except ValueError as error:
+            fail(str(error))
+        values: dict[str, Any] = {
+            "variant": variant,
+            "device": device,
+            "precision": precision,
+            "scale": min(height, width),
+            "weights": "" if weights is None else str(weights),
+            "allow_random_weights": weights is None,
+        }
+        report = bench_node(node_settings, values=values, threads=threads)
+        show(report, Console(soft_wrap=True, highlight=False))
+        _write(report, json_file)
+        return
     settings = BenchSettings(
         variant=variant,
-        height=int(shape[1]),
-        width=int(shape[2]),
+        height=height,
+        width=width,
         device=device,
         precision=precision,
         threads=threads,
@@ -75,9 +137,20 @@ def bench(
         except ValueError as error:
             fail(str(error))
     _print(report, Console(soft_wrap=True))
-    if json_file is not None:
-        json_file.write_text(json.dumps(report, indent=2) + "\n")
-        errors.print(f"wrote {json_file}")
+    _write(report, json_file)
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part)
+    except ValueError:
+        raise ValueError(f"--rates {text!r} is no list of numbers, as in 10,30,60") from None
+
+
+def _write(report: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.write_text(json.dumps(report, indent=2) + "\n")
+        Console(stderr=True).print(f"wrote {path}")
 
 
 def _print(report: dict[str, Any], console: Console) -> None:

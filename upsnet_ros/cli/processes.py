@@ -59,6 +59,10 @@ class ProcessGroup:
                 start_new_session=True,
             )
 
+    def pid(self, name: str) -> int:
+        """The process's id."""
+        return self._processes[name].pid
+
     def running(self, name: str) -> bool:
         """Whether the process goes on.
 
