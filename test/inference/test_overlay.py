@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
-from upsnet_ros.inference import captions
+from upsnet_ros.inference import captions, overlay
 from upsnet_ros.inference.captions import Caption, draw_captions
 from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
 from upsnet_ros.inference.overlay import colorize, draw_overlay
@@ -82,6 +84,32 @@ def test_instances_of_a_class_differ_and_are_outlined() -> None:
     assert changed[21:79, 139].all()
     assert (rim[0] != rim[1]).any(), "two instances share a contour colour"
     assert not changed[85:].any(), "stuff was outlined"
+
+
+def test_a_track_keeps_its_colours_and_shows_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(
+        overlay, "draw_captions", lambda _, captions: written.extend(one.text for one in captions)
+    )
+    labels = np.zeros((80, 200), np.int32)
+    labels[20:60, 10:90], labels[20:60, 110:190] = 26001, 26002
+    swapped = np.zeros_like(labels)
+    swapped[labels == 26001], swapped[labels == 26002] = 26002, 26001
+
+    def drawn(map_: npt.NDArray[np.int32], *tracks: int) -> npt.NDArray[np.uint8]:
+        frame = frame_of(map_)
+        numbered = zip(frame.instances, tracks or (0, 0), strict=True)
+        things = tuple(replace(thing, track_id=track) for thing, track in numbered)
+        return draw_overlay(grey(80, 200), replace(frame, instances=things), CITYSCAPES)
+
+    first, second = drawn(labels, 12, 4_000_000_000), drawn(swapped, 4_000_000_000, 12)
+    assert (first == second).all()
+    left, right = first[:, :100], first[:, 100:]
+    assert not (left == right).all()
+    assert written[:2] == ["car #12 0.90", "car #4000000000 0.90"]
+    written.clear()
+    assert not (drawn(labels) == drawn(swapped)).all()
+    assert written[0] == "car 0.90"
 
 
 def test_a_thing_that_leaves_the_image_is_open_at_its_edge() -> None:

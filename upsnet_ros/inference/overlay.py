@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from upsnet_ros.datasets.taxonomy import ClassInfo, Taxonomy
 from upsnet_ros.inference.captions import Caption, draw_captions
-from upsnet_ros.inference.frame import LABEL_DIVISOR, PanopticFrame
+from upsnet_ros.inference.frame import LABEL_DIVISOR, Instance, PanopticFrame
 
 _Color = tuple[int, int, int]
 
@@ -53,6 +54,7 @@ def draw_overlay(
 
     Segments are tinted in their class colour and things outlined in a shade of their own; names and
     scores stand where there is room for them; unknown regions are striped; void stays as it was.
+    Where things are tracked, a track keeps its shade and its number stands beside the name.
 
     Args:
         image_bgr: uint8 (H, W, 3), left unchanged.
@@ -78,7 +80,7 @@ def draw_overlay(
     if labels.size == 0:
         return image_bgr.copy()
 
-    segments = _Segments(labels, taxonomy)
+    segments = _Segments(labels, taxonomy, {one.id: _number(one) for one in frame.instances})
     tinted = cv2.addWeighted(image_bgr, 1 - alpha, segments.paint(_shade), alpha, 0)
     canvas = image_bgr.copy()
     cv2.copyTo(tinted, (labels != 0).view(np.uint8), canvas)
@@ -92,19 +94,29 @@ class _Segments:
     """Which segments a label map holds, and the map again as ranks among them.
 
     Attributes:
-        found: (class, k) of each segment, by pixel value; k is 0 for stuff.
+        found: (class, k) of each segment, by pixel value; k is 0 for stuff, and of a thing the
+            number that its shade depends on.
         ranks: uint16 (H, W): 0 for void, else 1 + place in ``found``. A narrow type that OpenCV's
             morphology takes and that looks up colours faster than the labels themselves.
     """
 
-    def __init__(self, labels: npt.NDArray[np.int32], taxonomy: Taxonomy) -> None:
+    def __init__(
+        self,
+        labels: npt.NDArray[np.int32],
+        taxonomy: Taxonomy,
+        numbers: Mapping[int, int] = MappingProxyType({}),
+    ) -> None:
         if labels.min(initial=0) < 0:
             raise ValueError(f"labels must not be negative, found {labels.min()}")
         occurs = np.zeros(int(labels.max(initial=0)) + 1, bool)
         occurs[labels] = True
         occurs[0] = False
         values = np.flatnonzero(occurs)
-        self.found = [_segment_of(value, taxonomy) for value in values.tolist()]
+        self.found = [
+            (info, numbers.get(value, k))
+            for value in values.tolist()
+            for info, k in [_segment_of(value, taxonomy)]
+        ]
         rank_of = np.zeros(occurs.size, np.uint16)
         rank_of[values] = np.arange(1, values.size + 1)
         self.ranks = np.take(rank_of, labels)
@@ -127,9 +139,9 @@ def _captions(frame: PanopticFrame, taxonomy: Taxonomy) -> list[Caption]:
     """Things by falling area, unknown regions, stuff: in the order of their claim to room."""
     captions = [
         Caption(
-            text=f"{instance.class_name} {instance.score:.2f}",
+            text=_name(instance),
             box=instance.box,
-            color=_contour_color(taxonomy.by_id[instance.class_id], instance.id % LABEL_DIVISOR),
+            color=_contour_color(taxonomy.by_id[instance.class_id], _number(instance)),
         )
         for instance in sorted(frame.instances, key=lambda instance: -instance.area)
     ]
@@ -142,6 +154,16 @@ def _captions(frame: PanopticFrame, taxonomy: Taxonomy) -> list[Caption]:
         if segment.area >= _STUFF_NAME_SHARE * size
     ]
     return captions
+
+
+def _number(instance: Instance) -> int:
+    """What tells the thing from others of its class: in all frames where it is tracked."""
+    return instance.track_id or instance.id % LABEL_DIVISOR
+
+
+def _name(instance: Instance) -> str:
+    track = f" #{instance.track_id}" if instance.track_id else ""
+    return f"{instance.class_name}{track} {instance.score:.2f}"
 
 
 def _class_color(info: ClassInfo, k: int) -> _Color:
