@@ -27,7 +27,7 @@ help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=python3.12 VENV=.venv TORCH_INDEX=https://... SOURCE=my_frames/ OUT=demo_output"
 
-setup: $(stamps)/package $(stamps)/messages $(stamps)/dev  ## Make the environment: dependencies, messages, this package
+setup: $(stamps)/package $(stamps)/messages $(stamps)/vision_msgs_built $(stamps)/dev  ## Make the environment: dependencies, messages, this package
 
 # An environment keeps the interpreter that made it; say so rather than ignore another PYTHON.
 ifneq ($(PYTHON),python3)
@@ -67,6 +67,15 @@ $(stamps)/messages: CMakeLists.txt package.xml cmake/ros_wheels.cmake $(wildcard
 	cmake --install $(stamps)/build > $(stamps)/install.log
 	rm -rf $(venv)/lib/python3*/site-packages/upsnet_ros/__init__.py \
 	       $(venv)/lib/python3*/site-packages/upsnet_ros-*.egg-info
+	@touch $@
+
+# A stand-in for a package that no wheel carries, for the tests of its interface. In a prefix of its own: the
+# environment goes without it, as a machine may.
+$(stamps)/vision_msgs_built: cmake/ros_wheels.cmake $(shell find test/messages/vision_msgs -type f) $(stamps)/base
+	$(on_wheels) cmake -S test/messages/vision_msgs -B $(stamps)/build_vision_msgs -G Ninja --log-level=WARNING \
+	    $(cmake_args) -DCMAKE_INSTALL_PREFIX=$(stamps)/vision_msgs
+	cmake --build $(stamps)/build_vision_msgs -- --quiet
+	cmake --install $(stamps)/build_vision_msgs > $(stamps)/install_vision_msgs.log
 	@touch $@
 
 test: setup lint  ## Set up, then lint, type check and run the whole test suite

@@ -206,7 +206,8 @@ class Outputs:
 
 def _vision() -> Any:
     """What makes messages of vision_msgs, where that is installed; else None."""
-    if importlib.util.find_spec("vision_msgs") is None:
+    spec = importlib.util.find_spec("vision_msgs")
+    if spec is None or spec.origin is None:  # a folder of that name that is no package
         return None
     return importlib.import_module("upsnet_ros.ros.vision")
 
