@@ -30,7 +30,12 @@ ROS_MODULES = {
     "std_msgs",
     "std_srvs",
 }
-ROSDEP_KEYS = {"cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "python3-yaml"}
+ROSDEP_KEYS = {
+    "cv2": "python3-opencv",
+    "numpy": "python3-numpy",
+    "scipy": "python3-scipy",
+    "yaml": "python3-yaml",
+}
 # pip's names of modules that pip brings on a ROS machine too.
 PIP_NAMES = {
     "PIL": "pillow",
