@@ -37,6 +37,7 @@ NODE_ARGUMENTS = (
     "allow_random_weights",
     "tracking",
     "image_transport",
+    "image_reliability",
     "autostart",
 )
 

@@ -7,16 +7,11 @@ ROS machine `colcon test`, or pytest with the workspace sourced.
 from pathlib import Path
 
 import pytest
-import yaml
 
 pytest.importorskip("launch")
 pytest.importorskip("launch_ros")
 
-from launch import LaunchDescription, LaunchService
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, RegisterEventHandler
-from launch.event_handlers import OnProcessStart
-from launch.events.process import ProcessStarted
-from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_file import LaunchFile, node_parameters, options
 
 from upsnet_ros.ros.settings import NodeSettings, parameters
 from upsnet_ros.ros.transport import (
@@ -25,65 +20,14 @@ from upsnet_ros.ros.transport import (
     shared_memory_profile,
 )
 
-LAUNCH_FILE = Path(__file__).resolve().parents[2] / "launch" / "camera.launch.py"
+CAMERA = LaunchFile("camera.launch.py")
+declared, launch, start = CAMERA.declared, CAMERA.launch, CAMERA.start
 
 
 @pytest.fixture(autouse=True)
 def _no_transport_chosen(monkeypatch):
     for name in TRANSPORT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-
-
-def declared() -> dict[str, DeclareLaunchArgument]:
-    description = PythonLaunchDescriptionSource(
-        str(LAUNCH_FILE)
-    ).try_get_launch_description_without_context()
-    return {argument.name: argument for argument in description.get_launch_arguments()}
-
-
-def launch(**arguments: str) -> tuple[int, dict[str, ProcessStarted]]:
-    """The exit code, and what was started by executable; each process only sleeps a little."""
-    started: dict[str, ProcessStarted] = {}
-
-    def note(event: ProcessStarted, _context) -> None:
-        started[Path(event.cmd[3]).name] = event
-
-    service = LaunchService(noninteractive=True)
-    service.include_launch_description(
-        LaunchDescription(
-            [
-                RegisterEventHandler(OnProcessStart(on_start=note)),
-                IncludeLaunchDescription(
-                    PythonLaunchDescriptionSource(str(LAUNCH_FILE)),
-                    launch_arguments=[("launch-prefix", "sh -c 'sleep 1'"), *arguments.items()],
-                ),
-            ]
-        )
-    )
-    return service.run(), started
-
-
-def start(**arguments: str) -> dict[str, ProcessStarted]:
-    """As `launch`, of arguments that are good."""
-    code, started = launch(**arguments)
-    assert code == 0
-    return started
-
-
-def options(process: ProcessStarted, option: str) -> list[str]:
-    """Every value that follows ``option`` on the command line."""
-    return [
-        value for key, value in zip(process.cmd, process.cmd[1:], strict=False) if key == option
-    ]
-
-
-def node_parameters(process: ProcessStarted) -> dict[str, object]:
-    """The node's parameters from its files; a later file overrides an earlier one."""
-    merged: dict[str, object] = {}
-    for file in options(process, "--params-file"):
-        for section in yaml.safe_load(Path(file).read_text()).values():
-            merged.update(section["ros__parameters"])
-    return merged
 
 
 def test_every_argument_is_described_and_optional():
