@@ -7,6 +7,7 @@ from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.unknown import (
     UnknownCounts,
     average_precision,
+    best_within,
     false_positive_rate,
 )
 
@@ -76,6 +77,12 @@ def test_scores_are_judged_at_every_threshold() -> None:
     area, rate = _ranked(score.reshape(-1), positive.reshape(-1))
     assert average_precision(table) == pytest.approx(area, abs=1e-12)
     assert false_positive_rate(table) == pytest.approx(rate, abs=1e-12)
+    recall, threshold = best_within(table, 0.1)
+    above = score > 255 * threshold
+    assert recall == (above & positive).sum() / positive.sum()
+    assert (above & ~positive).sum() <= 0.1 * (~positive).sum()
+    lower = score >= score[above].min() - 1
+    assert (lower & ~positive).sum() > 0.1 * (~positive).sum()
 
 
 def test_a_perfect_score() -> None:

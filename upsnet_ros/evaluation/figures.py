@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from upsnet_ros.evaluation.evaluation import EvaluationResult
 from upsnet_ros.evaluation.measures import FrameMeasures
 from upsnet_ros.evaluation.panoptic_quality import PanopticQuality
 from upsnet_ros.evaluation.semantic import class_ious, mean_iou
-from upsnet_ros.evaluation.unknown import UnknownCounts, average_precision, false_positive_rate
+from upsnet_ros.evaluation.unknown import (
+    LOST_LIMIT,
+    UnknownCounts,
+    average_precision,
+    best_within,
+    false_positive_rate,
+)
 
 
 def headline(result: EvaluationResult) -> dict[str, float]:
@@ -124,10 +133,17 @@ def _unknown(counts: UnknownCounts) -> dict[str, Any]:
         "region_recall": counts.region_recall,
         "regions": counts.regions,
         "unknown_pixels": counts.unknown,
-        "scores": {
-            name: {"AP": average_precision(table), "FPR_at_95_recall": false_positive_rate(table)}
-            for name, table in counts.scores.items()
-        },
+        "scores": {name: _score(table) for name, table in counts.scores.items()},
+    }
+
+
+def _score(table: npt.NDArray[np.int64]) -> dict[str, float]:
+    recall, threshold = best_within(table)
+    return {
+        "AP": average_precision(table),
+        "FPR_at_95_recall": false_positive_rate(table),
+        f"recall_at_{100 * LOST_LIMIT:.0f}_percent_lost": recall,
+        "threshold": threshold,
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from upsnet_ros.evaluation.evaluation import EvaluationResult
-from upsnet_ros.evaluation.figures import headline
+from upsnet_ros.evaluation.figures import headline, to_json
 
 
 def class_table(result: EvaluationResult) -> Table:
@@ -48,6 +48,20 @@ def headline_lines(result: EvaluationResult) -> list[str]:
     if result.tracks is not None:
         lines.append(f"{'id switches':18} {result.tracks.switches.sum():6}")
     return lines
+
+
+def unknown_table(result: EvaluationResult) -> Table | None:
+    """How well each score ranks unknown pixels above known ones, in percent; None without any."""
+    scores = (to_json(result).get("unknown") or {}).get("scores")
+    if not scores:
+        return None
+    table = Table("score of unknown", title="unknown objects, %", title_justify="left")
+    for column in ("AP", "FPR at 95 recall", "recall at 2 lost", "by threshold"):
+        table.add_column(column, justify="right")
+    for name, figures in scores.items():
+        values = [math.nan if value is None else value for value in figures.values()]
+        table.add_row(name.replace("_", " "), *map(percent, values))
+    return table
 
 
 def percent(value: float) -> str:

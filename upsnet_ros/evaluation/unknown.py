@@ -21,6 +21,8 @@ IntArray = npt.NDArray[np.int64]
 
 #: A region is found if the mask covers this share of it.
 REGION_SHARE = 0.5
+#: Share of known pixels that an unknown mask may take, for `best_within`.
+LOST_LIMIT = 0.02
 _LEVELS = 256
 _RECALL = 0.95
 
@@ -141,3 +143,18 @@ def false_positive_rate(counts: IntArray, recall: float = _RECALL) -> float:
         return np.nan
     place = int(np.argmax(true >= recall * true[-1]))
     return float(false[place] / false[-1])
+
+
+def best_within(counts: IntArray, lost: float = LOST_LIMIT) -> tuple[float, float]:
+    """Recall of unknown pixels where no larger share of known pixels may be lost.
+
+    Returns:
+        The recall, and the share of the score's range that a pixel must exceed for it, which is
+        what the parameter ``unknown_threshold`` takes; nan where recall is not defined.
+    """
+    false, true = (np.append(np.cumsum(side[::-1])[::-1], 0) for side in counts)
+    if true[0] == 0 or false[0] == 0:
+        return np.nan, np.nan
+    # false[v] are the known pixels with a score of v or more.
+    value = int(np.argmax(false <= lost * false[0]))
+    return float(true[value] / true[0]), (value - 0.5) / (_LEVELS - 1)
