@@ -16,6 +16,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+from upsnet_ros.bags import open_bag
+
 COMMAND = [sys.executable, "-m", "upsnet_ros.cli", "demo"]
 FAST = ["--scale", "64"]
 SECONDS = 240
@@ -76,6 +78,10 @@ def test_a_drawn_street_is_segmented_and_recorded(tmp_path: Path) -> None:
         assert (frame[~void] != overlay[~void]).mean() > 0.3, "nothing was drawn"
     capture = cv2.VideoCapture(str(out / "overlay.mp4"))
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 3
+    with open_bag(out / "bag") as bag:
+        counts = {topic.name: topic.count for topic in bag.topics}
+    topics = ("image", "labels", "instances", "unknown_mask")
+    assert counts == {"/panoptic/label_info": 1, **{f"/panoptic/{name}": 3 for name in topics}}
     assert not processes_of(out)
 
 

@@ -20,6 +20,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from upsnet_ros.bags import open_bag
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
 from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
@@ -161,7 +162,7 @@ def test_frames_become_files(street: Street, start: Any, tmp_path: Path) -> None
 def test_ctrl_c_leaves_everything_whole(street: Street, start: Any, tmp_path: Path) -> None:
     recorder = start(
         *("record", "--out", str(tmp_path), "--namespace", street.namespace, "--no-png"),
-        *("--image-reliability", "reliable"),
+        *("--image-reliability", "reliable", "--bag", str(tmp_path / "bag")),
     )
     street.wait_for_recorder(recorder)
     for index in range(3):
@@ -172,6 +173,24 @@ def test_ctrl_c_leaves_everything_whole(street: Street, start: Any, tmp_path: Pa
     assert video_frames(tmp_path / "overlay.mp4") == len(rows(tmp_path)) == 3
     assert json.loads((tmp_path / "index.json").read_text())["complete"] is True
     assert not (tmp_path / "overlay").exists()
+    with open_bag(tmp_path / "bag") as bag:
+        assert bag.losses == []
+        stamps: dict[str, list[int]] = {topic.name: [] for topic in bag.topics}
+        for record in bag:
+            stamps[record.topic].append(record.message.header.stamp.nanosec)
+        (label_info,) = [topic for topic in bag.topics if topic.latched]
+    assert label_info.name == f"{street.namespace}/label_info"
+    del stamps[label_info.name]
+    topics = ("image", "labels", "instances", "unknown_mask")
+    assert stamps == {f"{street.namespace}/{topic}": [0, 1, 2] for topic in topics}
+
+
+def test_a_bag_that_exists_is_refused(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "bag").mkdir()
+    recorder = start("record", "--out", str(tmp_path / "out"), "--bag", str(tmp_path / "bag"))
+    assert recorder.wait() == 1
+    assert recorder.output.startswith(f"error: {tmp_path / 'bag'} exists")
+    assert "Traceback" not in recorder.output
 
 
 def test_kill_leaves_what_was_written(street: Street, start: Any, tmp_path: Path) -> None:

@@ -55,7 +55,11 @@ COMMANDS: dict[str, Command] = {
         extra="bags",
     ),
     "record": Command(
-        "upsnet_ros.cli.record", "record", "Write the node's answers as pictures.", ros=True
+        "upsnet_ros.cli.record",
+        "record",
+        "Write the node's answers as pictures.",
+        ros=True,
+        extra="bags",
     ),
     "replay": Command(
         "upsnet_ros.cli.replay",

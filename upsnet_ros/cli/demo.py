@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from upsnet_ros.cli import fail
-from upsnet_ros.cli.demo_report import REPORT, list_files, recorded_classes, write_report
+from upsnet_ros.cli.demo_report import BAG, REPORT, list_files, recorded_classes, write_report
 from upsnet_ros.cli.processes import ProcessError, ProcessGroup
 from upsnet_ros.cli.progress import frame_progress
 from upsnet_ros.datasets.scenes.writer import SceneJob, write_scenes
@@ -80,6 +80,7 @@ def demo(
         length = open_source(source).length
         remove_recording(out)  # only now that there is something to put in its place
         (out / REPORT).unlink(missing_ok=True)
+        shutil.rmtree(out / BAG, ignore_errors=True)
         count = frames if length is None else min(frames, length)
         _run(
             source=source,
@@ -137,7 +138,8 @@ def _run(*, source: str, out: Path, count: int, timeout: float, node_options: li
         # In lockstep nothing may be lost, so all ask each other for every frame.
         group.start("node", ["node", "--image-reliability", "reliable", *node_options])
         recorder = ["--image-reliability", "reliable", "--codec", "vp09", *limits]
-        group.start("record", ["record", "--out", str(out), *recorder])
+        outputs = ["--out", str(out), "--bag", str(out / BAG)]
+        group.start("record", ["record", *outputs, *recorder])
         player = ["--lockstep", "--wait-for-subscribers", "2", *limits]
         group.start("play", ["play", source, *player])
         while group.running("record"):

@@ -15,6 +15,7 @@ from upsnet_ros.cli.progress import frame_progress
 from upsnet_ros.inference.recording import INDEX, TABLE, VIDEO
 
 REPORT = "report.html"
+BAG = "bag"
 _FORMS = {
     "cityscapes_instance_ids": "16-bit, stuff: id, things: id * 1000 + k (k from 1)",
     "coco_panoptic_rgb": "COCO panoptic, id = R + 256 G + 65536 B",
@@ -75,6 +76,7 @@ def list_files(out: Path, *, model: str) -> None:
         ("overlay/*.png", "overlays"),
         ("labels/*.png", f"label images, {_FORMS[index['labels_form']]}"),
         ("unknown/*.png", "masks of what is unknown"),
+        (f"{BAG}/*", "the camera and the answers as a bag (MCAP)"),
         (TABLE, "a row for each frame: stamp, counts, latency"),
         (INDEX, "classes, forms, what was lost"),
         ("logs/*.log", "what the processes said"),

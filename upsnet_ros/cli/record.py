@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +17,7 @@ from upsnet_ros.cli import fail
 from upsnet_ros.cli.progress import frame_progress
 from upsnet_ros.inference.recording import RecordingError, RecordingSettings
 from upsnet_ros.inference.video import VideoError
-from upsnet_ros.ros.recorder import Recorder, RecorderError, RecorderSettings
+from upsnet_ros.ros.recorder import Keep, Recorder, RecorderError, RecorderSettings
 from upsnet_ros.ros.signals import stop_on_signals
 from upsnet_ros.ros.transport import use_shared_memory_profile
 
@@ -54,6 +57,10 @@ def record(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a recording that DIR holds.")
     ] = False,
+    bag: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write every message that comes into a bag too."),
+    ] = None,
     image_topic: Annotated[
         str, typer.Option(help="The camera, relative to the namespace unless it begins with /.")
     ] = "image",
@@ -102,19 +109,41 @@ def record(
     rclpy.init(args=ctx.obj, signal_handler_options=SignalHandlerOptions.NO)
     stop = stop_on_signals()
     try:
-        recorder = Recorder(out, settings=settings, recording=recording, namespace=namespace)
-        try:
-            with frame_progress() as progress:
-                task = progress.add_task(f"recording to {out}", total=count)
-                for written in recorder.record(stopped=stop.done):
-                    progress.update(task, completed=written)
-        finally:
-            _report(out, recorder.summary())
-            recorder.destroy_node()
+        with _bag(bag, namespace=namespace, overwrite=overwrite) as keep:
+            recorder = Recorder(
+                out, settings=settings, recording=recording, namespace=namespace, keep=keep
+            )
+            try:
+                with frame_progress() as progress:
+                    task = progress.add_task(f"recording to {out}", total=count)
+                    for written in recorder.record(stopped=stop.done):
+                        progress.update(task, completed=written)
+            finally:
+                _report(out, recorder.summary())
+                recorder.destroy_node()
     except (RecorderError, RecordingError, VideoError) as error:
         fail(str(error))
     finally:
         rclpy.try_shutdown()
+
+
+@contextmanager
+def _bag(path: Path | None, *, namespace: str, overwrite: bool) -> Iterator[Keep | None]:
+    """What writes into the bag that was asked for; None where none was."""
+    if path is None:
+        yield None
+        return
+    # Only here: pictures are recorded without rosbags too.
+    from upsnet_ros.bags import BagError
+    from upsnet_ros.ros.bag_thread import BagThread
+
+    try:
+        if overwrite and (path / "metadata.yaml").exists():
+            shutil.rmtree(path)
+        with BagThread(path, latched=[f"/{namespace.strip('/')}/label_info"]) as bag:
+            yield bag.write
+    except BagError as error:
+        fail(str(error))
 
 
 def _report(out: Path, summary: dict[str, Any]) -> None:

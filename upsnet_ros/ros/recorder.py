@@ -12,6 +12,7 @@ import numpy as np
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.serialization import serialize_message
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -22,7 +23,10 @@ from upsnet_ros.ros.from_messages import taxonomy_from_message
 from upsnet_ros.ros.recording_thread import RecordingThread
 from upsnet_ros.ros.stamp_join import StampJoiner
 
-__all__ = ["Recorder", "RecorderError", "RecorderSettings"]
+__all__ = ["Keep", "Recorder", "RecorderError", "RecorderSettings"]
+
+#: Called with topic, serialised message, nanoseconds at which it was received, and type.
+Keep = Callable[[str, bytes, int, str], None]
 
 _IMAGE = "image"
 _ANSWERS = {"labels": Image, "instances": PanopticInstanceArray, "unknown_mask": Image}
@@ -74,6 +78,7 @@ class Recorder(Node):
         settings: What to record.
         recording: How to write it.
         namespace: That of the node whose answers are recorded.
+        keep: Takes every message that comes, for a bag.
 
     Raises:
         RecordingError: If the folder cannot be used.
@@ -86,10 +91,12 @@ class Recorder(Node):
         settings: RecorderSettings,
         recording: RecordingSettings,
         namespace: str = "panoptic",
+        keep: Keep | None = None,
     ) -> None:
         check_folder(folder, recording)
         super().__init__("upsnet_record", namespace=namespace)
         self._folder, self._settings, self._recording_settings = folder, settings, recording
+        self._keep = keep
         self._label_info: PanopticLabelInfo | None = None
         self._joiner = StampJoiner([_IMAGE, *_ANSWERS], limit=settings.queue)
         self._accepted = self._overrun = self._images = 0
@@ -104,7 +111,9 @@ class Recorder(Node):
         self.create_subscription(PanopticLabelInfo, "label_info", self._on_label_info, latched)
         qos = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
         self._answers = {
-            name: self.create_subscription(kind, name, self._collector(name), qos)
+            name: self.create_subscription(
+                kind, name, self._collector(name, self.resolve_topic_name(name)), qos
+            )
             for name, kind in _ANSWERS.items()
         }
         self._camera: Any = None
@@ -163,6 +172,7 @@ class Recorder(Node):
     def _on_label_info(self, label_info: PanopticLabelInfo) -> None:
         if self._label_info is None:
             self._label_info = label_info
+            self._keep_message(self.resolve_topic_name("label_info"), label_info, time.time_ns())
 
     def _silent(self) -> list[str]:
         """The answers that nobody publishes."""
@@ -186,15 +196,22 @@ class Recorder(Node):
         self._camera = self.create_subscription(
             CompressedImage if self._settings.compressed else Image,
             base,
-            self._collector(_IMAGE),
+            self._collector(_IMAGE, base),
             QoSProfile(
                 depth=10,
                 reliability=QoSReliabilityPolicy[self._settings.image_reliability.upper()],
             ),
         )
 
-    def _collector(self, topic: str) -> Callable[..., None]:
+    def _keep_message(self, name: str, message: Any, received_ns: int) -> None:
+        if self._keep is not None:
+            kind = type(message)
+            msgtype = f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
+            self._keep(name, serialize_message(message), received_ns, msgtype)
+
+    def _collector(self, topic: str, name: str) -> Callable[..., None]:
         def collect(message: Any, received_ns: int) -> None:
+            self._keep_message(name, message, received_ns)
             self._images += topic == _IMAGE
             stamp_ns = Time.from_msg(message.header.stamp).nanoseconds
             joined = self._joiner.add(topic, stamp_ns, message, received=received_ns / 1e9)
