@@ -101,7 +101,7 @@ def test_missing_frames_are_an_error_unless_allowed(files, tmp_path, capfd) -> N
 def test_one_form_has_to_be_named(options, capfd) -> None:
     code, _, err = _run(capfd, "evaluate", *options)
     assert code == 1
-    assert "name either --gt-json and --pred-json, or --dataset and --root" in err
+    assert "name either --bag, or --gt-json and --pred-json, or --dataset and --root" in err
 
 
 def test_a_model_on_a_data_set(tmp_path, capfd) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,10 +118,11 @@ class Bag:
         return [*self._losses, *(line for file in self._files for line in file.losses)]
 
     def __iter__(self) -> Iterator[Record]:
-        ready = (self._announced(file) for file in self._files)
-        for _, stored in heapq.merge(*ready, key=lambda item: item[0]):
-            if stored is not None:
-                yield Record(self._plain(stored), self.types)
+        return self._read(self._selection)
+
+    def select(self, topics: Collection[str]) -> Iterator[Record]:
+        """Iterate over some topics of those that the bag was opened for."""
+        return self._read(self._selection & frozenset(topics))
 
     def __enter__(self) -> Bag:
         return self
@@ -134,10 +135,18 @@ class Bag:
     ) -> None:
         self._stack.close()
 
-    def _announced(self, file: StorageFile) -> Iterator[tuple[int, StoredMessage | None]]:
+    def _read(self, topics: frozenset[str]) -> Iterator[Record]:
+        ready = (self._announced(file, topics) for file in self._files)
+        for _, stored in heapq.merge(*ready, key=lambda item: item[0]):
+            if stored is not None:
+                yield Record(self._plain(stored), self.types)
+
+    def _announced(
+        self, file: StorageFile, topics: frozenset[str]
+    ) -> Iterator[tuple[int, StoredMessage | None]]:
         """The file's messages, and first its first moment, so that it is not read before that."""
         yield max(file.start_ns, self._start), None
-        for stored in file.messages(self._selection, self._start, self._stop):
+        for stored in file.messages(topics, self._start, self._stop):
             yield stored.time_ns, stored
 
     def _plain(self, stored: StoredMessage) -> StoredMessage:

@@ -1,38 +1,51 @@
-"""`upsnet evaluate`: judge predictions in files, or a model on a labelled data set."""
+"""`upsnet evaluate`: judge predictions in bags or files, or a model on labelled frames."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from upsnet_ros.cli import fail
-from upsnet_ros.cli.progress import frame_progress
+from upsnet_ros.cli.evaluate_forms import Form
+from upsnet_ros.cli.evaluate_output import show, write
 from upsnet_ros.evaluation.errors import EvaluationError
-from upsnet_ros.evaluation.evaluation import EvaluationResult, summarise
 from upsnet_ros.evaluation.figures import to_json
-from upsnet_ros.evaluation.measures import FrameMeasures, Metrics
-from upsnet_ros.evaluation.panoptic_files import Extras, PanopticFiles
+from upsnet_ros.evaluation.measures import Metrics
+from upsnet_ros.evaluation.panoptic_files import Extras
 from upsnet_ros.evaluation.report.page import Page
-from upsnet_ros.evaluation.report.shelf import Shelf
-from upsnet_ros.evaluation.run import Judge, Judged
-from upsnet_ros.evaluation.tables import class_table, headline_lines
+from upsnet_ros.evaluation.run import Judge
 
-if TYPE_CHECKING:
-    from upsnet_ros.evaluation.datasets import ModelFrames
-
+_BAGS = "Bags"
 _FILES = "Two panoptic JSON files with folders of PNGs"
-_MODEL = "A labelled data set and a model"
+_MODEL = "A labelled data set and a model; the model for bags too"
 _WHAT = "What to measure"
 _OUT = "Output"
 
 
 def evaluate(
+    bag: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Outputs of the node, or images for a model. Several: all in one figure.",
+            rich_help_panel=_BAGS,
+        ),
+    ] = None,
+    gt_bag: Annotated[
+        list[Path] | None,
+        typer.Option(help="The truth of each --bag, if it is elsewhere.", rich_help_panel=_BAGS),
+    ] = None,
+    outputs: Annotated[
+        str | None,
+        typer.Option(help="Namespace of the outputs, such as /panoptic.", rich_help_panel=_BAGS),
+    ] = None,
+    image_topic: Annotated[
+        str | None,
+        typer.Option(help="Of the images, if there are several.", rich_help_panel=_BAGS),
+    ] = None,
     gt_json: Annotated[
         Path | None, typer.Option(help="Annotations of the truth.", rich_help_panel=_FILES)
     ] = None,
@@ -62,7 +75,12 @@ def evaluate(
         Path | None, typer.Option(help="The frames, for the report.", rich_help_panel=_FILES)
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes that read and judge.", rich_help_panel=_FILES)
+        int,
+        typer.Option(
+            min=1,
+            help="Processes that read and judge files, or several bags.",
+            rich_help_panel=_FILES,
+        ),
     ] = os.cpu_count() or 1,
     dataset: Annotated[
         str | None, typer.Option(help="cityscapes or coco.", rich_help_panel=_MODEL)
@@ -142,133 +160,67 @@ def evaluate(
 ) -> None:
     """Judge predictions: panoptic quality and its kin.
 
-    Either name two panoptic JSON files with their folders of PNGs, or a data set and a model.
+    Name a bag of the node's outputs with the truth in it or beside it (--gt-bag), or one of images
+    and truth for a model; or two panoptic JSON files with their folders of PNGs; or a data set and
+    a model.
     """
-    judge = Judge(
-        metrics=Metrics(boundary=boundary, instances=instances, video=video),
-        snapshots=report is not None,
+    form = Form(
+        judge=Judge(
+            metrics=Metrics(boundary=boundary, instances=instances, video=video),
+            snapshots=report is not None,
+        ),
+        pictures=report_frames if report else 0,
+        allow_missing=allow_missing,
+        processes=processes,
+        limit=limit,
     )
-    shelf = Shelf(report_frames)
+    model = {
+        "weights": weights,
+        "variant": variant,
+        "device": device,
+        "precision": precision,
+        "scale": scale,
+        "score_threshold": score_threshold,
+        "allow_random_weights": allow_random_weights,
+    }
     try:
-        frames: PanopticFiles | ModelFrames
-        if gt_json and pred_json and not dataset:
-            extras = Extras(
-                images=images,
-                truth_unknown=gt_unknown_dir,
-                prediction_unknown=pred_unknown_dir,
-                unknown_score=pred_unknown_score_dir,
-            )
-            frames = PanopticFiles(
+        if bag and not gt_json and not pred_json and not root:
+            named = weights or variant or allow_random_weights
+            part, facts = form.bags(
+                bag, gt_bag or [], outputs=outputs, image=image_topic, kind=dataset, model=model,
+                use_model=bool(named),
+            )  # fmt: skip
+        elif gt_json and pred_json and not dataset and not bag:
+            part, facts = form.files(
                 truth_json=gt_json,
                 truth_folder=gt_dir or gt_json.with_suffix(""),
                 prediction_json=pred_json,
                 prediction_folder=pred_dir or pred_json.with_suffix(""),
-                extras=extras,
-                allow_missing=allow_missing,
+                extras=Extras(
+                    images=images,
+                    truth_unknown=gt_unknown_dir,
+                    prediction_unknown=pred_unknown_dir,
+                    unknown_score=pred_unknown_score_dir,
+                ),
             )
-            facts = [("Truth", str(gt_json)), ("Prediction", str(pred_json))]
-            judged = judge.spread(frames, processes)
-        elif dataset and root and not gt_json and not pred_json:
-            frames, facts = _model_frames(
-                dataset,
-                root,
-                split,
-                limit=limit,
-                allow_missing=allow_missing,
-                tracking=video,
-                weights=weights,
-                variant=variant,
-                device=device,
-                precision=precision,
-                scale=scale,
-                score_threshold=score_threshold,
-                allow_random_weights=allow_random_weights,
-            )
-            judged = judge.stream(frames, frames.categories)
+        elif dataset and root and not gt_json and not pred_json and not bag:
+            part, facts = form.dataset(dataset, root, split, model)
         else:
-            fail("name either --gt-json and --pred-json, or --dataset and --root")
-        result = summarise(_collect(judged, len(frames), shelf), frames.categories)
+            fail("name either --bag, or --gt-json and --pred-json, or --dataset and --root")
+        result = part.result()
     except EvaluationError as error:
         fail(str(error))
-    _show(result, frames.notes)
+    show(result, part.notes)
     if json_file:
-        content = {**to_json(result), "facts": dict(facts), "notes": frames.notes}
-        _write(json_file, json.dumps(content, indent=1))
+        content = {**to_json(result), "facts": dict(facts), "notes": part.notes}
+        write(json_file, json.dumps(content, indent=1))
     if report:
-        title = "Panoptic evaluation"
         page = Page(
-            title=title, result=result, snapshots=shelf.snapshots(), facts=facts, notes=frames.notes
+            title="Panoptic evaluation",
+            result=result,
+            snapshots=part.snapshots(report_frames),
+            facts=facts,
+            notes=part.notes,
+            series=part.series,
         )
-        _write(report, page.html())
-
-
-def _model_frames(
-    kind: str,
-    root: Path,
-    split: str | None,
-    *,
-    limit: int | None,
-    allow_missing: bool,
-    tracking: bool,
-    **options: Any,
-) -> tuple[ModelFrames, list[tuple[str, str]]]:
-    """The frames of a data set with a model's answers, and what was set."""
-    # Only here: torch takes seconds to import, and files need none of it.
-    from upsnet_ros.evaluation.datasets import ModelFrames, open_dataset
-    from upsnet_ros.inference.predictor import Predictor
-
-    try:
-        data = open_dataset(kind, root, split)
-        predictor = Predictor(unknown_score=True, semantic=True, max_logit=True, **options)
-    except ValueError as error:  # of data set, checkpoint or settings
-        raise EvaluationError(str(error)) from error
-    name = predictor.variant.name
-    if predictor.taxonomy.name != data.taxonomy.name:
-        raise EvaluationError(f"{name} has other classes than {kind}: choose another --variant")
-    count = min(limit or len(data), len(data))
-    # Spread over the data set, or in a row where things are tracked from frame to frame.
-    indices = [index if tracking else index * len(data) // count for index in range(count)]
-    model = str(predictor.weights or "random weights")
-    facts = [
-        ("Data set", f"{kind}, {root}" + (f", {split}" if split else "")),
-        ("Model", f"{name}, {model}"),
-        ("Short side", f"{predictor.scale} px"),
-        ("Device", f"{predictor.device}, {options['precision']}"),
-    ]
-    frames = ModelFrames(
-        data, predictor, indices=indices, allow_missing=allow_missing, tracking=tracking
-    )
-    if predictor.random_weights:
-        frames.notes.append("random weights: these figures mean nothing")
-    return frames, facts
-
-
-def _collect(judged: Iterable[Judged], total: int, shelf: Shelf) -> Iterator[FrameMeasures]:
-    """Measures as they come, under a progress bar; pictures go to the shelf."""
-    with frame_progress() as progress:
-        task = progress.add_task("evaluating", total=total)
-        for item in judged:
-            if item.snapshot is not None:
-                shelf.put(item.snapshot, item.quality)
-            yield item.measures
-            progress.advance(task)
-
-
-def _show(result: EvaluationResult, notes: Sequence[str]) -> None:
-    console = Console()
-    console.print(class_table(result))
-    for line in headline_lines(result):
-        console.print(line, highlight=False, markup=False)
-    if result.intervals:
-        console.print("in brackets: 95 % intervals, bootstrap over sequences", style="dim")
-    for note in notes:
-        console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        fail(f"cannot write {path}: {error.strerror}")
-    typer.echo(f"wrote {path}", err=True)
+        write(report, page.html())
