@@ -79,7 +79,8 @@ def mask_ious(
     met = np.bincount(owner[inside] * columns + column, minlength=len(points) * columns)
     pixels = met.reshape(-1, columns) * (areas / np.maximum(counts, 1))[:, None]
     shared = np.minimum(pixels[:, :-1], sizes)
-    return shared / (pixels.sum(axis=1, keepdims=True) + sizes - shared)
+    union = pixels.sum(axis=1, keepdims=True) + sizes - shared
+    return shared / np.maximum(union, 1)  # 0 where a message claims a mask without pixels
 
 
 def _grid(

@@ -129,7 +129,7 @@ class Tracker:
         )
 
     def _pair(self, seen: list[Track], frame: PanopticFrame) -> tuple[IntArray, IntArray]:
-        """Places of tracks, and of what was seen of them, in the order of neither."""
+        """Places of the tracks that were found again, and of what was seen of each."""
         if not self._tracks or not seen:
             none = np.zeros(0, np.int64)
             return none, none
@@ -178,10 +178,10 @@ class Tracker:
         return np.concatenate((rows, more_rows)), np.concatenate((columns, more_columns))
 
     def _new_id(self, taken: set[int]) -> int:
-        self._last_id = self._last_id % MAX_TRACK_ID + 1
-        while self._last_id in taken:
+        while True:
             self._last_id = self._last_id % MAX_TRACK_ID + 1
-        return self._last_id
+            if self._last_id not in taken:
+                return self._last_id
 
 
 def _with_speed_of_neighbours(tracks: list[Track]) -> list[Track]:
