@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from upsnet_ros import kernels
+from upsnet_ros.kernels import dispatch
+
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_failures", {})
+    monkeypatch.setattr(dispatch, "_enabled", True)
+
+
+def choose(device: torch.device = CUDA) -> str:
+    return dispatch.run("op", device, kernel=lambda: "kernel", twin=lambda: "twin")
+
+
+def test_kernels_run_on_cuda_alone_and_unless_turned_off() -> None:
+    pytest.importorskip("triton")
+    assert choose() == "kernel"
+    assert choose(torch.device("cpu")) == "twin"
+    kernels.set_enabled(False)
+    assert choose() == "twin"
+
+
+def test_without_triton_the_twin_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_triton_installed", lambda: False)
+    assert choose() == "twin"
+
+
+def test_a_kernel_that_fails_is_named_once_and_not_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors = pytest.importorskip("triton.runtime.errors")
+    calls = []
+
+    def broken() -> str:
+        calls.append(1)
+        raise errors.OutOfResources(300000, 232448, "shared memory")
+
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert dispatch.run("op", CUDA, kernel=broken, twin=lambda: "twin") == "twin"
+    assert len(calls) == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "kernel op failed" in caplog.text and "shared memory" in caplog.text
+    assert list(kernels.failures()) == ["op"]
+    assert dispatch.run("other", CUDA, kernel=lambda: "kernel", twin=lambda: "twin") == "kernel"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), ValueError("bad shape")])
+def test_errors_that_the_twin_would_have_too_are_raised(error: Exception) -> None:
+    pytest.importorskip("triton")
+
+    def kernel() -> str:
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        dispatch.run("op", CUDA, kernel=kernel, twin=lambda: "twin")
+    assert kernels.failures() == {}
+
+
+def test_import_needs_no_triton_and_the_environment_turns_kernels_off() -> None:
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "from upsnet_ros.kernels import dispatch, deform_conv, panoptic, segments\n"
+        "assert dispatch._enabled is False"
+    )
+    environment = {"UPSNET_KERNELS": "off", "PYTHONPATH": ":".join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)

@@ -1,0 +1,67 @@
+"""Which form of an operator runs: its Triton kernel on CUDA, its twin everywhere else."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+#: Set to 0, no, off or false, this environment variable turns kernels off.
+ENVIRONMENT = "UPSNET_KERNELS"
+
+_LOG = logging.getLogger(__name__)
+_failures: dict[str, str] = {}
+_enabled = os.environ.get(ENVIRONMENT, "1").strip().lower() not in ("0", "no", "off", "false")
+
+
+def set_enabled(enabled: bool) -> None:
+    """Turn kernels on or off for this process; at first `ENVIRONMENT` decides."""
+    global _enabled
+    _enabled = enabled
+
+
+def failures() -> dict[str, str]:
+    """Return the kernels that failed in this process, by name, and why; their twins run instead."""
+    return dict(_failures)
+
+
+def run(name: str, device: torch.device, *, kernel: Callable[[], T], twin: Callable[[], T]) -> T:
+    """Run the kernel where it can be run, and the twin otherwise.
+
+    A kernel that Triton cannot compile or launch is not tried again in this process: a warning
+    names it, and `failures` lists it. Errors of its arguments and a lack of memory are raised.
+
+    Args:
+        name: Of the operator, for the warning.
+        device: Where its tensors are.
+        kernel: Launches the kernel; may import Triton.
+        twin: Returns the same in plain torch.
+    """
+    if device.type != "cuda" or not _enabled or name in _failures or not _triton_installed():
+        return twin()
+    from triton.errors import TritonError
+
+    # Triton builds its launcher with the system's C compiler, and the kernel with ptxas.
+    toolchain = (TritonError, RuntimeError, ImportError, OSError, subprocess.SubprocessError)
+    try:
+        return kernel()
+    except torch.OutOfMemoryError:
+        raise
+    except toolchain as error:
+        reason = str(error).strip() or type(error).__name__
+        _failures[name] = reason
+        _LOG.warning("kernel %s failed, its plain form runs instead: %s", name, reason)
+    return twin()
+
+
+@cache
+def _triton_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None

@@ -1,0 +1,251 @@
+"""Segments as three kernels: see `segments`.
+
+The first counts runs of equal pixels in a row rather than pixels: a run adds its end and takes off
+its start, so that a counter is touched by every run that has its value, not by every pixel. The
+second, one program, decides about all regions. The third paints.
+"""
+
+# The arguments of kernels get their types when Triton compiles them.
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from upsnet_ros.kernels.segments import LABEL_DIVISOR, VOID, SegmentTable
+
+#: What the largest of coordinates, and of negated ones, starts from.
+_LOWEST = -(2**30)
+
+
+@triton.jit
+def _tally_kernel(
+    panoptic,
+    semantic,
+    rows,
+    columns,
+    shares,
+    bounds,
+    map_width,
+    width,
+    LAST: tl.constexpr,
+    CLASSES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    y = tl.program_id(0)
+    first = tl.program_id(1) * BLOCK
+    stop = tl.minimum(first + BLOCK, width)
+    x = first + tl.arange(0, BLOCK)
+    row = tl.load(rows + y).to(tl.int32) * map_width
+    here = row + tl.load(columns + x, mask=x < stop, other=0).to(tl.int32)
+    before = row + tl.load(columns + x - 1, mask=(x > first) & (x < stop), other=0).to(tl.int32)
+    after = row + tl.load(columns + x + 1, mask=x + 1 < stop, other=0).to(tl.int32)
+    value = tl.load(panoptic + here).to(tl.int32)
+    region = tl.where(value < 0, LAST, value)
+    share = tl.load(semantic + here).to(tl.int32)
+    value_before = tl.load(panoptic + before).to(tl.int32)
+    share_before = tl.load(semantic + before).to(tl.int32)
+    value_after = tl.load(panoptic + after).to(tl.int32)
+    share_after = tl.load(semantic + after).to(tl.int32)
+    begins = (x == first) | (value_before != value) | (share_before != share)
+    ends = (x + 1 == stop) | (value_after != value) | (share_after != share)
+    begins = begins & (x < stop)
+    ends = ends & (x < stop)
+
+    length = tl.where(ends, x + 1, 0) - tl.where(begins, x, 0)
+    counter = shares + region * CLASSES + share
+    tl.atomic_add(counter, length, mask=begins | ends, sem="relaxed")
+    corner = bounds + region * 4
+    tl.atomic_max(corner, -x, mask=begins, sem="relaxed")
+    tl.atomic_max(corner + 1, x * 0 - y, mask=begins, sem="relaxed")
+    tl.atomic_max(corner + 2, x, mask=ends, sem="relaxed")
+    tl.atomic_max(corner + 3, x * 0 + y, mask=begins, sem="relaxed")
+
+
+@triton.jit
+def _decide_kernel(
+    shares,
+    bounds,
+    classes,
+    public_ids,
+    labels,
+    table,
+    count,
+    limit,
+    STUFF: tl.constexpr,
+    LAST: tl.constexpr,
+    CLASSES: tl.constexpr,
+    VOID_ID: tl.constexpr,
+    DIVISOR: tl.constexpr,
+    LOWEST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    region = tl.arange(0, BLOCK)
+    there = region <= LAST
+    instance = (region >= STUFF) & (region < LAST)
+    area = tl.full((BLOCK,), 0, tl.int32)
+    most = tl.full((BLOCK,), -1, tl.int32)
+    majority = tl.full((BLOCK,), 0, tl.int32)
+    for kind in range(CLASSES):
+        share = tl.load(shares + region * CLASSES + kind, mask=there, other=0)
+        area += share
+        better = share > most
+        most = tl.where(better, share, most)
+        majority = tl.where(better, kind, majority)
+    own = tl.load(classes + region - STUFF, mask=instance, other=0).to(tl.int32) + STUFF - 1
+    to_stuff = (majority < STUFF) & (majority != own) & (2 * most >= area)
+    ids = tl.where(instance, tl.where(to_stuff, majority, own), region)
+    ids = tl.where(region >= LAST, VOID_ID, ids)
+    corner = bounds + region * 4
+    left = tl.load(corner, mask=there, other=LOWEST)
+    top = tl.load(corner + 1, mask=there, other=LOWEST)
+    right = tl.load(corner + 2, mask=there, other=LOWEST)
+    bottom = tl.load(corner + 3, mask=there, other=LOWEST)
+
+    label = tl.full((BLOCK,), 0, tl.int32)
+    shown = tl.full((), 0, tl.int32)
+    for kind in range(STUFF):
+        # Regions without a pixel have area 0 and the lowest of bounds.
+        mine = ids == kind
+        total = tl.sum(tl.where(mine, area, 0), axis=0)
+        if (total >= limit) & (total > 0):
+            name = tl.load(public_ids + kind).to(tl.int32)
+            label = tl.where(mine, name, label)
+            shown += 1
+            row = table + kind * 7
+            tl.store(row, name)
+            tl.store(row + 1, kind)
+            tl.store(row + 2, total)
+            tl.store(row + 3, -tl.max(tl.where(mine, left, LOWEST), axis=0))
+            tl.store(row + 4, -tl.max(tl.where(mine, top, LOWEST), axis=0))
+            tl.store(row + 5, tl.max(tl.where(mine, right, LOWEST), axis=0))
+            tl.store(row + 6, tl.max(tl.where(mine, bottom, LOWEST), axis=0))
+    for kind in range(STUFF, CLASSES):
+        mine = ((ids == kind) & (area > 0)).to(tl.int32)
+        number = tl.cumsum(mine, axis=0)
+        name = tl.load(public_ids + kind).to(tl.int32)
+        label = tl.where(mine > 0, name * DIVISOR + number, label)
+    tl.store(labels + region, label, mask=there)
+
+    thing = instance & (ids >= STUFF) & (area > 0)
+    shown += tl.sum(thing.to(tl.int32), axis=0)
+    row = table + region * 7
+    tl.store(row, label, mask=thing)
+    tl.store(row + 1, ids, mask=thing)
+    tl.store(row + 2, area, mask=thing)
+    tl.store(row + 3, -left, mask=thing)
+    tl.store(row + 4, -top, mask=thing)
+    tl.store(row + 5, right, mask=thing)
+    tl.store(row + 6, bottom, mask=thing)
+    tl.store(count, shown)
+
+
+@triton.jit
+def _paint_kernel(
+    panoptic,
+    semantic,
+    rows,
+    columns,
+    region_labels,
+    public_ids,
+    labels,
+    unknown,
+    public_map,
+    map_width,
+    width,
+    LAST: tl.constexpr,
+    WANT_SEMANTIC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    y = tl.program_id(0)
+    x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = x < width
+    row = tl.load(rows + y).to(tl.int32) * map_width
+    here = row + tl.load(columns + x, mask=inside, other=0).to(tl.int32)
+    value = tl.load(panoptic + here).to(tl.int32)
+    region = tl.where(value < 0, LAST, value)
+    pixel = y * width + x
+    tl.store(labels + pixel, tl.load(region_labels + region), mask=inside)
+    tl.store(unknown + pixel, (value < 0).to(tl.uint8), mask=inside)
+    if WANT_SEMANTIC:
+        kind = tl.load(semantic + here).to(tl.int32)
+        name = tl.load(public_ids + kind)
+        tl.store(public_map + pixel, name.to(tl.uint8), mask=inside)
+
+
+def segment_table(
+    panoptic: Tensor,
+    semantic: Tensor,
+    classes: Tensor,
+    public_ids: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    *,
+    num_stuff: int,
+    stuff_area_limit: int,
+    want_semantic: bool = False,
+    block: int = 1024,
+) -> SegmentTable:
+    """Launch the kernels: `segments.segment_table`, `block` pixels (a power of two) a program."""
+    device = panoptic.device
+    panoptic, semantic = panoptic.contiguous(), semantic.contiguous()
+    num_classes, last = len(public_ids), num_stuff + len(classes)
+    size = (len(rows), len(columns))
+    shares = torch.zeros(last + 1, num_classes, dtype=torch.int32, device=device)
+    bounds = torch.full((last + 1, 4), _LOWEST, dtype=torch.int32, device=device)
+    table = torch.zeros(last, 7, dtype=torch.int32, device=device)
+    num_segments = torch.empty(1, dtype=torch.int32, device=device)
+    region_labels = torch.empty(last + 1, dtype=torch.int32, device=device)
+    labels = torch.empty(size, dtype=torch.int32, device=device)
+    unknown = torch.empty(size, dtype=torch.uint8, device=device)
+    public_map = torch.empty_like(unknown) if want_semantic else None
+
+    places = (rows, columns)
+    widths = (panoptic.shape[1], size[1])
+    grid = (size[0], triton.cdiv(size[1], block))
+    _tally_kernel[grid](
+        panoptic,
+        semantic,
+        *places,
+        shares,
+        bounds,
+        *widths,
+        LAST=last,
+        CLASSES=num_classes,
+        BLOCK=block,
+    )
+    _decide_kernel[(1,)](
+        shares,
+        bounds,
+        classes,
+        public_ids,
+        region_labels,
+        table,
+        num_segments,
+        stuff_area_limit,
+        STUFF=num_stuff,
+        LAST=last,
+        CLASSES=num_classes,
+        VOID_ID=VOID,
+        DIVISOR=LABEL_DIVISOR,
+        LOWEST=_LOWEST,
+        BLOCK=triton.next_power_of_2(last + 1),
+    )
+    _paint_kernel[grid](
+        panoptic,
+        semantic,
+        *places,
+        region_labels,
+        public_ids,
+        labels,
+        unknown,
+        unknown if public_map is None else public_map,
+        *widths,
+        LAST=last,
+        WANT_SEMANTIC=want_semantic,
+        BLOCK=block,
+    )
+    return SegmentTable(labels, unknown.view(torch.bool), public_map, table, num_segments)
