@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,6 +128,18 @@ def test_empty_frames_and_frames_without_pixels() -> None:
     assert numbers(tracker(frame_of((CAR, 5, 5, 20, 20)))) == {1: 1}
     assert tracker(frame_of()).instances == ()
     assert numbers(tracker(frame_of((CAR, 5, 5, 20, 20)))) == {1: 1}
+
+
+def test_a_thing_that_claims_pixels_it_has_not_is_numbered_too() -> None:
+    frame = frame_of((CAR, 5, 5, 20, 20))
+    (car,) = frame.instances
+    absent = replace(car, id=26099, area=0, box=(300, 300, 310, 310))
+    tracker = Tracker()
+    for _ in range(3):
+        with np.errstate(all="raise"):
+            tracked = tracker(replace(frame, instances=(car, absent)))
+        assert tracked.instances[0].track_id == 1
+        assert tracked.instances[1].track_id > 1
 
 
 def test_a_class_has_numbers_of_its_own_and_comes_back_to_them() -> None:
