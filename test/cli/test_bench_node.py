@@ -28,7 +28,7 @@ def test_every_frame_of_every_run_is_accounted_for(
     done = bench(
         *("--variant", "cityscapes-r18", "--size", "64x128", "--device", "cpu", "--threads", "1"),
         *("--duration", "0.2", "--least-frames", "2", "--repeats", "2", "--rates", "40"),
-        *("--json", str(file)),
+        *("--limit", "3", "--json", str(file)),
         monkeypatch=monkeypatch,
     )
     assert done.returncode == 0, done.stderr
@@ -38,7 +38,8 @@ def test_every_frame_of_every_run_is_accounted_for(
     assert report["machine"]["cores"] > 0
     assert report["machine"]["ros"]["middleware"].startswith("rmw_")
     assert "fastdds_shm.xml" in report["machine"]["ros"].values(), "frames would get lost"
-    assert len(report["search"]) > 1
+    assert report["search"]
+    assert all(one["rate_hz"] <= 3 for one in report["search"])
     assert all(0 <= one["missed"] <= one["sent"] >= 2 for one in report["search"])
     assert [one["rate_hz"] for one in report["fixed"]] == [40.0]
     for figures in (*report["fixed"], report["maximum"]):

@@ -138,6 +138,22 @@ def test_lockstep_until_ctrl_c(tmp_path: Path) -> None:
     assert figures["sent"] == count
 
 
+def test_one_command_from_a_bag_to_its_report(tmp_path: Path) -> None:
+    drive, out = drive_bag.write_drive(tmp_path / "drive", 5), tmp_path / "out"
+    done = replay(drive, "--start", "0.1", "--out", out, "--evaluate", *NODE)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((out / "replay.json").read_text())
+    assert (figures["mode"], figures["sent"], figures["answered"]) == ("lockstep", 4, 4)
+    assert figures["truth"] == [drive_bag.TRUTH]
+    with open_bag(out / "bag") as bag:
+        latched = {topic.name for topic in bag.topics if topic.latched}
+    assert latched == {"/panoptic/label_info"}
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    assert evaluation["frames_evaluated"] == 4
+    assert {"PQ", "SQ", "RQ", "classes"} <= evaluation.keys()
+    assert "<html" in (out / "report.html").read_text()
+
+
 def list_processes(folder: Path) -> list[str]:
     """Command lines of running processes that name a place in ``folder``."""
     found = []

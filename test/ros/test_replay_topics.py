@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from upsnet_ros.ros.replay_topics import OUTPUTS, TopicError, message_class, sort_topics
+from upsnet_ros.ros.replay_topics import OUTPUTS, TRUTH, TopicError, message_class, sort_topics
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
@@ -112,6 +112,12 @@ def test_a_camera_that_is_none(camera, says):
 def test_no_camera_at_all():
     with pytest.raises(TopicError, match="no camera: nothing of Image or CompressedImage"):
         sort_topics(bag("/ground_truth/labels"), truth=["/ground_truth"])
+
+
+def test_truth_is_where_bags_are_made_with_it():
+    from upsnet_ros.bags import make
+
+    assert make.TRUTH == TRUTH
 
 
 def test_message_class():

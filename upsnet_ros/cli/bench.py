@@ -62,6 +62,9 @@ def bench(
     rates: Annotated[
         str, typer.Option(metavar="HZ,...", help="The fixed rates.", rich_help_panel=_NODE)
     ] = "10,30,60",
+    limit: Annotated[
+        float, typer.Option(help="No rate above is searched, Hz.", rich_help_panel=_NODE)
+    ] = 200.0,
     duration: Annotated[
         float, typer.Option(help="Seconds of every run.", rich_help_panel=_NODE)
     ] = 5.0,
@@ -96,6 +99,7 @@ def bench(
                 width=width,
                 image=None if image is None else str(image),
                 rates=_rates(rates),
+                limit=limit,
                 duration=duration,
                 least_frames=least_frames,
                 repeats=repeats,

@@ -18,7 +18,7 @@ from upsnet_ros.cli.node_options import OF_A_DRIVEN_NODE, given, ros_arguments, 
 from upsnet_ros.cli.processes import ProcessError
 from upsnet_ros.cli.replay_run import BAG, FIGURES, ReplayJob, make_room, run
 from upsnet_ros.cli.replay_summary import histogram_table, summary_lines
-from upsnet_ros.ros.replay_topics import ReplayTopics, topics_of
+from upsnet_ros.ros.replay_topics import TRUTH, ReplayTopics, topics_of
 from upsnet_ros.ros.replayer import ReplayError, ReplaySettings
 from upsnet_ros.ros.settings import Value
 
@@ -27,7 +27,6 @@ _OUT = "What is written"
 _NODE = "The node that it starts"
 
 _CLOCK_HZ = 40.0
-_TRUTH = "/ground_truth"
 
 # The node's parameter that switches each output.
 _SWITCHES = {
@@ -193,7 +192,7 @@ def replay(
             timeout=timeout,
         )
         topics = topics_of(
-            bag, camera=topic, truth=truth or (_TRUTH,), namespace=namespace, clock=clock
+            bag, camera=topic, truth=truth or (TRUTH,), namespace=namespace, clock=clock
         )
         if evaluate and not topics.truth:
             fail(f"--evaluate needs ground truth; {bag} holds none (--truth names its topics)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
-from upsnet_ros.bags import Bag, open_bag
+from upsnet_ros.bags import Bag, Record, open_bag
 from upsnet_ros.bags.writer import Compression, Storage
 from upsnet_ros.cli.processes import ProcessGroup
 from upsnet_ros.cli.progress import frame_progress
@@ -109,7 +109,7 @@ def run(job: ReplayJob) -> dict[str, Any]:
                 storage=job.storage,
                 compression=job.compression,
                 types=source.types,
-                latched=[f"{job.namespace.rstrip('/')}/label_info"],
+                latched=[f"{job.namespace.rstrip('/')}/label_info", *job.topics.latched],
             )
         )
         group = stack.enter_context(ProcessGroup(job.out / "logs", {})) if job.node else None
@@ -131,7 +131,7 @@ def run(job: ReplayJob) -> dict[str, Any]:
         stack.callback(replayer.destroy_node)
         with frame_progress() as progress:
             task = progress.add_task("waiting for the node", total=_total(source, job))
-            for sent in replayer.replay(source, stopped=stopped):
+            for sent in replayer.replay(_Stretch(source, job), stopped=stopped):
                 progress.update(task, completed=sent, description=f"replaying {job.bag.name}")
         if group is not None:
             group.end("node")
@@ -152,6 +152,25 @@ def run(job: ReplayJob) -> dict[str, Any]:
     }
     (job.out / FIGURES).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
+
+
+class _Stretch:
+    """What is played: first, what was said once and for all before it, then the stretch itself."""
+
+    def __init__(self, source: Bag, job: ReplayJob) -> None:
+        self._source = source
+        self._before: list[Record] = []
+        if job.start and job.topics.latched:
+            with open_bag(job.bag, topics=sorted(job.topics.latched), duration=job.start) as bag:
+                latest = {record.topic: record for record in bag}
+                begin_ns = bag.start_time + round(job.start * 1e9)
+            for record in latest.values():
+                record.time_ns = begin_ns
+            self._before = list(latest.values())
+
+    def __iter__(self) -> Iterator[Record]:
+        yield from self._before
+        yield from self._source
 
 
 def _total(source: Bag, job: ReplayJob) -> int | None:

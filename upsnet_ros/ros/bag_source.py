@@ -7,7 +7,7 @@ from pathlib import Path
 
 from upsnet_ros.bags import BagError, open_bag
 from upsnet_ros.ros.image_codec import ImageError, to_bgr
-from upsnet_ros.ros.replay_topics import TopicError, topics_of
+from upsnet_ros.ros.replay_topics import TRUTH, TopicError, topics_of
 from upsnet_ros.ros.sources import FOLDER_RATE_HZ, SourceError, SourceFrame
 
 __all__ = ["BagImages"]
@@ -27,7 +27,7 @@ class BagImages:
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         try:
-            self._topic = topics_of(path, truth=("/ground_truth",)).camera
+            self._topic = topics_of(path, truth=(TRUTH,)).camera
             with open_bag(path, topics=[self._topic]) as bag:
                 self.length = next(one.count for one in bag.topics if one.name == self._topic)
                 seconds = (bag.end_time - bag.start_time) / 1e9

@@ -13,6 +13,7 @@ from upsnet_ros.ros.image_codec import ImageError, check
 
 __all__ = [
     "OUTPUTS",
+    "TRUTH",
     "BagTopic",
     "ReplayTopics",
     "TopicError",
@@ -23,6 +24,9 @@ __all__ = [
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
+
+#: Where the topics of ground truth begin, as `upsnet bag make` names them.
+TRUTH = "/ground_truth"
 
 #: Type of each topic that the node publishes, by the name that follows its namespace.
 OUTPUTS = {
