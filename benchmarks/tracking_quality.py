@@ -44,7 +44,7 @@ def answer(truth: PanopticMap, rng: np.random.Generator, *, spoilt: bool) -> Pan
         if not is_thing or (spoilt and rng.random() < 0.1):
             continue
         mask = (truth.pixels == segments.ids[place]).view(np.uint8)
-        change = rng.choice((cv2.erode, cv2.dilate, None)) if spoilt else None
+        change = (cv2.erode, cv2.dilate, None)[rng.integers(3)] if spoilt else None
         changed = mask if change is None else change(mask, _KERNEL)
         # Small things would vanish; and no pixel belongs to two.
         mask = (changed if np.count_nonzero(changed) >= _SMALLEST else mask) & (labels == 0)
