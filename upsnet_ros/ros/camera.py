@@ -137,7 +137,9 @@ class Camera:
             profile,
             event_callbacks=self._qos_watch.subscription_events(self.topic, profile),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            raw=True,  # rclpy would copy the image twice to make a message of it
+            # rclpy would copy the image to make a message of it, and raise in the executor, which
+            # ends the node, where that cannot be done.
+            raw=True,
         )
 
     def unsubscribe(self) -> None:
