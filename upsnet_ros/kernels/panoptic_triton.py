@@ -200,7 +200,7 @@ def panoptic_maps(
     unknown_score: bool = False,
     confidence: bool = False,
     max_logit: bool = False,
-    block: tuple[int, int] = (8, 128),
+    block: tuple[int, int] = (8, 64),
 ) -> HeadMaps:
     """Launch the kernel: `panoptic.panoptic_maps`, with tiles of `block`, powers of two."""
     num_classes, *cells = semantic.shape
