@@ -94,6 +94,13 @@ class ProcessGroup:
             raise self._failure(name, f"did not end within {_SECONDS_TO_END:.0f} s") from None
         self.running(name)
 
+    def last_words(self, name: str) -> str:
+        """The end of what the process wrote, with the name of the file that holds all of it."""
+        text = self._log(name).read_text(errors="replace").strip()
+        lines = text.splitlines()[-_TAIL_LINES:] or ["(it wrote nothing)"]
+        words = "\n".join(f"  | {line}" for line in lines)
+        return f"{self._log(name)} ends:\n{words}"
+
     def _end_all(self) -> None:
         """Ask all to end, and make those that do not; a second Ctrl-C makes them at once."""
         left = [process for process in self._processes.values() if process.poll() is None]
@@ -114,10 +121,7 @@ class ProcessGroup:
         return self._logs / f"{name}.log"
 
     def _failure(self, name: str, what: str) -> ProcessError:
-        text = self._log(name).read_text(errors="replace").strip()
-        lines = text.splitlines()[-_TAIL_LINES:] or ["(it wrote nothing)"]
-        words = "\n".join(f"  | {line}" for line in lines)
-        return ProcessError(f"`upsnet {name}` {what}; {self._log(name)} ends:\n{words}")
+        return ProcessError(f"`upsnet {name}` {what}; {self.last_words(name)}")
 
 
 def _describe(code: int) -> str:

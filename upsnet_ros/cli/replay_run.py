@@ -20,7 +20,7 @@ from upsnet_ros.cli.processes import ProcessGroup
 from upsnet_ros.cli.progress import frame_progress
 from upsnet_ros.ros.bag_thread import BagThread
 from upsnet_ros.ros.replay_topics import ReplayTopics
-from upsnet_ros.ros.replayer import Replayer, ReplaySettings
+from upsnet_ros.ros.replayer import Replayer, ReplayError, ReplaySettings
 from upsnet_ros.ros.signals import stop_on_signals
 from upsnet_ros.ros.transport import private_environment, use_shared_memory_profile
 
@@ -131,8 +131,14 @@ def run(job: ReplayJob) -> dict[str, Any]:
         stack.callback(replayer.destroy_node)
         with frame_progress() as progress:
             task = progress.add_task("waiting for the node", total=_total(source, job))
-            for sent in replayer.replay(_Stretch(source, job), stopped=stopped):
-                progress.update(task, completed=sent, description=f"replaying {job.bag.name}")
+            try:
+                for sent in replayer.replay(_Stretch(source, job), stopped=stopped):
+                    progress.update(task, completed=sent, description=f"replaying {job.bag.name}")
+            except ReplayError as error:
+                # The node knows why: an image that it cannot read, for one.
+                raise ReplayError(
+                    f"{error}; {group.last_words('node')}" if group is not None else str(error)
+                ) from error
         if group is not None:
             group.end("node")
         losses = source.losses
