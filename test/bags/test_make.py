@@ -12,7 +12,7 @@ from upsnet_ros.bags.messages import stamp_of
 from upsnet_ros.ros.image_codec import to_bgr
 from upsnet_ros.ros.plane import plane
 
-DRIVE = ScenesDrive(split="val", seed=3, sequences=1, first=0, frames=3, size=(33, 65))
+DRIVE = ScenesDrive(split="val", seed=3, sequences=1, first=0, frames=3, size=(17, 33))
 
 
 def stamp_of_name(header) -> int:
@@ -55,8 +55,8 @@ def test_what_lies_in_a_bag_of_a_drive(tmp_path: Path):
         assert labels.message.encoding == "16UC1"
         assert (plane(labels.message) == frame.truth.labels).all()
         assert (plane(mask.message) == frame.truth.unknown * 255).all()
-        assert (info.message.width, info.message.height) == (65, 33)
-        assert info.message.k[[0, 2, 4, 5]].tolist() == [frame.focal, 32, frame.focal, 16]
+        assert (info.message.width, info.message.height) == (33, 17)
+        assert info.message.k[[0, 2, 4, 5]].tolist() == [frame.focal, 16, frame.focal, 8]
         assert name.message.frame_id == frame.name
         stamps = {stamp_of(one.message.header) for one in (image, labels, mask, info)}
         assert stamps | {stamp_of_name(name.message)} == {image.time_ns}

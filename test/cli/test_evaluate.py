@@ -66,7 +66,10 @@ def test_two_folders_to_json_and_report(files, tmp_path, capfd) -> None:
     assert figures["tracks"] == {"id_switches": 0, "MOTSA": 0.75, "sMOTSA": 0.75}
     assert f"{100 * figures['PQ']:.1f}" in out
     assert "car *" in out
-    assert (tmp_path / "out.html").read_text().startswith("<!doctype html>")
+    page = (tmp_path / "out.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "Id switches" in page
+    assert "sMOTSA of things" in page
 
 
 def test_folders_stand_beside_their_json_files(files, capfd) -> None:
@@ -164,3 +167,89 @@ def test_compare_refuses_other_files(tmp_path, capfd) -> None:
     assert "is no file of `upsnet evaluate --json`" in err
     code, _, err = _run(capfd, "compare", tmp_path / "none.json", tmp_path / "a.json")
     assert "cannot read" in err
+
+
+@pytest.fixture
+def bags(tmp_path: Path) -> dict[str, Path]:
+    """Three frames of a road; the outputs miss the car in the last."""
+    from upsnet_ros.bags import BagWriter
+    from upsnet_ros.bags.messages import IMAGE, LABEL_INFO, Messages
+
+    truth = np.full((40, 60), 7)
+    truth[:10] = 23
+    truth[20:30, 20:40] = 26001
+    paths = {"truth": tmp_path / "truth", "outputs": tmp_path / "outputs"}
+    with BagWriter(path=paths["truth"]) as drive, BagWriter(path=paths["outputs"]) as outputs:
+        make = Messages(drive.types, "camera")
+        info = make.label_info(CITYSCAPES, 1)
+        drive.write("/ground_truth/label_info", info, 1, LABEL_INFO)
+        for number in range(3):
+            stamp = 10**18 + number * 10**8
+            image = make.image(np.full((40, 60, 3), 99), "bgr8", stamp)
+            drive.write("/camera/image_raw", image, stamp, IMAGE)
+            labels = make.image(truth, "16UC1", stamp)
+            drive.write("/ground_truth/labels", labels, stamp, IMAGE)
+            found = np.where(truth == 26001, 7, truth) if number == 2 else truth
+            labels = make.image(found, "16UC1", stamp)
+            outputs.write("/panoptic/labels", labels, stamp + 20_000_000, IMAGE)
+    return paths
+
+
+def test_a_bag_of_outputs_and_one_of_truth(bags, tmp_path, capfd) -> None:
+    code, _, err = _run(
+        capfd, "evaluate", "--bag", bags["outputs"], "--gt-bag", bags["truth"],
+        "--json", tmp_path / "out.json", "--report", tmp_path / "out.html",
+    )  # fmt: skip
+    assert code == 0, err
+    figures = json.loads((tmp_path / "out.json").read_text())
+    car = next(row for row in figures["classes"] if row["name"] == "car")
+    assert (car["tp"], car["fp"], car["fn"]) == (2, 0, 1)
+    assert figures["sequences"] == 1
+    page = (tmp_path / "out.html").read_text()
+    assert "Latency, ms: from the image" in page
+    assert page.count("data:image/jpeg") == 3
+
+
+def test_several_bags_count_as_one_set(bags, tmp_path, capfd) -> None:
+    pair = ("--bag", bags["outputs"], "--gt-bag", bags["truth"])
+    code, _, err = _run(
+        capfd, "evaluate", *pair, *pair, "--processes", 1, "--json", tmp_path / "a.json"
+    )
+    assert code == 1
+    assert "occurs twice" in err
+    other = bags["outputs"].rename(tmp_path / "again")
+    other.joinpath("outputs.mcap").rename(other / "again.mcap")
+    other.joinpath("metadata.yaml").unlink()
+    code, _, err = _run(
+        capfd, "evaluate", "--bag", other, "--gt-bag", bags["truth"], "--bag",
+        other / "again.mcap", "--gt-bag", bags["truth"], "--processes", 1,
+        "--json", tmp_path / "b.json",
+    )  # fmt: skip
+    assert code == 0, err
+    figures = json.loads((tmp_path / "b.json").read_text())
+    car = next(row for row in figures["classes"] if row["name"] == "car")
+    assert (car["tp"], car["fp"], car["fn"]) == (4, 0, 2)
+    assert figures["sequences"] == 2
+
+
+def test_a_bag_of_images_and_a_model(bags, tmp_path, capfd) -> None:
+    code, _, err = _run(
+        capfd, "evaluate", "--bag", bags["truth"], "--variant", "cityscapes-r18",
+        "--allow-random-weights", "--scale", 32, "--limit", 1, "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert code == 0, err
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert figures["frames_evaluated"] == 1
+    assert "random weights: these figures mean nothing" in figures["notes"]
+
+
+def test_bags_that_do_not_fit(bags, tmp_path, capfd) -> None:
+    for args, reason in (
+        (("--bag", bags["outputs"]), "has no truth"),
+        (("--bag", tmp_path / "none"), "there is no bag"),
+        (("--bag", bags["outputs"], "--gt-bag", bags["truth"], "--gt-bag", "x"), "2 --gt-bag"),
+        (("--bag", bags["outputs"], "--root", "x"), "name either"),
+    ):
+        code, _, err = _run(capfd, "evaluate", *args)
+        assert code == 1
+        assert reason in err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,6 @@ import numpy.typing as npt
 from upsnet_ros.bags.reader import Record
 from upsnet_ros.bags.roles import Role
 from upsnet_ros.datasets.taxonomy import Taxonomy
-from upsnet_ros.evaluation.datasets import Predict, SequenceTrackers
 from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.maps import VOID, PanopticMap, map_of_frame, map_of_labels
 from upsnet_ros.evaluation.measures import Metrics
@@ -21,6 +20,9 @@ from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
 from upsnet_ros.ros.from_messages import segments_from_message
 from upsnet_ros.ros.image_codec import to_bgr
 from upsnet_ros.ros.plane import plane
+
+if TYPE_CHECKING:
+    from upsnet_ros.evaluation.datasets import Predict
 
 __all__ = ["Answer", "AnswerReader", "ModelReader", "OutputReader", "label_map"]
 
@@ -122,12 +124,17 @@ class ModelReader:
     roles = frozenset({Role.IMAGE})
 
     def __init__(self, predict: Predict, metrics: Metrics) -> None:
+        # Only here: torch takes seconds to import, and recorded outputs need none of it.
+        from upsnet_ros.evaluation.datasets import SequenceTrackers
+
         self._predict = predict
         self._trackers = SequenceTrackers() if metrics.video else None
 
     def __call__(self, records: Mapping[Role, Record], sequence: str, number: int) -> Answer:
         """See `AnswerReader`."""
-        frame = self._predict(to_bgr(records[Role.IMAGE].message))
+        image = to_bgr(records[Role.IMAGE].message)
+        # A bag's bytes cannot be written to, which torch demands of what it takes over.
+        frame = self._predict(np.require(image, requirements="W"))
         if self._trackers is not None:
             frame = self._trackers(frame, sequence, number)
         return Answer(

@@ -9,28 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from upsnet_ros.bags.answers import AnswerReader, ModelReader, OutputReader, label_map
 from upsnet_ros.bags.errors import BagError
-from upsnet_ros.bags.index import BagIndex, FrameKey, Part, index_bag, parts_of
-from upsnet_ros.bags.make import TRUTH
+from upsnet_ros.bags.index import BagIndex, FrameKey, index_bag
+from upsnet_ros.bags.messages import TRUTH
+from upsnet_ros.bags.pairing import Pairing
 from upsnet_ros.bags.places import Places
 from upsnet_ros.bags.reader import Record
 from upsnet_ros.bags.roles import Role
 from upsnet_ros.bags.timing import Timing
 from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.evaluation.categories import Categories
-from upsnet_ros.evaluation.datasets import Predict
 from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.measures import EvaluationFrame, Metrics
-from upsnet_ros.evaluation.panoptic_files import listed
 from upsnet_ros.evaluation.partial import PartialResult
 from upsnet_ros.evaluation.report.page import Series
 from upsnet_ros.evaluation.run import Judge
 from upsnet_ros.ros.image_codec import ImageError, to_bgr
 from upsnet_ros.ros.plane import plane
+
+if TYPE_CHECKING:
+    from upsnet_ros.evaluation.datasets import Predict
 
 __all__ = ["BagFrames", "BagTask", "judge_bag"]
 
@@ -117,6 +120,11 @@ class BagFrames:
                 self._truth = index_bag(task.truth, outputs=task.outputs, image=task.image)
         except BagError as error:
             raise EvaluationError(str(error)) from error
+        if not self._truth.has(Role.TRUTH):
+            raise EvaluationError(
+                f"{self._truth.path} has no truth, which is labels under {TRUTH}: name the bag that"
+                " has it by --gt-bag"
+            )
         self.taxonomy = self._agreed_taxonomy(getattr(predict, "taxonomy", None))
         self.categories = Categories.of(self.taxonomy)
         self.notes = list(
@@ -134,8 +142,19 @@ class BagFrames:
         homes |= dict.fromkeys(_TRUTH_ROLES, self._truth)
         if task.pictures or predict is not None:
             homes[Role.IMAGE] = images
-        self._homes = {role: index for role, index in homes.items() if index.has(role)}
-        self._keys = self._complete_keys()
+        self._pairing = Pairing.of(
+            {role: index for role, index in homes.items() if index.has(role)},
+            truth=self._truth,
+            judged=self._side,
+            main=self._answer.main,
+            allow_missing=task.allow_missing,
+        )
+        self.notes += self._pairing.notes
+        self._keys = self._pairing.keys
+        if task.limit is not None and task.limit < len(self._keys):
+            # Spread over the bag, or in a row where ids have to last.
+            step = 1.0 if task.metrics.video else len(self._keys) / task.limit
+            self._keys = [self._keys[int(place * step)] for place in range(task.limit)]
         self._places = Places.of(self._truth, images, prefix=task.prefix)
         if predict is None:
             self._time(images)
@@ -145,7 +164,7 @@ class BagFrames:
 
     def __iter__(self) -> Iterator[EvaluationFrame]:
         try:
-            for key, records in self._joined():
+            for key, records in self._pairing.read(self._keys):
                 yield self._frame(key, records)
         except BagError as error:
             raise EvaluationError(str(error)) from error
@@ -196,81 +215,6 @@ class BagFrames:
                     f"{first} has the classes of {chosen.name}, {name} others, of {taxonomy.name}"
                 )
         return chosen
-
-    def _complete_keys(self) -> list[FrameKey]:
-        """The frames that have a truth and all that they shall have beside it."""
-        truth, main = self._truth.arrivals.get(Role.TRUTH, {}), self._answer.main
-        if not truth:
-            raise EvaluationError(
-                f"{self._truth.path} has no truth, which is labels under {TRUTH}: name the bag"
-                " that has it by --gt-bag"
-            )
-        home = self._homes.get(main)
-        if home is None:
-            raise EvaluationError(
-                f"{self._side.path} has nothing to judge: no topic of {main.value}"
-            )
-        answered = home.arrivals[main]
-        if not any(key in answered for key in truth):
-            raise EvaluationError(self._nothing_in_common(list(truth), list(answered), home))
-        keys = sorted(truth)
-        needed = [role for role in self._homes if role is not Role.IMAGE or role is main]
-        left_out: set[FrameKey] = set()
-        for role in needed:
-            index = self._homes[role]
-            absent = [key for key in keys if key not in index.arrivals[role]]
-            if not absent:
-                continue
-            names = listed(self._truth.names.get(key.stamp_ns, str(key)) for key in absent)
-            line = f"{index.path} lacks {role.value} of frames: {names}"
-            if not self._task.allow_missing:
-                raise EvaluationError(f"{line} (--allow-missing goes on without them)")
-            self.notes.append(f"left out: {line}")
-            left_out.update(absent)
-        unjudged = sum(key not in truth for key in answered)
-        if unjudged:
-            self.notes.append(f"{unjudged} frames of {home.path} have no truth: not judged")
-        keys = [key for key in keys if key not in left_out]
-        if self._task.limit is not None and self._task.limit < len(keys):
-            step = 1 if self._task.metrics.video else len(keys) / self._task.limit
-            keys = [keys[int(place * step)] for place in range(self._task.limit)]
-        if not keys:
-            raise EvaluationError(f"no frame of {self._truth.path} is complete: {self.notes[-1]}")
-        return keys
-
-    def _nothing_in_common(
-        self, truth: list[FrameKey], answered: list[FrameKey], home: BagIndex
-    ) -> str:
-        what = f"{home.path} and {self._truth.path} have no frame in common: "
-        if {key.stamp_ns for key in truth} & {key.stamp_ns for key in answered}:
-            return what + (
-                f"stamps agree, but frame_id is {answered[0].frame_id!r} in the one and"
-                f" {truth[0].frame_id!r} in the other"
-            )
-        return what + f"their first are {min(answered)} and {min(truth)}"
-
-    def _joined(self) -> Iterator[tuple[FrameKey, dict[Role, Record]]]:
-        """The messages of each frame; what arrives before its turn waits."""
-        keys = set(self._keys)
-        roles: dict[Path, set[Role]] = {}
-        for role, index in self._homes.items():
-            roles.setdefault(index.path, set()).add(role)
-        streams: dict[Path, Iterator[Part]] = {
-            index.path: parts_of(index, frozenset(roles[index.path]))
-            for index in self._homes.values()
-        }
-        waiting: dict[FrameKey, dict[Role, Record]] = {}
-        for key in self._keys:
-            own = waiting.setdefault(key, {})
-            for role, index in self._homes.items():
-                while role not in own and key in index.arrivals[role]:
-                    part = next(streams[index.path], None)
-                    if part is None:
-                        name = self._places[key].name
-                        raise EvaluationError(f"{name}: {role.value} cannot be read again")
-                    if part.key in keys:
-                        waiting.setdefault(part.key, {})[part.role] = part.record
-            yield key, waiting.pop(key)
 
     def _time(self, images: BagIndex) -> None:
         timing = Timing.of(self._side, images)

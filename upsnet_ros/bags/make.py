@@ -17,15 +17,14 @@ from upsnet_ros.bags.messages import (
     HEADER,
     IMAGE,
     LABEL_INFO,
+    TRUTH,
     Messages,
     label_encoding,
 )
 from upsnet_ros.bags.writer import BagWriter, Compression, Storage
 
-__all__ = ["TRUTH", "BagJob", "make_bag"]
+__all__ = ["BagJob", "make_bag"]
 
-#: Above the topics of the truth.
-TRUTH = "/ground_truth"
 #: Stamp of the first frame: always the same, as the bag of the same drive shall be.
 _START_NS = 1_700_000_000 * 1_000_000_000
 

@@ -27,11 +27,15 @@ _DAMAGE = (McapError, zstandard.ZstdError, RuntimeError, ValueError, struct.erro
 
 
 class _Block(NamedTuple):
-    """A record that holds messages: a chunk, or a message outside of any."""
+    """A record that holds messages: a chunk, or a message outside of any.
+
+    ``channels`` are those of its messages; empty where that is not known.
+    """
 
     start_ns: int
     end_ns: int
     offset: int
+    channels: frozenset[int]
 
 
 class McapFile:
@@ -75,7 +79,13 @@ class McapFile:
     def messages(self, topics: Collection[str], start: int, stop: int) -> Iterator[StoredMessage]:
         """See `StorageFile.messages`."""
         channels = {key: chan for key, chan in self._channels.items() if chan.topic in topics}
-        blocks = [b for b in self._blocks if b.end_ns >= start and b.start_ns < stop]
+        blocks = [
+            block
+            for block in self._blocks
+            if block.end_ns >= start
+            and block.start_ns < stop
+            and not (block.channels and block.channels.isdisjoint(channels))
+        ]
         # By time, and in the order of the file where that is equal. Each block announces its first
         # moment, and is read only when that has come.
         streams = (self._block_messages(block, channels) for block in blocks)
@@ -121,7 +131,12 @@ class McapFile:
         self._schemas, self._channels = summary.schemas, summary.channels
         self._counts.update(statistics.channel_message_counts)
         self._blocks = [
-            _Block(one.message_start_time, one.message_end_time, one.chunk_start_offset)
+            _Block(
+                one.message_start_time,
+                one.message_end_time,
+                one.chunk_start_offset,
+                frozenset(one.message_index_offsets),
+            )
             for one in chunks
             if one.message_start_time <= one.message_end_time
         ]
@@ -141,7 +156,8 @@ class McapFile:
                 if isinstance(record, Chunk):
                     self._scan_chunk(offset, record)
                 elif isinstance(record, Message):
-                    self._blocks.append(_Block(record.log_time, record.log_time, offset))
+                    channels = frozenset((record.channel_id,))
+                    self._blocks.append(_Block(record.log_time, record.log_time, offset, channels))
                     self._counts[record.channel_id] += 1
                 else:
                     self._take(record)
@@ -166,15 +182,16 @@ class McapFile:
         except _DAMAGE as error:
             self._lose_chunk(offset, error)
             return
-        times = []
+        times, channels = [], set[int]()
         for record in inside:
             if isinstance(record, Message):
                 times.append(record.log_time)
+                channels.add(record.channel_id)
                 self._counts[record.channel_id] += 1
             else:
                 self._take(record)
         if times:
-            self._blocks.append(_Block(min(times), max(times), offset))
+            self._blocks.append(_Block(min(times), max(times), offset, frozenset(channels)))
 
     def _take(self, record: object) -> None:
         if isinstance(record, Schema):

@@ -21,6 +21,7 @@ __all__ = [
     "IMAGE",
     "INSTANCES",
     "LABEL_INFO",
+    "TRUTH",
     "Messages",
     "label_encoding",
     "stamp_of",
@@ -32,6 +33,9 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 HEADER = "std_msgs/msg/Header"
 INSTANCES = "upsnet_ros/msg/PanopticInstanceArray"
 LABEL_INFO = "upsnet_ros/msg/PanopticLabelInfo"
+
+#: Above the topics of the truth.
+TRUTH = "/ground_truth"
 
 _SECOND = 1_000_000_000
 _DTYPES = {"bgr8": np.uint8, "mono8": np.uint8, "16UC1": np.uint16, "32SC1": np.int32}

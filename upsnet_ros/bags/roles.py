@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from upsnet_ros.bags.make import TRUTH
-from upsnet_ros.bags.messages import COMPRESSED, HEADER, IMAGE, INSTANCES, LABEL_INFO
+from upsnet_ros.bags.messages import COMPRESSED, HEADER, IMAGE, INSTANCES, LABEL_INFO, TRUTH
 from upsnet_ros.bags.reader import TopicInfo
 
 __all__ = ["Role", "sort_topics"]
