@@ -183,6 +183,7 @@ def test_a_node_that_cannot_start_is_told_with_its_own_words(tmp_path: Path) -> 
         (["{drive}x"], "drivex"),
         (["{drive}", "--lockstep", "--realtime", "1"], "--lockstep and --realtime exclude each"),
         (["{drive}", "--realtime", "0"], "rate must be above 0"),
+        (["{drive}", "--max-rate", "5"], "--max-rate loses images, and in lockstep each has"),
         (["{drive}", "--topic", "/front"], "topic /front is not in the bag"),
         (["{drive}", "--truth", "/nowhere", "--evaluate"], "--evaluate needs ground truth"),
         (

@@ -30,6 +30,7 @@ DRIVE = bag(
     **{
         "/camera/camera_info": "sensor_msgs/msg/CameraInfo",
         "/panoptic/instances": OUTPUTS["instances"],
+        "/panoptic/detections": "vision_msgs/msg/Detection2DArray",
         "/rosout": "rcl_interfaces/msg/Log",
         "/clock": "rosgraph_msgs/msg/Clock",
         "/lidar": "vendor_msgs/msg/Cloud",
@@ -51,6 +52,7 @@ def test_every_topic_of_a_drive_has_its_part():
         "/panoptic/labels": "an earlier node's answer",
         "/panoptic/overlay/compressed": "an earlier node's answer",
         "/panoptic/instances": "an earlier node's answer",
+        "/panoptic/detections": "an earlier node's answer",
         "/rosout": "of the system that recorded it",
         "/lidar": "vendor_msgs/msg/Cloud is not installed",
     }

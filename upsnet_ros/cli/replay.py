@@ -182,6 +182,8 @@ def replay(
     values = given(options)
     if values and not node:
         fail(f"--no-node starts none that could take --{next(iter(values)).replace('_', '-')}")
+    if realtime is None and values.get("max_rate"):
+        fail("--max-rate loses images, and in lockstep each has to be answered: use --realtime")
     namespace = "/" + namespace.strip("/")
     try:
         settings = ReplaySettings(

@@ -43,7 +43,8 @@ OUTPUTS = {
 
 _SUFFIX = "/compressed"
 
-_ANSWERS = tuple(f"/{name}" for name in OUTPUTS)
+# Those, and what else the node publishes where vision_msgs is installed.
+_ANSWERS = tuple(f"/{name}" for name in (*OUTPUTS, "detections", "vision_label_info"))
 
 # What every process of a ROS system says of itself; the recorded ones are not here any more.
 _OF_THE_SYSTEM = frozenset({"/rosout", "/parameter_events", "/events/write_split"})
