@@ -144,7 +144,7 @@ def test_compare_shows_what_changed(files, tmp_path, capfd) -> None:
     for name, prediction in (("a", files["gt"]), ("b", files["pred"])):
         code, _, err = _run(
             capfd, "evaluate", "--gt-json", files["gt"], "--pred-json", prediction,
-            "--processes", 1, "--json", tmp_path / f"{name}.json",
+            "--processes", 1, "--vpq", "--json", tmp_path / f"{name}.json",
         )  # fmt: skip
         assert code == 0, err
     code, out, _ = _run(
@@ -158,6 +158,9 @@ def test_compare_shows_what_changed(files, tmp_path, capfd) -> None:
     assert difference["frames"][0]["change"] < 0
     car = next(row for row in difference["classes"] if row["name"] == "car")
     assert car["change"] == pytest.approx(3 / 3.5 - 1)
+    figures = {row["name"]: row for row in difference["figures"]}
+    assert (figures["MOTSA"]["a"], figures["MOTSA"]["b"]) == (1, 0.75)
+    assert figures["VPQ"]["change"] is None  # drives of two frames are shorter than most windows
 
 
 def test_compare_refuses_other_files(tmp_path, capfd) -> None:

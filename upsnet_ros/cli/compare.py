@@ -13,6 +13,14 @@ from rich.table import Table
 from upsnet_ros.cli import fail
 
 _HEADLINE = ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "mIoU", "AP", "AP50")
+# Where they stand, and what they are called here.
+_FURTHER = (
+    ("video", "VPQ", "VPQ"),
+    ("tracks", "MOTSA", "MOTSA"),
+    ("tracks", "sMOTSA", "sMOTSA"),
+    ("unknown", "recall", "unknown_recall"),
+    ("unknown", "known_pixels_lost", "known_pixels_lost"),
+)
 
 
 def compare(
@@ -50,9 +58,9 @@ def compared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         or None; frames by falling size of change. ``only_in_a`` and ``only_in_b``: names of frames.
     """
     figures = [_row(name, a.get(name), b.get(name)) for name in _HEADLINE if name in a or name in b]
-    for name, title in (("recall", "unknown_recall"), ("known_pixels_lost",) * 2):
-        if "unknown" in a or "unknown" in b:
-            sides = (side.get("unknown", {}).get(name) for side in (a, b))
+    for part, name, title in _FURTHER:
+        if part in a or part in b:
+            sides = (side.get(part, {}).get(name) for side in (a, b))
             figures.append(_row(title, *sides))
     frames = [
         _row(name, first["PQ"], second["PQ"])
