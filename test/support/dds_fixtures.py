@@ -1,0 +1,136 @@
+"""What tests over real DDS share: a domain of their own, processes that end, a listening node.
+
+A folder's conftest.py imports the fixtures that its tests use.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from upsnet_ros.ros.transport import private_environment
+
+SECONDS = 120  # generous: the machine may be busy; no test waits that long where things work
+
+
+@pytest.fixture(scope="session")
+def domain() -> Iterator[int]:
+    """A ROS domain for this run, in the environment of this process and of all that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        environment = private_environment()
+        for name, value in {**environment, "OMP_NUM_THREADS": "1"}.items():
+            patch.setenv(name, value)
+        yield int(environment["ROS_DOMAIN_ID"])
+
+
+class Process:
+    """A command, its output in a file."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as out:
+            self.popen = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def wait(self) -> int:
+        """Waits for the process to end by itself; its exit code."""
+        return self.popen.wait(SECONDS)
+
+    def signal(self, number: int) -> int:
+        """Sends a signal and waits; the exit code."""
+        self.popen.send_signal(number)
+        return self.wait()
+
+    def end(self) -> None:
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGINT)
+            try:
+                self.popen.wait(20)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+
+
+class Probe:
+    """A ROS node of the test, which is spun only while the test waits for something."""
+
+    def __init__(self, domain: int) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
+
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = Node("probe", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+
+    def collect(self, topic: str, message: type, qos: Any) -> list[Any]:
+        """A list to which the topic's messages are added while the test waits."""
+        messages: list[Any] = []
+        self.node.create_subscription(message, topic, messages.append, qos)
+        return messages
+
+    def until(self, condition: Callable[[], Any], what: str, process: Process | None = None) -> Any:
+        """Spins until the condition holds, and returns what it returned."""
+        end = time.monotonic() + SECONDS
+        while not (found := condition()):
+            log = f"; the process wrote:\n{process.output}" if process else ""
+            if process is not None and process.popen.poll() is not None:
+                pytest.fail(f"the process ended before {what}{log}")
+            if time.monotonic() > end:
+                pytest.fail(f"waited {SECONDS} s for {what}{log}")
+            self._executor.spin_once(timeout_sec=0.1)
+        return found
+
+    def call(self, service: type, name: str, request: Any) -> Any:
+        """Calls a service and returns its response."""
+        client = self.node.create_client(service, name)
+        self.until(client.service_is_ready, f"the service {name}")
+        future = client.call_async(request)
+        self.until(future.done, f"an answer of {name}")
+        self.node.destroy_client(client)
+        return future.result()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+
+@pytest.fixture(scope="module")
+def probe(domain: int) -> Iterator[Probe]:
+    """A node of the test's own."""
+    probe = Probe(domain)
+    yield probe
+    probe.close()
+
+
+@pytest.fixture(scope="module")
+def run(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Process]]:
+    """Starts a command; whatever it started is ended after the module."""
+    processes: list[Process] = []
+
+    def run(*command: str) -> Process:
+        processes.append(Process(list(command), tmp_path_factory.mktemp("process") / "log.txt"))
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.end()
+
+
+@pytest.fixture(scope="module")
+def start(run: Callable[..., Process]) -> Callable[..., Process]:
+    """Starts ``upsnet ARGUMENTS``, which is ended after the module."""
+    return lambda *arguments: run(sys.executable, "-m", "upsnet_ros.cli", *arguments)
