@@ -93,6 +93,19 @@ def test_disabled_it_takes_no_frame_and_stays_active(bench):
     assert bench.values("model")["enabled"] == "true"
 
 
+def test_what_cannot_be_enabled_says_why_and_stays_disabled(bench):
+    assert bench.call(SetBool, "enable", SetBool.Request(data=False)).success
+    name = "qos_overrides./in_process/image.subscription.reliability"
+    bench.node.declare_parameter(name, "certain")
+    assert bench.node.start()
+    answer = bench.call(SetBool, "enable", SetBool.Request(data=True))
+    assert not answer.success
+    assert "Unexpected QoS override for policy" in answer.message
+    bench.until(lambda: bench.values("model").get("enabled") == "false", "it is disabled")
+    bench.node.set_parameters([Parameter(name, value="best_effort")])
+    assert bench.call(SetBool, "enable", SetBool.Request(data=True)).success
+
+
 def test_what_was_wished_before_activation_holds_after_it(bench):
     camera = bench.camera()
     answer = bench.call(SetBool, "enable", SetBool.Request(data=False))
@@ -201,6 +214,27 @@ def test_the_node_is_at_work_while_weights_load(bench, weights, monkeypatch):
     assert bench.node.model.predictor is None
     monkeypatch.setattr(engine, "load_predictor", load)
     assert bench.node.start()
+
+
+def test_a_node_that_loads_weights_can_be_stopped(bench, weights, monkeypatch, capfd):
+    from upsnet_ros.ros import engine
+
+    assert bench.set(weights=str(weights / "first.safetensors"))[0]
+    assert bench.node.start()
+    go_on = threading.Event()
+    monkeypatch.setattr(engine, "load_predictor", lambda _: go_on.wait(60))
+    client = bench.other.create_client(Trigger, "/in_process/upsnet/reload_weights")
+    bench.until(client.service_is_ready, "the service")
+    client.call_async(Trigger.Request())
+    bench.until(lambda: bench.node._offered_services.loading, "the weights are being loaded")
+    try:
+        bench.node.stop(timeout=0.1)
+        assert "the new weights take longer than 0.1 s: left alone" in capfd.readouterr().err
+        assert bench.node.state == "finalized"
+        assert bench.node.computing
+    finally:
+        go_on.set()
+    bench.until(lambda: not bench.node.computing, "the thread ends by itself")
 
 
 def test_outputs_come_and_go_while_frames_are_answered(bench):

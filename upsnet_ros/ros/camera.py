@@ -147,6 +147,7 @@ class Camera:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
+            self._qos_watch.forget(self.topic)
 
     def answer(
         self, arrival: Arrival, *, predictor: Predictor, settings: NodeSettings

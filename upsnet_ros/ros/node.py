@@ -88,8 +88,8 @@ class UpsnetNode(LifecycleNode):
 
     @property
     def computing(self) -> bool:
-        """Whether a frame is still being computed that `stop` did not wait for."""
-        return self._worker.left_alone
+        """Whether a frame or weights are still at work that `stop` did not wait for."""
+        return self._worker.left_alone or self._offered_services.loading
 
     def start(self) -> bool:
         """Configures and activates; returns whether that succeeded. If not, the log says why."""
@@ -99,10 +99,13 @@ class UpsnetNode(LifecycleNode):
         )
 
     def stop(self, *, timeout: float) -> None:
-        """Stops listening, waits so many seconds for the frame that was begun, and shuts down."""
+        """Stops listening, waits so many seconds for what was begun, and shuts down."""
+        end = time.monotonic() + timeout
         self._drain(timeout)
+        self._offered_services.wait(max(0.0, end - time.monotonic()))
         if self.computing:
-            self.get_logger().warning(f"the last frame takes longer than {timeout:g} s: left alone")
+            what = "last frame takes" if self._worker.left_alone else "new weights take"
+            self.get_logger().warning(f"the {what} longer than {timeout:g} s: left alone")
         if self.state in ("unconfigured", "inactive", "active"):
             self.trigger_shutdown()
 
@@ -170,9 +173,8 @@ class UpsnetNode(LifecycleNode):
         self._release()
 
     def destroy_node(self) -> None:
-        """Ends the threads, then the node."""
+        """Ends the worker, then the node."""
         self._drain()
-        self._offered_services.wait()
         super().destroy_node()
 
     def _drain(self, timeout: float | None = None) -> None:
@@ -204,11 +206,15 @@ class UpsnetNode(LifecycleNode):
         self._takes_frames = wished
         if self.state != "active":
             return f"{'enabled' if wished else 'disabled'}, once the node is active"
-        for camera in self._cameras.values():
-            if not wished:
-                camera.unsubscribe()  # what was taken before is answered
-            elif not camera.listening:
-                camera.subscribe()
+        try:
+            for camera in self._cameras.values():
+                if not wished:
+                    camera.unsubscribe()  # what was taken before is answered
+                elif not camera.listening:
+                    camera.subscribe()
+        except (ValueError, RuntimeError):
+            self._set_enabled(False)
+            raise
         return "enabled" if wished else "disabled"
 
     def _reload(self) -> str:

@@ -131,7 +131,9 @@ class Outputs:
         with self._lock:
             self._makers = {name: topic.make for name, topic in wanted.items()}
             for name in self._publishers.keys() - kept:
-                self._node.destroy_lifecycle_publisher(self._publishers.pop(name))
+                publisher = self._publishers.pop(name)
+                self._qos_watch.forget(publisher.topic_name)
+                self._node.destroy_lifecycle_publisher(publisher)
         self._threshold = settings.score_threshold
         if vision is not None:
             self._announce_vision()

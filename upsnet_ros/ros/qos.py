@@ -87,8 +87,12 @@ class QosWatch:
             incompatible_qos=lambda _: self._publishers.update({topic: qos})
         )
 
-    def forget(self) -> None:
-        """Forgets all topics, as when their subscriptions and publishers are taken back."""
+    def forget(self, topic: str | None = None) -> None:
+        """Forgets a topic whose subscription or publisher was taken back; by default all."""
+        if topic is not None:
+            self._subscriptions.pop(topic, None)
+            self._publishers.pop(topic, None)
+            return
         self._subscriptions.clear()
         self._publishers.clear()
         self._logged.clear()

@@ -24,7 +24,8 @@ class Services:
 
     Args:
         node: Whose they are.
-        enable: Starts or stops taking frames; returns what to tell the caller.
+        enable: Starts or stops taking frames; returns what to tell the caller. May refuse with a
+            ValueError or RuntimeError.
         reload: Loads the weights anew, in a thread of its own, and returns what runs now. May
             raise; the answer then says why.
     """
@@ -41,13 +42,21 @@ class Services:
         group = ReentrantCallbackGroup()
         node.create_service(Trigger, "~/reload_weights", self._on_reload, callback_group=group)
 
-    def wait(self) -> None:
-        """Waits for weights that are being loaded."""
+    @property
+    def loading(self) -> bool:
+        """Whether weights are being loaded."""
+        return self._reloading is not None and self._reloading.is_alive()
+
+    def wait(self, timeout: float) -> None:
+        """Waits so many seconds for weights that are being loaded; see `loading`."""
         if self._reloading is not None:
-            self._reloading.join()
+            self._reloading.join(timeout)
 
     def _on_enable(self, request: Any, response: Any) -> Any:
-        response.success, response.message = True, self._enable(request.data)
+        try:
+            response.success, response.message = True, self._enable(request.data)
+        except (ValueError, RuntimeError) as error:
+            response.success, response.message = False, first_line(error)
         return response
 
     async def _on_reload(self, request: Any, response: Any) -> Any:
