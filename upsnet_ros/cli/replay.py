@@ -18,8 +18,9 @@ from upsnet_ros.cli.node_options import OF_A_DRIVEN_NODE, given, ros_arguments, 
 from upsnet_ros.cli.processes import ProcessError
 from upsnet_ros.cli.replay_run import BAG, FIGURES, ReplayJob, make_room, run
 from upsnet_ros.cli.replay_summary import histogram_table, summary_lines
+from upsnet_ros.ros.replay_settings import ReplaySettings
 from upsnet_ros.ros.replay_topics import TRUTH, ReplayTopics, topics_of
-from upsnet_ros.ros.replayer import ReplayError, ReplaySettings
+from upsnet_ros.ros.replayer import ReplayError
 from upsnet_ros.ros.settings import Value
 
 _PLAY = "What is played, and how"

@@ -19,8 +19,9 @@ from upsnet_ros.bags.writer import Compression, Storage
 from upsnet_ros.cli.processes import ProcessGroup
 from upsnet_ros.cli.progress import frame_progress
 from upsnet_ros.ros.bag_thread import BagThread
+from upsnet_ros.ros.replay_settings import ReplaySettings
 from upsnet_ros.ros.replay_topics import ReplayTopics
-from upsnet_ros.ros.replayer import Replayer, ReplayError, ReplaySettings
+from upsnet_ros.ros.replayer import Replayer, ReplayError
 from upsnet_ros.ros.signals import stop_on_signals
 from upsnet_ros.ros.transport import private_environment, use_shared_memory_profile
 
