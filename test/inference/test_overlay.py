@@ -120,7 +120,8 @@ def test_a_thing_that_leaves_the_image_is_open_at_its_edge() -> None:
     assert (drawn[39, :25] == GREY).all()
 
 
-def test_unknown_is_striped_and_nothing_else_is() -> None:
+def test_unknown_is_striped_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlay, "draw_captions", lambda *_: None)
     unknown = np.zeros((90, 120), bool)
     unknown[30:60, 40:100] = True
     labels = np.zeros((90, 120), np.int32)
@@ -146,9 +147,9 @@ def test_captions_stay_inside_and_apart(monkeypatch: pytest.MonkeyPatch) -> None
     drawn: list[tuple[int, int, int, int]] = []
     draw = captions._Writer._draw
 
-    def remember(self: captions._Writer, caption: Caption, rect: captions._Rect, y: int) -> None:
+    def remember(self: captions._Writer, text: str, color, rect: captions._Rect, y: int) -> None:
         drawn.append(rect)
-        draw(self, caption, rect, y)
+        draw(self, text, color, rect, y)
 
     monkeypatch.setattr(captions._Writer, "_draw", remember)
     rng = np.random.default_rng(0)
@@ -178,6 +179,58 @@ def test_tiny_segments_get_no_caption() -> None:
         ],
     )
     assert not canvas.any()
+
+
+@pytest.mark.parametrize("width", [640, 2048])
+def test_names_of_unknown_regions_are_tags_beside_them(width: int) -> None:
+    unknown = np.zeros((width // 2, width), bool)
+    side, top = width // 12, width // 4
+    lefts = [width // 8 + k * width // 5 for k in range(4)]
+    for k, left in enumerate(lefts):
+        unknown[top : top + side + k * width // 100, left : left + side] = True
+    unknown[10:12, 10:12] = True
+    frame = frame_of(np.zeros(unknown.shape, np.int32), unknown)
+    drawn = draw_overlay(np.zeros((*unknown.shape, 3), np.uint8), frame, CITYSCAPES)
+    tags = (drawn == overlay._UNKNOWN_BGR).all(axis=2) & ~unknown
+    assert not tags[:, : lefts[1]].any(), "the smallest of four, or the speck, has a name"
+    for left in lefts[1:]:
+        assert tags[:top, left : left + side].any(axis=1).sum() >= width / 80
+
+
+def test_a_text_gives_way_to_a_shorter_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(captions._Writer, "_draw", lambda self, text, *_: written.append(text))
+    names = overlay._names(
+        Instance(
+            id=24001,
+            class_id=24,
+            class_name="person",
+            score=0.87,
+            box=(0, 0, 9, 9),
+            detection_box=(0.0, 0.0, 9.0, 9.0),
+            area=100,
+            track_id=12,
+        )
+    )
+    canvas = np.zeros((480, 640, 3), np.uint8)
+    for column, width in enumerate((60, 30, 14, 4)):
+        box = (20 + 150 * column, 100, 20 + 150 * column + width - 1, 299)
+        draw_captions(
+            canvas, [Caption(text=names[0], shorter=names[1:], box=box, color=(0, 200, 0))]
+        )
+    assert written == ["person #12 0.87", "person #12", "#12"]
+
+
+def test_ink_always_stands_out() -> None:
+    def luminance(color: tuple[int, int, int]) -> float:
+        """WCAG 2.2's, of BGR."""
+        share = np.array(color) / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.0722, 0.7152, 0.2126])
+
+    for color in np.random.default_rng(0).integers(0, 256, (500, 3)).tolist():
+        light, dark = sorted((luminance(color), luminance(captions.ink_on(color))), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
 def test_a_caption_wider_than_the_image_is_left_out() -> None:

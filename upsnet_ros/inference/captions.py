@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+_Color = tuple[int, int, int]
 _Rect = tuple[int, int, int, int]
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -25,26 +26,40 @@ class Caption:
 
     Attributes:
         text: ASCII, the only letters that OpenCV's fonts have.
+        shorter: What to write where there is no room for ``text``, longest first.
         box: (x1, y1, x2, y2) px, inclusive corners.
         mask: bool (H, W).
         color: BGR of the tag behind the text; None writes white on the image itself.
     """
 
     text: str
+    shorter: tuple[str, ...] = ()
     box: _Rect | None = None
     mask: npt.NDArray[np.bool_] | None = None
-    color: tuple[int, int, int] | None = None
+    color: _Color | None = None
 
 
 def draw_captions(canvas: npt.NDArray[np.uint8], captions: Sequence[Caption]) -> None:
     """Draw the captions into ``canvas``, uint8 (H, W, 3) BGR, in order of precedence.
 
-    The letters grow with the image. A caption that names something hardly larger than its own
-    letters, or finds no free place at what it names, is left out.
+    The letters grow with the image. A text that would name something hardly larger than its own
+    letters, or finds no free place at what it names, gives way to a shorter one, and is left out
+    where there is none.
     """
     writer = _Writer(canvas)
     for caption in captions:
         writer.write(caption)
+
+
+def ink_on(color: _Color) -> _Color:
+    """Black or white, whichever stands out more from ``color`` (all BGR).
+
+    By the relative luminance of WCAG 2.2, by which one of the two always has a contrast of at least
+    4.5, what the same text asks for letters of this size.
+    """
+    linear = [((c / 255 + 0.055) / 1.055) ** 2.4 if c > 10 else c / 255 / 12.92 for c in color]
+    luminance = 0.0722 * linear[0] + 0.7152 * linear[1] + 0.2126 * linear[2]
+    return _BLACK if (luminance + 0.05) ** 2 > 1.05 * 0.05 else _WHITE
 
 
 class _Writer:
@@ -60,17 +75,16 @@ class _Writer:
         self._taken: list[_Rect] = []
 
     def write(self, caption: Caption) -> None:
-        (width, height), baseline = cv2.getTextSize(
-            caption.text, _FONT, self._scale, self._thickness
-        )
-        full_width = width + 2 * self._pad
-        full_height = height + baseline + self._pad
-        for left, top in self._places(caption, full_width, full_height):
-            rect = (left, top, left + full_width, top + full_height)
-            if self._is_free(rect):
-                self._taken.append(rect)
-                self._draw(caption, rect, top + self._pad // 2 + height)
-                return
+        for text in (caption.text, *caption.shorter):
+            (width, height), baseline = cv2.getTextSize(text, _FONT, self._scale, self._thickness)
+            full_width = width + 2 * self._pad
+            full_height = height + baseline + self._pad
+            for left, top in self._places(caption, full_width, full_height):
+                rect = (left, top, left + full_width, top + full_height)
+                if self._is_free(rect):
+                    self._taken.append(rect)
+                    self._draw(text, caption.color, rect, top + self._pad // 2 + height)
+                    return
 
     def _places(self, caption: Caption, width: int, height: int) -> Iterable[tuple[int, int]]:
         """Upper left corners to try, best first, each inside the canvas where it can be."""
@@ -102,20 +116,19 @@ class _Writer:
             for other_left, other_top, other_right, other_bottom in self._taken
         )
 
-    def _draw(self, caption: Caption, rect: _Rect, text_bottom: int) -> None:
+    def _draw(self, text: str, color: _Color | None, rect: _Rect, text_bottom: int) -> None:
         left, top, right, bottom = rect
         origin = (left + self._pad, text_bottom)
-        if caption.color is not None:
-            blue, green, red = caption.color
-            cv2.rectangle(self._canvas, (left, top), (right - 1, bottom - 1), caption.color, -1)
-            ink = _BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 128 else _WHITE
+        if color is not None:
+            cv2.rectangle(self._canvas, (left, top), (right - 1, bottom - 1), color, -1)
+            ink = ink_on(color)
         else:
             # Shifted copies, not a thicker pen: OpenCV 5's fonts grow wider with the pen.
             rim = max(1, self._thickness // 2)
             for dx, dy in ((-rim, 0), (rim, 0), (0, -rim), (0, rim), (rim, rim)):
-                self._put(caption.text, (origin[0] + dx, origin[1] + dy), _BLACK)
+                self._put(text, (origin[0] + dx, origin[1] + dy), _BLACK)
             ink = _WHITE
-        self._put(caption.text, origin, ink)
+        self._put(text, origin, ink)
 
     def _put(self, text: str, origin: tuple[int, int], ink: tuple[int, int, int]) -> None:
         cv2.putText(

@@ -20,7 +20,9 @@ _UNKNOWN_BGR: _Color = (0, 215, 255)
 
 #: Stuff below this share of the image gets no name: the colour says it well enough.
 _STUFF_NAME_SHARE = 0.02
-_UNKNOWN_NAME_SHARE = 0.004
+#: A region of unknown below this share gets none either; of the others, so many do.
+_UNKNOWN_NAME_SHARE = 0.001
+_UNKNOWN_NAMES = 3
 
 
 def colorize(
@@ -136,18 +138,21 @@ def _segment_of(value: int, taxonomy: Taxonomy) -> tuple[ClassInfo, int]:
 
 
 def _captions(frame: PanopticFrame, taxonomy: Taxonomy) -> list[Caption]:
-    """Things by falling area, unknown regions, stuff: in the order of their claim to room."""
+    """Unknown regions, things by falling area, stuff: in the order of their claim to room."""
     captions = [
+        Caption(text="unknown", shorter=("?",), box=box, color=_UNKNOWN_BGR)
+        for box in _largest_regions(frame.unknown)
+    ]
+    captions += [
         Caption(
-            text=_name(instance),
+            text=_names(instance)[0],
+            shorter=_names(instance)[1:],
             box=instance.box,
             color=_contour_color(taxonomy.by_id[instance.class_id], _number(instance)),
         )
         for instance in sorted(frame.instances, key=lambda instance: -instance.area)
     ]
     size = frame.labels.size
-    if np.count_nonzero(frame.unknown) >= _UNKNOWN_NAME_SHARE * size:
-        captions.append(Caption(text="unknown", mask=frame.unknown, color=_UNKNOWN_BGR))
     captions += [
         Caption(text=segment.class_name, mask=frame.labels == segment.id)
         for segment in sorted(frame.stuff, key=lambda segment: -segment.area)
@@ -161,9 +166,27 @@ def _number(instance: Instance) -> int:
     return instance.track_id or instance.id % LABEL_DIVISOR
 
 
-def _name(instance: Instance) -> str:
-    track = f" #{instance.track_id}" if instance.track_id else ""
-    return f"{instance.class_name}{track} {instance.score:.2f}"
+def _names(instance: Instance) -> tuple[str, ...]:
+    """What to call the thing: first all that is known, last what it can least do without."""
+    name, score = instance.class_name, f"{instance.score:.2f}"
+    if not instance.track_id:
+        return f"{name} {score}", name
+    track = f"#{instance.track_id}"
+    return f"{name} {track} {score}", f"{name} {track}", track
+
+
+def _largest_regions(unknown: npt.NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
+    """Boxes of the largest regions that are worth a name, by falling area."""
+    step = max(1, max(unknown.shape) // 512)  # where a name stands need not be exact to the pixel
+    small = np.ascontiguousarray(unknown[::step, ::step]).view(np.uint8)
+    _, _, regions, _ = cv2.connectedComponentsWithStats(small)
+    regions = regions[1:]  # the first is what is not unknown
+    order = np.argsort(-regions[:, cv2.CC_STAT_AREA], kind="stable")[:_UNKNOWN_NAMES]
+    return [
+        (step * x, step * y, step * (x + width) - 1, step * (y + height) - 1)
+        for x, y, width, height, area in regions[order].tolist()
+        if area >= _UNKNOWN_NAME_SHARE * small.size
+    ]
 
 
 def _class_color(info: ClassInfo, k: int) -> _Color:
