@@ -27,6 +27,7 @@ from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.evaluation import summarise
 from upsnet_ros.evaluation.figures import headline
 from upsnet_ros.evaluation.measures import Metrics
+from upsnet_ros.evaluation.naming import frame_name, place_in_sequence
 from upsnet_ros.evaluation.panoptic_files import Extras, PanopticFiles
 from upsnet_ros.evaluation.run import Judge
 from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
@@ -231,5 +232,18 @@ def test_video_quality_has_a_model_tracked_and_needs_numbered_things() -> None:
 def test_unknown_kinds_and_empty_roots_are_named(tmp_path) -> None:
     with pytest.raises(ValueError, match="unknown data set 'kitti'"):
         open_dataset("kitti", tmp_path, None)
+    with pytest.raises(ValueError, match="name the folder of the data set coco: --root"):
+        open_dataset("coco", None, None)
+    with pytest.raises(ValueError, match="split"):
+        open_dataset("scenes", None, "minival")
     with pytest.raises(ValueError, match="there are no labels"):
         open_dataset("cityscapes", tmp_path, None)
+
+
+def test_drawn_scenes_need_no_folder_and_tell_unknown_objects() -> None:
+    dataset = open_dataset("scenes", None, "test")
+    assert len(dataset) == 100
+    sample = dataset[0]
+    assert sample.size == (512, 1024)
+    assert sample.unknown is not None
+    assert place_in_sequence(frame_name(sample.name))[0] == "test0_000000"

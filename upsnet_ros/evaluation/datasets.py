@@ -14,6 +14,7 @@ import numpy.typing as npt
 from upsnet_ros.datasets.base import Dataset, DatasetError, Sample, Thing
 from upsnet_ros.datasets.cityscapes import Cityscapes
 from upsnet_ros.datasets.coco_panoptic import CocoPanoptic
+from upsnet_ros.datasets.drawn import DrawnScenes
 from upsnet_ros.datasets.shapes import Bitmask
 from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.evaluation.categories import Categories
@@ -29,6 +30,8 @@ from upsnet_ros.tracking import Tracker, TrackerSettings
 
 #: Samples that lie ready.
 _AHEAD = 2
+#: Frames that a set of drawn scenes has, four a street, and their height and width.
+_SCENES, _SCENE_SIZE = 100, (512, 1024)
 
 Predict = Callable[[npt.NDArray[np.uint8]], PanopticFrame]
 
@@ -137,17 +140,24 @@ class SequenceTrackers:
         return self._tracker(frame, time=number)
 
 
-def open_dataset(kind: str, root: Path, split: str | None) -> Dataset:
+def open_dataset(kind: str, root: Path | None, split: str | None) -> Dataset:
     """Open a labelled data set in its published layout.
 
     Args:
-        kind: ``cityscapes`` or ``coco``.
-        root: Its folder: that of ``gtFine``, or that of ``annotations``.
+        kind: ``cityscapes``, ``coco``, or ``scenes``: driving scenes that are drawn on the way.
+        root: Its folder: that of ``gtFine``, or that of ``annotations``; scenes need none.
         split: By default ``val``, of COCO ``val2017``.
 
     Raises:
         DatasetError: There are no labels, or no such kind of data set.
     """
+    if kind == "scenes":
+        try:
+            return DrawnScenes(split=split or "val", seed=0, length=_SCENES, size=_SCENE_SIZE)
+        except ValueError as error:
+            raise DatasetError(str(error)) from error
+    if root is None:
+        raise DatasetError(f"name the folder of the data set {kind}: --root")
     if kind == "cityscapes":
         split = split or "val"
         stills = root / "leftImg8bit" / split
@@ -156,7 +166,7 @@ def open_dataset(kind: str, root: Path, split: str | None) -> Dataset:
     if kind == "coco":
         split = split or "val2017"
         return CocoPanoptic(root / split, root / "annotations" / f"panoptic_{split}.json")
-    raise DatasetError(f"unknown data set {kind!r}; use cityscapes or coco")
+    raise DatasetError(f"unknown data set {kind!r}; use cityscapes, coco or scenes")
 
 
 def frame_of(
