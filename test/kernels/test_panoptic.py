@@ -144,3 +144,22 @@ def test_shapes_are_checked() -> None:
         panoptic_maps(semantic, boxes, classes, masks, count, size=(21, 45), num_stuff=5)
     with pytest.raises(ValueError, match=r"boxes, classes and mask_logits have shapes"):
         panoptic_maps(semantic, boxes, classes[:3], masks, count, size=(21, 45), num_stuff=STUFF)
+
+
+def test_the_networks_head_launches_the_kernel(device: torch.device) -> None:
+    semantic, boxes, classes, masks, _ = (tensor.to(device) for tensor in make_case(6, padded=6))
+    scale = 0.7
+    head = PanopticHead(
+        semantic=semantic,
+        detections=Detections(boxes * scale, torch.ones(6, device=device), classes),
+        mask_logits=masks,
+        grid=Grid((21, 45), scale),
+        num_stuff=STUFF,
+    )
+    options = HeadOptions(unknown_margin=-0.3, **ALL)
+    result, expected = head._at_once(options), head._tile_by_tile(options)
+    for name in ("panoptic", "semantic", "max_logit"):
+        near = torch.isclose(getattr(result, name), getattr(expected, name), atol=1e-4)
+        assert near.float().mean() > 0.99, name
+    for name in ("unknown_score", "confidence"):
+        assert (getattr(result, name).int() - getattr(expected, name).int()).abs().max() <= 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from upsnet_ros.kernels import deform_conv_autograd
+from upsnet_ros.kernels import deform_conv_autograd, dispatch
 
 # Samples are gathered and multiplied in blocks of about this many bytes, so that a block is still
 # in the cache when the matrix product reads it. Half of it is a little faster on an idle machine,
@@ -36,7 +37,7 @@ def deform_conv2d(
 
     A tap at (y, x) reads ``input`` bilinearly with zeros outside, and counts where -1 < y < H and
     -1 < x < W. All channels share one group of offsets. `deform_conv2d_reference` defines the
-    result; it is also what runs on CUDA. Gradients can be asked for everywhere.
+    result; it is also what runs on CUDA where gradients are asked for, or the kernel does not.
 
     Args:
         input: (N, C, H, W), contiguous or channels-last.
@@ -70,9 +71,17 @@ def deform_conv2d(
             input, offset, weight, bias, corners=corners
         )
         return _in_format_of(input, output)
-    by_reference = input.device.type != "cpu" or wants_gradient
-    operator = deform_conv2d_reference if by_reference else _gather_and_multiply
-    return operator(input, offset, weight, bias, stride=stride, padding=padding, dilation=dilation)
+    placement = {"stride": stride, "padding": padding, "dilation": dilation}
+    if input.device.type == "cpu" and not wants_gradient:
+        return _gather_and_multiply(input, offset, weight, bias, **placement)
+    if wants_gradient or input.dtype == torch.float64:
+        return deform_conv2d_reference(input, offset, weight, bias, **placement)
+    return dispatch.run(
+        "deform_conv",
+        input.device,
+        kernel=lambda: _launch(input, offset, weight, bias, **placement),
+        twin=lambda: deform_conv2d_reference(input, offset, weight, bias, **placement),
+    )
 
 
 def deform_conv2d_reference(
@@ -101,6 +110,14 @@ def deform_conv2d_reference(
         dilation=dilation,
     )
     return _in_format_of(input, output.to(input.dtype))
+
+
+def _launch(
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, **placement: Any
+) -> Tensor:
+    from upsnet_ros.kernels import deform_conv_triton
+
+    return deform_conv_triton.deform_conv2d(input, offset, weight, bias, **placement)
 
 
 def _gather_and_multiply(

@@ -1,0 +1,87 @@
+"""Pooling from the pyramid: the twin against the network's, the kernel against the twin."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from upsnet_ros.kernels.fpn_roi_align import fpn_roi_align, fpn_roi_align_reference, levels_of
+from upsnet_ros.network.roi_pool import pool_rois, pyramid_levels
+
+fpn_roi_align_triton = pytest.importorskip("upsnet_ros.kernels.fpn_roi_align_triton")
+
+#: Of every level, on its threshold, over each border, wholly outside, of one pixel.
+BOXES = torch.tensor(
+    [
+        (3.0, 5.0, 30.5, 22.25),
+        (0.0, 0.0, 111.0, 111.0),
+        (-25.0, -13.0, 250.0, 190.0),
+        (10.0, 20.0, 700.0, 600.0),
+        (-900.0, -200.0, -700.0, -90.0),
+        (8.0, 8.0, 8.0, 8.0),
+        (0.0, 0.0, 223.0, 223.0),
+        (200.0, 100.0, 270.0, 140.0),
+    ]
+)
+
+
+def make_pyramid(
+    device: torch.device | str, dtype: torch.dtype = torch.float32, *, batch: int = 1
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [
+        torch.randn(batch, 5, 128 // stride, 256 // stride, generator=generator).to(device, dtype)
+        for stride in (4, 8, 16, 32)
+    ]
+
+
+def test_levels_are_the_networks() -> None:
+    sides = torch.tensor([1.0, 111.9, 112.0, 113.0, 223.0, 224.0, 447.5, 448.0, 3000.0])
+    boxes = torch.stack((sides * 0, sides * 0, sides - 1, sides - 1), dim=1)
+    assert torch.equal(levels_of(boxes), pyramid_levels(boxes))
+    assert levels_of(boxes).unique().tolist() == [0, 1, 2, 3]
+
+
+def test_the_twin_pools_as_the_network_does() -> None:
+    pyramid = make_pyramid("cpu")
+    expected = pool_rois(list(pyramid), BOXES, output_size=3)
+    torch.testing.assert_close(fpn_roi_align_reference(pyramid, BOXES, 3), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)],
+    ids=str,
+)
+def test_kernel_equals_the_twin(dtype: torch.dtype, tolerance: float, device: torch.device) -> None:
+    half = dtype != torch.float32
+    pyramid = make_pyramid(device, dtype, batch=2)
+    if half:
+        pyramid = [x.contiguous(memory_format=torch.channels_last) for x in pyramid]
+    boxes = BOXES.to(device)
+    images = (torch.arange(len(boxes), device=device) % 2).int() if half else None
+    bins, block = 2, 8 if half else 4
+    expected = fpn_roi_align_reference(pyramid, boxes, bins, images=images)
+    result = fpn_roi_align_triton.fpn_roi_align(pyramid, boxes, bins, images=images, block=block)
+    assert result.dtype == dtype and result.stride() == expected.stride()
+    torch.testing.assert_close(result, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_padding_is_pooled_to_zeros(device: torch.device) -> None:
+    pyramid, boxes = make_pyramid(device), BOXES.to(device)
+    count = torch.tensor([2], dtype=torch.int32, device=device)
+    expected = fpn_roi_align_reference(pyramid, boxes, 2, count=count)
+    result = fpn_roi_align_triton.fpn_roi_align(pyramid, boxes, 2, count=count)
+    assert result[:2].any() and not result[2:].any()
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_no_boxes(device: torch.device) -> None:
+    pyramid, boxes = make_pyramid(device), BOXES[:0].to(device)
+    assert fpn_roi_align_triton.fpn_roi_align(pyramid, boxes, 7).shape == (0, 5, 7, 7)
+
+
+def test_shapes_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"got 3 levels and \(8, 4\)"):
+        fpn_roi_align(make_pyramid("cpu")[:3], BOXES, 7)
