@@ -1,5 +1,7 @@
 """Python metadata. colcon builds the package from CMakeLists.txt and does not read this."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
@@ -14,6 +16,8 @@ setup(
     package_dir={"": "."},
     packages=find_packages(include=["upsnet_ros", "upsnet_ros.*"]),
     package_data={"upsnet_ros": ["py.typed", "evaluation/report/page.*", "weights/*"]},
+    # Where colcon puts them too: bags are read by these definitions where no messages were built.
+    data_files=[("share/upsnet_ros/msg", sorted(map(str, Path("msg").glob("*.msg"))))],
     # Ranges; requirements/*.txt pin what is tested. No ROS package is named here or in an extra:
     # rclpy and the messages come from the ROS install, or from the wheels of requirements/ros.txt.
     install_requires=[

@@ -163,7 +163,7 @@ def test_latency_and_drops(answers, drive, tmp_path):
     path = write_outputs(tmp_path / "outputs", kept, delay_ns=70_000_000)
     frames = BagFrames(outputs_task(path, drive, allow_missing=True))
     (series,) = frames.series
-    assert series.title == "Latency, ms: from the image's arrival in the bag to its labels'"
+    assert series.title == "Latency from image to labels, as they came into the bag, ms"
     assert list(series.values) == [70.0] * (2 * FRAMES - 1)
     assert list(series.marks) == [0.0]
     assert list(series.times)[:2] == [0.1, 0.2]

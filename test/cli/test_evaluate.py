@@ -209,7 +209,7 @@ def test_a_bag_of_outputs_and_one_of_truth(bags, tmp_path, capfd) -> None:
     assert (car["tp"], car["fp"], car["fn"]) == (2, 0, 1)
     assert figures["sequences"] == 1
     page = (tmp_path / "out.html").read_text()
-    assert "Latency, ms: from the image" in page
+    assert "Latency from image to labels" in page
     assert page.count("data:image/jpeg") == 3
 
 

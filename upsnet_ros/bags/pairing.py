@@ -49,7 +49,7 @@ class Pairing:
             allow_missing: Leave out frames that lack something.
 
         Raises:
-            EvaluationError: There is nothing to judge, no frame in common, or frames lack something.
+            EvaluationError: There is nothing to judge, no frame in common, or something is lacking.
         """
         labelled = truth.arrivals[Role.TRUTH]
         if main not in homes:

@@ -27,8 +27,9 @@ class Place(NamedTuple):
 class Places:
     """The places of frames.
 
-    Where a bag names its frames, as `upsnet bag make` does, they go by these names, as files do.
-    Otherwise each camera of a bag is a sequence, numbered by time.
+    Where a bag names its frames, as `upsnet bag make` does, they go by these names, and belong to
+    the sequences that names of Cityscapes' form tell, as files do. Otherwise each camera of a bag
+    is a sequence, numbered by time.
 
     Attributes:
         prefix: In front of names and sequences, to tell bags apart.
@@ -59,12 +60,11 @@ class Places:
         return cls(prefix=prefix, bag=truth.path.stem, names=names, clocks=clocks)
 
     def __getitem__(self, key: FrameKey) -> Place:
-        name = self.names.get(key.stamp_ns)
-        if name is not None:
-            sequence, number = place_in_sequence(name)
-        else:
+        name = self.names.get(key.stamp_ns, str(key))
+        sequence, number = place_in_sequence(name)
+        if sequence == name:
             begin, period = self.clocks[key.frame_id]
-            name, sequence = str(key), f"{self.bag}/{key.frame_id or 'camera'}"
+            sequence = f"{self.bag}/{key.frame_id or 'camera'}"
             number = round((key.stamp_ns - begin) / period)
         space = f"{self.prefix}/" if self.prefix else ""
         return Place(space + name, space + sequence, number)

@@ -14,8 +14,8 @@ __all__ = ["Timing"]
 _SECOND = 1_000_000_000
 #: Beyond this, the two clocks have nothing to do with each other.
 _LONGEST = 60 * _SECOND
-_BY_ARRIVAL = "Latency, ms: from the image's arrival in the bag to its labels'"
-_BY_STAMP = "Latency, ms: from the image's stamp to its labels' arrival in the bag"
+_BY_ARRIVAL = "Latency from image to labels, as they came into the bag, ms"
+_BY_STAMP = "Latency from the image's stamp to when labels came into the bag, ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

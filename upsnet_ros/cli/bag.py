@@ -151,7 +151,8 @@ def info(
 ) -> None:
     """Print what a bag holds: topics, types, counts, rates, times, and what cannot be read.
 
-    Times are the recorder's; the gap is the longest time without a message.
+    Times are the recorder's, in seconds from the first message; the gap is the longest time
+    without a message.
     """
     try:
         summary = summarise_bag(path)
@@ -197,21 +198,21 @@ def _read_classes(path: Path) -> dict[int, str | None]:
 
 def _show(summary: BagSummary) -> None:
     table = Table(
-        title=str(summary.path), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
+        title=str(summary.path), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    table.add_column("topic", overflow="fold", min_width=20)
+    table.add_column("topic", overflow="fold")
     table.add_column("type", overflow="fold")
-    for column in ("count", "Hz", "gap s", "from s", "to s"):
+    for column in ("count", "Hz", "gap s", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in summary.topics:
+        moments = [one for one in (row.first_ns, row.last_ns) if one is not None]
         table.add_row(
             row.name + (" (latched)" if row.latched else ""),
             row.msgtype.replace("/msg/", "/") + ("" if row.known else " (unknown)"),
             str(row.count),
             "" if row.rate_hz is None else f"{row.rate_hz:.2f}",
             "" if row.longest_gap_s is None else f"{row.longest_gap_s:.2f}",
-            "" if row.first_ns is None else f"{(row.first_ns - summary.start_ns) / 1e9:.2f}",
-            "" if row.last_ns is None else f"{(row.last_ns - summary.start_ns) / 1e9:.2f}",
+            " - ".join(f"{(moment - summary.start_ns) / 1e9:.2f}" for moment in moments),
         )
     console = Console()
     console.print(table)
