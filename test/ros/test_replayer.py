@@ -226,8 +226,8 @@ def test_the_clock_follows_the_bag_and_goes_on_between_messages(
     ticks = node.clock
     assert ticks == sorted(ticks)
     assert ticks[0] >= drive_bag.BEGIN_NS
-    # Bag time passes only half as fast, so that 0.3 s of it last 0.6 s; 60 ticks, were it idle.
-    assert len(ticks) > 3 * COUNT + 6
+    between = [tick for tick in ticks if 5e6 < (tick - drive_bag.BEGIN_NS) % 100_000_000 < 95e6]
+    assert between, "time stood still from message to message"
 
 
 def test_in_lockstep_the_clock_is_at_each_message_and_stands_still_between(
@@ -239,9 +239,6 @@ def test_in_lockstep_the_clock_is_at_each_message_and_stands_still_between(
     times = [one.time_ns for one in drive]
     node.wait(lambda: node.clock[-1:] == times[-1:], "the last tick")
     assert set(node.clock) <= set(times)
-    assert set(node.clock) >= {
-        drive_bag.BEGIN_NS + index * 100_000_000 for index in range(1, COUNT)
-    }
     assert node.clock == sorted(node.clock)
 
 
@@ -286,3 +283,25 @@ def test_a_stretch_without_images_is_an_error(answering: Any, replayer: Any, dri
     replay = replayer(drive)
     with pytest.raises(ReplayError, match="no image of /camera/image_raw in what was to be"):
         list(replay.node.replay([one for one in drive if one.topic == drive_bag.TRUTH]))
+
+
+def test_the_command_plays_to_a_node_that_runs(
+    answering: Any, start: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    node = answering()
+    drive = drive_bag.write_drive(tmp_path / "drive", COUNT)
+    process = start(
+        *("replay", str(drive), "--no-node", "--namespace", request.node.name),
+        *("--record", "labels", "--no-images", "--out", str(tmp_path / "out")),
+    )
+    assert process.wait() == 0, process.output
+    assert f"{COUNT} images sent, {COUNT} answered, 0 missed" in process.output
+    assert node.images == drive_bag.stamps(COUNT)
+    with open_bag(tmp_path / "out/bag") as bag:
+        counts = {topic.name: topic.count for topic in bag.topics}
+    space = f"/{request.node.name}"
+    assert counts == {
+        drive_bag.TRUTH: COUNT,
+        f"{space}/label_info": 1,
+        f"{space}/labels": COUNT,
+    }

@@ -27,6 +27,9 @@ __all__ = ["ReplayError", "Replayer"]
 # Longest wait between two looks at whether to stop.
 _POLL_SECONDS = 0.1
 
+# What discovery may take on the other side once it is over on this one.
+_SETTLE_SECONDS = 0.3
+
 # Longest wait at the end for reliable subscribers to take the last message.
 _FAREWELL = Duration(seconds=2)
 
@@ -198,6 +201,8 @@ class Replayer(Node):
         self._wait(lambda: not self._absent(), stopped, until=until)
         if (absent := self._absent()) and not stopped():
             raise ReplayError(f"{absent} after {self._settings.timeout:g} s: is the node active?")
+        # This side has met all of them; the others learn of it at a moment of their own.
+        self._wait(lambda: False, stopped, until=time.monotonic() + _SETTLE_SECONDS)
 
     def _absent(self) -> str:
         """What of the node is not there yet; empty where all is."""
