@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 from node_bench import Bench, image
@@ -22,8 +24,8 @@ SUCCESS = TransitionCallbackReturn.SUCCESS
 
 
 @pytest.fixture
-def bench(domain):
-    bench = Bench(domain)
+def bench(domain, weights):
+    bench = Bench(domain, f"weights_folder:={weights}")
     yield bench
     bench.close()
 
@@ -125,6 +127,7 @@ def test_weights_are_exchanged_between_frames_and_none_is_lost(bench, weights):
     assert bench.node.start()
     stream.until(lambda: stream.labels, "a first answer")
     first = bench.node.model.predictor
+    known = weakref.ref(first)
 
     assert bench.set(weights=str(weights / "second.safetensors")) == (True, "")
     assert bench.node.model.predictor is first, "the parameter alone changes nothing"
@@ -134,6 +137,7 @@ def test_weights_are_exchanged_between_frames_and_none_is_lost(bench, weights):
     assert answer.message == f"now running: {weights / 'second.safetensors'}"
     second = bench.node.model.predictor
     assert second is not first
+    del first
     assert second.score_threshold == 0.25
     before = stream.sent
     stream.until(
@@ -152,6 +156,8 @@ def test_weights_are_exchanged_between_frames_and_none_is_lost(bench, weights):
         "every frame is answered, or was overtaken before it began",
     )
     assert counts(bench)["failed_frames"] == counts(bench)["rejected_frames"] == 0
+    gc.collect()
+    assert known() is None, "the old network is not kept"
 
 
 def stamp(msg):

@@ -108,11 +108,41 @@ def test_several_changes_are_taken_whole_or_not_at_all(host):
 
 
 def test_what_configure_reads_can_change_before_it(host):
-    one = host()
+    one = host("weights_folder:=.")
     assert one.set(weights="a.pth", variant="coco-r50") == (True, "")
     taken, reason = one.set(scale=20)
     assert (taken, reason) == (False, "scale must be at least 32, or 0, not 20")
-    assert one.parameters.settings == NodeSettings(weights="a.pth", variant="coco-r50")
+    assert one.parameters.settings == NodeSettings(
+        weights="a.pth", weights_folder=".", variant="coco-r50"
+    )
+
+
+def test_weights_come_from_no_folder_but_the_one_that_was_given(host, tmp_path):
+    models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
+    models.mkdir()
+    elsewhere.mkdir()
+    (models / "link.pth").symlink_to(elsewhere / "a.pth")
+    (tmp_path / "way").symlink_to(models)
+    bad = (elsewhere / "a.pth", models / ".." / "a.pth", models / "link.pth", "/etc/passwd")
+    for one in (
+        host(f"weights:={models / 'first.pth'}"),
+        host(f"weights:={elsewhere / 'first.pth'}", f"weights_folder:={models}"),
+        host(f"weights_folder:={tmp_path / 'way'}"),
+    ):
+        before = one.parameters.settings
+        for path in bad:
+            taken, reason = one.set(weights=str(path), score_threshold=0.1)
+            assert not taken
+            assert reason.startswith("weights must lie in the folder ")
+        assert one.parameters.settings == before
+        assert one.set(weights=str(models / "deep" / "second.pth")) == (True, "")
+        assert one.set(weights=before.weights) == (True, "")
+        assert one.set(weights="") == (True, "")
+
+
+def test_without_a_folder_weights_stay(host):
+    taken, reason = host().set(weights="a.pth")
+    assert (taken, reason.split(",")[0]) == (False, "weights cannot be changed")
 
 
 def test_what_is_fixed_at_start_never_changes(host):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -74,6 +75,7 @@ class NodeParameters:
         self._changed = changed
         self._infos = {info.name: info for info in parameters()}
         self._settings = NodeSettings(**_declare(node, "", parameters()))
+        self._started_with = self._settings.weights
         self._own: dict[str, CameraSettings] = {}
         # A single camera without a name has the node's parameters.
         for camera in filter(None, self._settings.cameras):
@@ -105,6 +107,7 @@ class NodeParameters:
                 if self._infos[name].changes is Changes.UNCONFIGURED and self._configured():
                     raise SettingsError(f"{name} is read at configure: clean the node up first")
             settings = replace(self._settings, **_part("", parameters(), changes))
+            self._check_weights(settings.weights)
             own = {
                 camera: replace(old, **_part(prefix(camera), camera_parameters(), changes))
                 for camera, old in self._own.items()
@@ -114,6 +117,20 @@ class NodeParameters:
             return SetParametersResult(successful=False, reason=first_line(error))
         self._settings, self._own = settings, own
         return SetParametersResult(successful=True)
+
+    def _check_weights(self, weights: str) -> None:
+        if weights in ("", self._started_with):
+            return
+        folder = self._settings.weights_folder
+        if not folder and not self._started_with:
+            raise SettingsError(
+                "weights cannot be changed, for the node was started without weights_folder, which"
+                " names the folder that they may come from"
+            )
+        allowed = Path(folder) if folder else Path(self._started_with).parent
+        # Resolved, so that neither .. nor a link leads out.
+        if not Path(weights).resolve().is_relative_to(allowed.resolve()):
+            raise SettingsError(f"weights must lie in the folder {allowed}, see weights_folder")
 
     def _warn_of_unknown(self, node: Node) -> None:
         # ROS takes every name without a word, so a misspelt parameter would do nothing at all.

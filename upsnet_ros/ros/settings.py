@@ -44,6 +44,14 @@ class NodeSettings:
         group="Model",
         changes=Changes.RELOADED,
     )
+    weights_folder: str = parameter(
+        "",
+        "Folder that the parameter weights may name files of once the node has started; empty: the"
+        " folder of the weights that it was started with. Who can set parameters can thus make the"
+        " node read no other file.",
+        group="Model",
+        changes=Changes.NEVER,
+    )
     variant: str = parameter(
         "auto",
         "Network variant; the weights must be of the same. auto: that of the weights.",
