@@ -78,6 +78,13 @@ def test_arguments_override_the_params_file_and_others_do_not(tmp_path):
     }
 
 
+def test_four_cameras():
+    file = LAUNCH_FILE.parent.parent / "config" / "cameras4.yaml"
+    values = node_parameters(start(params_file=str(file))["upsnet_node"])
+    assert values["cameras"] == ["front", "left", "right", "rear"]
+    assert values["rear"]["image_transport"] == "compressed"
+
+
 def test_a_weights_file_named_like_a_number_stays_text():
     assert node_parameters(start(weights="42")["upsnet_node"])["weights"] == "42"
 
