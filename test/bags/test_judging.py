@@ -20,7 +20,7 @@ from upsnet_ros.bags.many import judge_bags
 from upsnet_ros.bags.messages import Messages
 from upsnet_ros.datasets.scenes.writer import SceneJob, write_scenes
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
-from upsnet_ros.evaluation.datasets import evaluate_dataset, open_dataset
+from upsnet_ros.evaluation.datasets import SequenceTrackers, evaluate_dataset, open_dataset
 from upsnet_ros.evaluation.errors import EvaluationError
 from upsnet_ros.evaluation.evaluation import EvaluationResult
 from upsnet_ros.evaluation.figures import to_json
@@ -94,6 +94,23 @@ def test_a_model_on_a_bag_is_judged_as_on_files(drive, predictor, from_files):
 def test_recorded_outputs_are_judged_as_the_model(outputs, drive, from_files):
     part = judge_bag(outputs_task(outputs, drive))
     assert figures(part.result()) == from_files
+
+
+def test_tracked_outputs_are_judged_as_a_tracked_model(drive, answers, predictor, tmp_path):
+    metrics = Metrics(video=True)
+    expected = judge_bag(BagTask(bag=drive, metrics=metrics), predictor).result()
+    trackers = SequenceTrackers()
+    tracked = {
+        stamp: trackers(frame, str(place // FRAMES), place % FRAMES)
+        for place, (stamp, frame) in enumerate(sorted(answers.items()))
+    }
+    path = write_outputs(tmp_path / "tracked", tracked)
+    result = judge_bag(BagTask(bag=path, truth=drive, metrics=metrics)).result()
+    assert figures(result) == figures(expected)
+    assert "video" in figures(result)
+    path = write_outputs(tmp_path / "untracked", answers)
+    with pytest.raises(EvaluationError, match="without a track id"):
+        judge_bag(BagTask(bag=path, truth=drive, metrics=metrics))
 
 
 def test_outputs_without_instances_are_judged_by_their_labels(answers, drive, from_files, tmp_path):

@@ -61,3 +61,22 @@ def test_arrays_are_numpys():
     message = TYPES.make(kind, layout=layout, data=np.arange(3, dtype=np.uint32))
     again = TYPES.deserialize(TYPES.serialize(message, kind), kind)
     assert again.data.tolist() == [0, 1, 2]
+
+
+def test_definitions_of_no_use_are_told_and_do_no_harm():
+    own = MessageTypes(
+        [
+            Definition("other_msgs/msg/Broken", "ros2msg", "uint8[ x\n"),
+            Definition("other_msgs/msg/Count", "ros2msg", "uint32 value\n"),
+            Definition("other_msgs/msg/Count", "ros2msg", "uint64 value\n"),
+            Definition("other.Thing", "protobuf", "\x00\x01"),
+        ]
+    )
+    assert [line.split(" is ")[0] for line in own.unusable] == [
+        "the definition of other_msgs/msg/Broken",
+        "the definition of other_msgs/msg/Count",
+    ]
+    assert "other_msgs/msg/Broken" not in own
+    raw = own.serialize(own.make("other_msgs/msg/Count", value=5), "other_msgs/msg/Count")
+    assert len(raw) == 8
+    assert "sensor_msgs/msg/Image" in own

@@ -59,7 +59,8 @@ def test_a_killed_writer_leaves_a_readable_bag(tmp_path: Path, storage, compress
         assert all(int(r.message.data[-1]) == r.time_ns % 251 for r in records)
         # Of images of 90 kB at most a mebibyte is on its way.
         assert told - 13 <= len(records) <= told + 1
-        assert len(bag.losses) == 1
+        # SQLite leaves no trace where all was committed just before.
+        assert len(bag.losses) == 1 or (storage == "sqlite3" and len(records) >= told)
     with open_bag(path) as bag:  # and reading it changed nothing
         assert len(list(bag)) == len(records)
 

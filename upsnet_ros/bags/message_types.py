@@ -51,19 +51,20 @@ class MessageTypes:
     Args:
         definitions: What a bag carries.
 
-    Raises:
-        BagError: A definition cannot be understood.
+    Attributes:
+        unusable: Definitions that cannot be understood or contradict an earlier one, a line each.
     """
 
     def __init__(self, definitions: Iterable[Definition] = ()) -> None:
         self._own = get_typestore(Stores.EMPTY)
-        for definition in definitions:
+        self.unusable: list[str] = []
+        for definition in dict.fromkeys(definitions):
             try:
                 self._own.register(_parsed(definition))
             except TypesysError as error:
-                raise BagError(
-                    f"the definition of {definition.msgtype} is unusable: {error}"
-                ) from None
+                self.unusable.append(
+                    f"the definition of {definition.msgtype} is unusable: {str(error).strip()}"
+                )
 
     def __contains__(self, msgtype: str) -> bool:
         return msgtype in self._own.fielddefs or msgtype in _house().fielddefs

@@ -101,6 +101,7 @@ class Bag:
         try:
             self._files = open_files(path, self._stack, self._losses)
             self.types = MessageTypes(d for file in self._files for d in file.definitions)
+            self._losses += self.types.unusable
             self.topics = _topics(self._files, self.types)
             self._selection = self._selected(topics)
         except BaseException:

@@ -77,8 +77,11 @@ class SqliteFile:
     def _whole(self, path: Path) -> Path:
         """The file, or a repaired copy of one that was not closed; the original stays as it is."""
         beside = [path.with_name(path.name + ending) for ending in _LEFT_BEHIND]
-        beside = [file for file in beside if file.exists() and file.stat().st_size]
+        beside = [file for file in beside if file.exists()]
         if not beside:
+            return path
+        self.losses.append(f"{path.name}: it was not closed; what its writer still held is lost")
+        if not any(file.stat().st_size for file in beside):
             return path
         folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="upsnet_bag_")))
         for file in (path, *beside):
@@ -87,7 +90,6 @@ class SqliteFile:
         with closing(sqlite3.connect(folder / path.name)) as database:
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self.losses.append(f"{path.name}: it was not closed; what its writer still held is lost")
         return folder / path.name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ class BagWriter:
     It is whole however the ``with`` ends, by an exception or Ctrl-C too. Of a process that is
     killed, what was written up to half a second before the last `write` can be read.
 
-    MCAP may be written from any thread, SQLite from the one that made the writer.
+    MCAP may be written from any thread, SQLite only from the one that made the writer.
 
     Args:
         path: Folder of the bag; must not exist yet.
@@ -177,8 +178,9 @@ class BagWriter:
     def _disk_errors(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            raise BagError(f"cannot write {self.path}: {error.strerror}") from None
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BagError(f"cannot write {self.path}: {reason}") from None
 
 
 def _qos(latched: bool) -> Qos:
