@@ -79,7 +79,7 @@ def test_arguments_override_the_params_file_and_others_do_not(tmp_path):
 
 
 def test_four_cameras():
-    file = LAUNCH_FILE.parent.parent / "config" / "cameras4.yaml"
+    file = CAMERA.path.parent.parent / "config" / "cameras4.yaml"
     values = node_parameters(start(params_file=str(file))["upsnet_node"])
     assert values["cameras"] == ["front", "left", "right", "rear"]
     assert values["rear"]["image_transport"] == "compressed"

@@ -16,11 +16,11 @@ class LaunchFile:
     """A launch file of this package, by name."""
 
     def __init__(self, name: str) -> None:
-        self._path = str(Path(__file__).resolve().parents[2] / "launch" / name)
+        self.path = Path(__file__).resolve().parents[2] / "launch" / name
 
     def declared(self) -> dict[str, DeclareLaunchArgument]:
         """Its arguments, those of included files among them; of a name the first."""
-        source = PythonLaunchDescriptionSource(self._path)
+        source = PythonLaunchDescriptionSource(str(self.path))
         arguments: dict[str, DeclareLaunchArgument] = {}
         for argument in source.try_get_launch_description_without_context().get_launch_arguments():
             arguments.setdefault(argument.name, argument)
@@ -39,7 +39,7 @@ class LaunchFile:
                 [
                     RegisterEventHandler(OnProcessStart(on_start=note)),
                     IncludeLaunchDescription(
-                        PythonLaunchDescriptionSource(self._path),
+                        PythonLaunchDescriptionSource(str(self.path)),
                         launch_arguments=[("launch-prefix", "sh -c 'sleep 1'"), *arguments.items()],
                     ),
                 ]
