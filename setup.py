@@ -15,7 +15,7 @@ setup(
     # lose to the folder of generated messages in site-packages (see upsnet_ros/__init__.py).
     package_dir={"": "."},
     packages=find_packages(include=["upsnet_ros", "upsnet_ros.*"]),
-    package_data={"upsnet_ros": ["py.typed", "evaluation/report/page.*", "weights/*"]},
+    package_data={"upsnet_ros": ["py.typed", "evaluation/report/page.*", "view/page.*", "weights/*"]},
     # Where colcon puts them too: bags are read by these definitions where no messages were built.
     data_files=[("share/upsnet_ros/msg", sorted(map(str, Path("msg").glob("*.msg"))))],
     # Ranges; requirements/*.txt pin what is tested. No ROS package is named here or in an extra:
@@ -51,6 +51,8 @@ setup(
             "rosbags-image>=0.10",
             "zstandard>=0.22",
         ],
+        # Bags judged by many workers; beside `evaluate` and `bags`.
+        "cluster": ["msgspec>=0.19", "ray>=2.45"],
     },
     entry_points={"console_scripts": ["upsnet = upsnet_ros.cli:main"]},
 )

@@ -114,13 +114,13 @@ def test_package_xml_names_every_ros_module_that_is_imported():
 
 
 def test_setup_py_names_every_module_that_pip_must_bring():
-    names = ("training", "datasets", "evaluation", "bags")
+    names = ("training", "datasets", "evaluation", "bags", "cluster")
     folders = [ROOT / "upsnet_ros" / name for name in names]
     extra = {file for file in MODULES if any(file.is_relative_to(folder) for folder in folders)}
     core = pip_names(imported([file for file in MODULES if file not in extra]))
     assert core == INSTALL_REQUIRES
-    extras = EXTRAS["train"] | EXTRAS["evaluate"] | EXTRAS["bags"]
-    assert pip_names(imported(MODULES)) <= INSTALL_REQUIRES | extras
+    extras = (EXTRAS[extra] for extra in ("train", "evaluate", "bags", "cluster"))
+    assert pip_names(imported(MODULES)) <= INSTALL_REQUIRES.union(*extras)
 
 
 def pip_names(modules: set[str]) -> set[str]:
@@ -145,7 +145,9 @@ def test_ros_wheels_stay_in_files_of_their_own():
 
 def test_requirements_cover_setup_py():
     pinned = {project_name(line) for line in requirements("base.txt") + requirements("torch.txt")}
-    assert INSTALL_REQUIRES.union(*EXTRAS.values()) <= pinned
+    tried = {project_name(line) for line in requirements("dev.txt")}
+    assert INSTALL_REQUIRES.union(*EXTRAS.values()) - EXTRAS["cluster"] <= pinned
+    assert EXTRAS["cluster"] <= tried
 
 
 def test_every_folder_of_modules_is_a_package():

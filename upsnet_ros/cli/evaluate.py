@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from upsnet_ros.cli import fail
+from upsnet_ros.cli.evaluate_cluster import Cluster
 from upsnet_ros.cli.evaluate_forms import Form
 from upsnet_ros.cli.evaluate_output import show, write
 from upsnet_ros.evaluation.errors import EvaluationError
@@ -20,6 +21,7 @@ from upsnet_ros.evaluation.report.page import Page
 from upsnet_ros.evaluation.run import Judge
 
 _BAGS = "Bags"
+_CLUSTER = "Many bags"
 _FILES = "Two panoptic JSON files with folders of PNGs"
 _MODEL = "A labelled data set and a model; the model for bags too"
 _WHAT = "What to measure"
@@ -27,6 +29,9 @@ _OUT = "Output"
 
 
 def evaluate(
+    bags: Annotated[
+        list[Path] | None, typer.Argument(metavar="BAG", help="The same as --bag.")
+    ] = None,
     bag: Annotated[
         list[Path] | None,
         typer.Option(
@@ -46,6 +51,36 @@ def evaluate(
         str | None,
         typer.Option(help="Of the images, if there are several.", rich_help_panel=_BAGS),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge bags on workers, and keep what each gave: ray, or local for processes of"
+            " this machine.",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    cluster_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a Ray cluster that runs, such as head:6379. Default: start one here.",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Default: one for each GPU where a model runs, or else for each CPU.",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    state: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of what was judged, which the next run does not judge again.",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = Path("evaluate_state"),
     gt_json: Annotated[
         Path | None, typer.Option(help="Annotations of the truth.", rich_help_panel=_FILES)
     ] = None,
@@ -164,6 +199,7 @@ def evaluate(
     and truth for a model; or two panoptic JSON files with their folders of PNGs; or a data set and
     a model.
     """
+    bag = [*(bags or []), *(bag or [])]
     form = Form(
         judge=Judge(
             metrics=Metrics(boundary=boundary, instances=instances, video=video),
@@ -184,11 +220,17 @@ def evaluate(
         "allow_random_weights": allow_random_weights,
     }
     try:
+        spread = None
+        if cluster is not None:
+            spread = Cluster(kind=cluster, address=cluster_address, workers=workers, state=state)
+            if not bag:
+                fail("--cluster is for bags: name some")
         if bag and not gt_json and not pred_json and not root:
             named = weights or variant or allow_random_weights
             part, facts = form.bags(
                 bag, gt_bag or [], outputs=outputs, image=image_topic, kind=dataset, model=model,
                 use_model=bool(named),
+                cluster=spread,
             )  # fmt: skip
         elif gt_json and pred_json and not dataset and not bag:
             part, facts = form.files(

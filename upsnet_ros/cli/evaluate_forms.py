@@ -16,6 +16,7 @@ from upsnet_ros.evaluation.run import Judge
 
 if TYPE_CHECKING:
     from upsnet_ros.bags.judging import BagTask
+    from upsnet_ros.cli.evaluate_cluster import Cluster
     from upsnet_ros.inference.predictor import Predictor
 
 Facts = list[tuple[str, str]]
@@ -98,6 +99,7 @@ class Form:
         kind: str | None,
         model: Mapping[str, Any],
         use_model: bool,
+        cluster: Cluster | None = None,
     ) -> tuple[PartialResult, Facts]:
         """Bags of outputs, or of images for a model.
 
@@ -109,6 +111,7 @@ class Form:
             kind: Name of the classes, for bags that do not tell.
             model: Options of the model.
             use_model: Whether it shall run though the bags may hold outputs.
+            cluster: Whose workers judge the bags; None: this machine.
         """
         from upsnet_ros.bags.judging import BagTask
 
@@ -135,10 +138,16 @@ class Form:
             for bag, truth in zip(bags, truths or [None] * len(bags), strict=True)
         ]
         facts = [("Truth", _listed(truths or bags)), ("Bags", _listed(bags))]
-        if not use_model and _has_outputs(tasks[0]):
+        recorded = not use_model and _has_outputs(tasks[0])
+        if not recorded:
+            tasks = [replace(task, limit=self.limit) for task in tasks]
+        if cluster is not None:
+            options = None if recorded else model
+            part, more = cluster.judge(tasks, options, allow_missing=self.allow_missing)
+            return part, [*facts, *more]
+        if recorded:
             return self._recorded(tasks), facts
         predictor, more, notes = load_model(model)
-        tasks = [replace(task, limit=self.limit) for task in tasks]
         parts = [self._bag(task, predictor) for task in tasks]
         part = PartialResult.merged(parts)
         return replace(part, notes=(*part.notes, *notes)), [*facts, *more]
