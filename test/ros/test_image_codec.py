@@ -205,16 +205,34 @@ PNG = encode(".png", np.zeros((40, 60, 3), np.uint8))
         (JPEG[: len(JPEG) // 2], "the JPEG"),
         (JPEG[:5], "header is damaged"),
         (PNG[:-1], "the PNG is cut off"),
-        (PNG[:20], "the PNG is cut off"),
+        (PNG[:20], "header is damaged or cut off"),
+        (PNG[:30], "the PNG is cut off"),
         (PNG[:9], "the PNG's header is damaged"),
         (PNG[:16] + b"\x00\x00\xff\xff\x00\x00\xff\xff" + PNG[24:], "65535x65535 pixels are more"),
+        (PNG[:16] + b"\x00\x00\x20\x00" * 2 + PNG[24:], "cannot hold the 8192x8192 pixels"),
         (PNG[:16] + bytes(8) + PNG[24:], "empty: 0x0"),
+        (PNG[:33] + b"\x7f\xff\xff\xf0" + PNG[37:], "cut off after .* or damaged"),
         (PNG[:40] + bytes(30) + PNG[-12:], "damaged"),
     ],
 )
 def test_malformed_compressed_images_are_refused(data, says):
     with pytest.raises(ImageError, match=says):
         to_bgr(compressed(data))
+
+
+@pytest.mark.parametrize(
+    ("extension", "options"),
+    [
+        (".png", [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 9]),
+        (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 1, cv2.IMWRITE_JPEG_OPTIMIZE, 1]),
+        (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 1, cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
+    ],
+)
+def test_the_smallest_files_of_large_pictures_are_read(extension, options):
+    black = np.zeros((4000, 6000), np.uint8)
+    data = cv2.imencode(extension, black, options)[1].tobytes()
+    assert len(data) < 100_000
+    assert to_bgr(compressed(data)).shape == (4000, 6000, 3)
 
 
 @given(

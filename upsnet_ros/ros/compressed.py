@@ -15,11 +15,14 @@ MAX_PIXELS = 1 << 26
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-_END_OF_PNG = b"IEND\xaeB`\x82"
 _END_OF_JPEG = b"\xff\xd9"
 # JPEG segments that hold the size (SOF0 to 15, not DHT, JPG and DAC), and that begins the pixels.
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN = 0xDA
+# Pixels that a byte of a file can hold at most: zlib gives 1032 bytes for one, of 8 pixels each,
+# and JPEG takes at least a bit for each 8x8 block.
+_PNG_PIXELS_A_BYTE = 8 * 1032
+_JPEG_PIXELS_A_BYTE = 8 * 64
 
 
 class ImageError(ValueError):
@@ -44,19 +47,20 @@ def check_compressed(data: Any) -> None:
     if not raw:
         raise ImageError("the compressed image is empty")
     if raw.startswith(_PNG):
-        if raw[12:16] != b"IHDR":
-            raise ImageError("the PNG's header is damaged or cut off")
-        if _END_OF_PNG not in raw[-4096:]:
-            raise ImageError(f"the PNG is cut off after {len(raw)} bytes")
-        width, height = int.from_bytes(raw[16:20], "big"), int.from_bytes(raw[20:24], "big")
+        width, height = _png_size(raw)
+        most = _PNG_PIXELS_A_BYTE * len(raw)
     elif raw.startswith(_JPEG):
         width, height, scan = _jpeg_size(raw)
         # Within the pixels 0xff is always followed by 0 or a restart marker, so this is the end.
         if raw.find(_END_OF_JPEG, scan) < 0:
             raise ImageError(f"the JPEG is cut off after {len(raw)} bytes")
+        most = _JPEG_PIXELS_A_BYTE * len(raw)
     else:
         raise ImageError(f"the compressed image is no JPEG or PNG: it begins with {raw[:4]!r}")
     check_size(width, height)
+    if width * height > most:
+        # A decoder would make room for all of them first.
+        raise ImageError(f"{len(raw)} bytes cannot hold the {width}x{height} pixels they claim")
 
 
 def decode_compressed(data: Any, *, gray: bool = False) -> npt.NDArray[np.uint8]:
@@ -81,6 +85,23 @@ def decode_compressed(data: Any, *, gray: bool = False) -> npt.NDArray[np.uint8]
     if pixels is None:
         raise ImageError("the compressed image cannot be decoded: its pixels are damaged")
     return pixels  # type: ignore[return-value]
+
+
+def _png_size(raw: bytes) -> tuple[int, int]:
+    """Width and height of a PNG that has all of its chunks.
+
+    OpenCV makes room for what a chunk claims to hold before it looks whether that is there: 120
+    bytes can cost it 2 GB and seconds.
+    """
+    if raw[12:16] != b"IHDR" or len(raw) < 24:
+        raise ImageError("the PNG's header is damaged or cut off")
+    at, kind = len(_PNG), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(raw[at : at + 4], "big"), raw[at + 4 : at + 8]
+        at += 12 + length  # with its length, its kind and its checksum
+        if at > len(raw):
+            raise ImageError(f"the PNG is cut off after {len(raw)} bytes, or damaged")
+    return int.from_bytes(raw[16:20], "big"), int.from_bytes(raw[20:24], "big")
 
 
 def _jpeg_size(raw: bytes) -> tuple[int, int, int]:
