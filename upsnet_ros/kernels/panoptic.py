@@ -143,7 +143,7 @@ def panoptic_maps_reference(
         rows = (y >= near[n, 1]) & (y < cut[n, 1]) & (classes[n] > 0)
         columns = (x >= near[n, 0]) & (x < cut[n, 0])
         term = torch.where(rows[:, None] & columns, logits.index_select(0, channels[n : n + 1]), 0)
-        mask = _paste(mask_logits[n].float(), near[n], far[n], y, x)
+        mask = paste(mask_logits[n].float(), near[n], far[n], y, x)
         value = term[0] + mask
         better = present & (value > instance)
         instance = torch.where(better, value, instance)
@@ -190,8 +190,8 @@ def _upsample(logits: Tensor, size: tuple[int, int], cells_per_pixel: float) -> 
     return logits
 
 
-def _paste(mask: Tensor, near: Tensor, far: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Resize a mask (M, M) to the pixels near .. far - 1, (x, y) each; zero elsewhere."""
+def paste(mask: Tensor, near: Tensor, far: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Resize a mask (M, M) to the pixels near .. far - 1, (x, y) each; zero elsewhere: (H, W)."""
     bins = len(mask)
     inside = []
     for dim, pixel in ((0, y), (1, x)):

@@ -1,0 +1,181 @@
+"""From a camera's own bytes to the network's input in one step.
+
+The twin defines the result. Its parts: colours, by `to_bgr`; less the means and resized, as
+`inference.preprocess` does on CUDA; padded with zeros, channels-last.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from upsnet_ros.kernels import dispatch
+
+#: Offset of a Bayer pattern's red pixel, (row, column), in each square of two by two.
+BAYER_RED = {
+    "bayer_rggb8": (0, 0),
+    "bayer_bggr8": (1, 1),
+    "bayer_gbrg8": (1, 0),
+    "bayer_grbg8": (0, 1),
+}
+#: Where the first luma and the two chromas lie in the four bytes of two pixels.
+YUV422_BYTES = {"yuyv": (0, 1, 3), "uyvy": (1, 0, 2)}
+#: The encodings, under ROS's names, and how many bytes a pixel has.
+BYTES_PER_PIXEL = {"bgr8": 3, "rgb8": 3, "mono8": 1}
+BYTES_PER_PIXEL |= dict.fromkeys(BAYER_RED, 1) | dict.fromkeys(YUV422_BYTES, 2)
+
+# BT.601 with limited range, in parts of 2**20 and rounded, as cameras' drivers and OpenCV do it.
+_PARTS = 20
+LUMA, RED_OF_V, GREEN_OF_V, GREEN_OF_U, BLUE_OF_U = (
+    round(factor * 2**_PARTS) for factor in (1.164, 1.596, -0.813, -0.391, 2.018)
+)
+
+
+def camera_input(
+    image: Tensor,
+    encoding: str,
+    *,
+    scale: float,
+    size: tuple[int, int],
+    padded: tuple[int, int],
+    means: tuple[float, float, float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Turn camera bytes into the network's input; `camera_input_reference` defines the result.
+
+    Args:
+        image: uint8 (H, W) for Bayer patterns and mono8, (H, W, 3) for bgr8 and rgb8, and
+            (H, W, 2) for yuyv and uyvy; contiguous.
+        encoding: One of `BYTES_PER_PIXEL`.
+        scale: Factor from the camera's to the network's pixels.
+        size: Height and width after resizing.
+        padded: Height and width of the input.
+        means: Subtracted from blue, green and red.
+        dtype: Of the network.
+
+    Returns:
+        (1, 3, padded height, padded width), channels-last, zero in the padding.
+    """
+    check(image, encoding)
+
+    def kernel() -> Tensor:
+        from upsnet_ros.kernels import camera_triton
+
+        return camera_triton.camera_input(
+            image, encoding, scale=scale, size=size, padded=padded, means=means, dtype=dtype
+        )
+
+    return dispatch.run(
+        "camera",
+        image.device,
+        kernel=kernel,
+        twin=lambda: camera_input_reference(
+            image, encoding, scale=scale, size=size, padded=padded, means=means, dtype=dtype
+        ),
+    )
+
+
+def check(image: Tensor, encoding: str) -> None:
+    """Raise ValueError where the image is not of that encoding."""
+    if encoding not in BYTES_PER_PIXEL:
+        raise ValueError(
+            f"encoding {encoding!r} is not known; known are {', '.join(BYTES_PER_PIXEL)}"
+        )
+    last = BYTES_PER_PIXEL[encoding]
+    wanted = "(H, W)" if last == 1 else f"(H, W, {last})"
+    shape = tuple(image.shape)
+    if image.dtype != torch.uint8 or len(shape) != (2 if last == 1 else 3) or 0 in shape:
+        raise ValueError(f"{encoding} needs uint8 {wanted}, got {image.dtype} {shape}")
+    if last > 1 and shape[2] != last:
+        raise ValueError(f"{encoding} needs uint8 {wanted}, got {image.dtype} {shape}")
+    if (last == 2 and shape[1] % 2) or (encoding in BAYER_RED and min(shape) < 2):
+        raise ValueError(f"{shape[1]}x{shape[0]} pixels cannot be {encoding}")
+
+
+def camera_input_reference(
+    image: Tensor,
+    encoding: str,
+    *,
+    scale: float,
+    size: tuple[int, int],
+    padded: tuple[int, int],
+    means: tuple[float, float, float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """What `camera_input` must return."""
+    values = to_bgr(image, encoding).double()
+    centred = (values - torch.tensor(means, dtype=torch.float64, device=image.device)).float()
+    if scale != 1.0:
+        for dim in (1, 0):
+            low, share = source_table(size[dim], centred.shape[dim], scale, image.device)
+            high = (low + 1).clamp(max=centred.shape[dim] - 1)
+            share = share.view([-1 if axis == dim else 1 for axis in range(3)])
+            first = centred.index_select(dim, low)
+            centred = torch.lerp(first, centred.index_select(dim, high), share)
+    result = centred.new_zeros((*padded, 3), dtype=dtype)
+    result[: size[0], : size[1]] = centred
+    return result.permute(2, 0, 1)[None]
+
+
+def source_table(
+    pixels: int, source: int, scale: float, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Return for each pixel of a resized line the lower source pixel, int32, and the next's share.
+
+    Half-pixel centres, edges repeated; worked out in float64.
+    """
+    position = torch.arange(pixels, device=device, dtype=torch.float64)
+    position = ((position + 0.5) / scale - 0.5).clamp(0, source - 1)
+    low = position.floor()
+    return low.int(), (position - low).float()
+
+
+def to_bgr(image: Tensor, encoding: str) -> Tensor:
+    """Return the colours of camera bytes, uint8 (H, W, 3).
+
+    Bayer patterns are interpolated bilinearly: a colour that a pixel lacks is the rounded mean of
+    its two or four nearest neighbours that have it. Lines beyond the border are mirrored about the
+    outermost one, which keeps the pattern; OpenCV repeats what it has computed inside instead.
+    YUV is BT.601 with limited range, and the two pixels of a pair share their chroma.
+    """
+    if encoding == "bgr8":
+        return image
+    if encoding == "rgb8":
+        return image.flip(2)
+    if encoding == "mono8":
+        return image[:, :, None].expand(-1, -1, 3)
+    return _debayer(image, encoding) if encoding in BAYER_RED else _of_yuv(image, encoding)
+
+
+def _of_yuv(image: Tensor, encoding: str) -> Tensor:
+    height, width = image.shape[:2]
+    pairs = image.reshape(height, width // 2, 4).int()
+    luma, *chroma = YUV422_BYTES[encoding]
+    y = (pairs[:, :, luma::2] - 16).clamp(min=0) * LUMA
+    u, v = (pairs[:, :, place, None] - 128 for place in chroma)
+    parts = (y + BLUE_OF_U * u, y + GREEN_OF_V * v + GREEN_OF_U * u, y + RED_OF_V * v)
+    colours = torch.stack(parts, dim=3) + (1 << (_PARTS - 1)) >> _PARTS
+    return colours.clamp(0, 255).to(torch.uint8).reshape(height, width, 3)
+
+
+def _debayer(image: Tensor, encoding: str) -> Tensor:
+    red_row, red_column = BAYER_RED[encoding]
+    height, width = image.shape
+    around = F.pad(image[None, None].float(), (1, 1, 1, 1), mode="reflect")[0, 0].int()
+
+    def shifted(dy: int, dx: int) -> Tensor:
+        return around[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
+
+    own = shifted(0, 0)
+    beside = shifted(0, -1) + shifted(0, 1)
+    above = shifted(-1, 0) + shifted(1, 0)
+    corners = shifted(-1, -1) + shifted(-1, 1) + shifted(1, -1) + shifted(1, 1)
+    cross = (beside + above + 2) >> 2
+    beside, above, corners = (beside + 1) >> 1, (above + 1) >> 1, (corners + 2) >> 2
+    y = torch.arange(height, device=image.device)[:, None] % 2 == red_row
+    x = torch.arange(width, device=image.device) % 2 == red_column
+    red = torch.where(y, torch.where(x, own, beside), torch.where(x, above, corners))
+    blue = torch.where(y, torch.where(x, corners, above), torch.where(x, beside, own))
+    green = torch.where(y == x, cross, own)
+    return torch.stack((blue, green, red), dim=2).to(torch.uint8)

@@ -1,0 +1,181 @@
+"""Camera bytes to the network's input as one kernel: see `camera`.
+
+A program makes a part of a row: it works out the colours of the four source pixels around each of
+its own, from the bytes as they are, and blends them.
+"""
+
+# The arguments of kernels get their types when Triton compiles them.
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from upsnet_ros.kernels.camera import (
+    BAYER_RED,
+    BLUE_OF_U,
+    GREEN_OF_U,
+    GREEN_OF_V,
+    LUMA,
+    RED_OF_V,
+    YUV422_BYTES,
+    source_table,
+)
+
+
+@triton.jit
+def _camera_kernel(
+    image,
+    row_low,
+    row_share,
+    column_low,
+    column_share,
+    output,
+    source_height,
+    source_width,
+    height,
+    width,
+    padded_width,
+    mean_blue,
+    mean_green,
+    mean_red,
+    LAYOUT: tl.constexpr,  # bgr, rgb, mono, bayer or yuv
+    FIRST: tl.constexpr,  # bayer: red's row; yuv: luma's byte
+    SECOND: tl.constexpr,  # bayer: red's column; yuv: U's byte
+    THIRD: tl.constexpr,  # yuv: V's byte
+    Y_FACTOR: tl.constexpr,
+    RED_V: tl.constexpr,
+    GREEN_V: tl.constexpr,
+    GREEN_U: tl.constexpr,
+    BLUE_U: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    y = tl.program_id(0)
+    x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = (x < width) & (y < height)
+    top = tl.load(row_low + tl.minimum(y, height - 1))
+    down = tl.load(row_share + tl.minimum(y, height - 1))
+    left = tl.load(column_low + x, mask=x < width, other=0)
+    right = tl.load(column_share + x, mask=x < width, other=0.0)
+    blue = tl.full((BLOCK,), 0.0, tl.float32)
+    green = blue
+    red = blue
+    for corner in tl.static_range(4):
+        below = corner // 2
+        beyond = corner % 2
+        row = tl.minimum(top + below, source_height - 1)
+        column = tl.minimum(left + beyond, source_width - 1)
+        # A share is 1 - right on the left, and right beyond; likewise down.
+        share_x = (1 - beyond) * (1 - right) + beyond * right
+        share_y = (1 - below) * (1 - down) + below * down
+        if LAYOUT == "bgr" or LAYOUT == "rgb":
+            at = image + (row * source_width + column) * 3
+            b = tl.load(at, mask=inside, other=0).to(tl.int32)
+            g = tl.load(at + 1, mask=inside, other=0).to(tl.int32)
+            r = tl.load(at + 2, mask=inside, other=0).to(tl.int32)
+            if LAYOUT == "rgb":
+                b, r = r, b
+        elif LAYOUT == "mono":
+            b = tl.load(image + row * source_width + column, mask=inside, other=0).to(tl.int32)
+            g = b
+            r = b
+        elif LAYOUT == "yuv":
+            pair = image + (row * source_width + column // 2 * 2) * 2
+            luma = tl.load(pair + FIRST + column % 2 * 2, mask=inside, other=0).to(tl.int32)
+            u = tl.load(pair + SECOND, mask=inside, other=0).to(tl.int32) - 128
+            v = tl.load(pair + THIRD, mask=inside, other=0).to(tl.int32) - 128
+            # The rounding half of the 2**20 parts is in from here on.
+            luma = tl.maximum(luma - 16, 0) * Y_FACTOR + 524288
+            b = tl.minimum(tl.maximum((luma + BLUE_U * u) >> 20, 0), 255)
+            g = tl.minimum(tl.maximum((luma + GREEN_V * v + GREEN_U * u) >> 20, 0), 255)
+            r = tl.minimum(tl.maximum((luma + RED_V * v) >> 20, 0), 255)
+        else:
+            # Mirrored about the outermost line, which keeps the pattern.
+            before_y = tl.where(row > 0, row - 1, 1) * source_width
+            after_y = tl.where(row + 1 < source_height, row + 1, source_height - 2) * source_width
+            before_x = tl.where(column > 0, column - 1, 1)
+            after_x = tl.where(column + 1 < source_width, column + 1, source_width - 2)
+            here = image + row * source_width
+            up = image + before_y
+            low = image + after_y
+            own = tl.load(here + column, mask=inside, other=0).to(tl.int32)
+            beside = tl.load(here + before_x, mask=inside, other=0).to(tl.int32)
+            beside += tl.load(here + after_x, mask=inside, other=0).to(tl.int32)
+            above = tl.load(up + column, mask=inside, other=0).to(tl.int32)
+            above += tl.load(low + column, mask=inside, other=0).to(tl.int32)
+            corners = tl.load(up + before_x, mask=inside, other=0).to(tl.int32)
+            corners += tl.load(up + after_x, mask=inside, other=0).to(tl.int32)
+            corners += tl.load(low + before_x, mask=inside, other=0).to(tl.int32)
+            corners += tl.load(low + after_x, mask=inside, other=0).to(tl.int32)
+            cross = (beside + above + 2) >> 2
+            beside = (beside + 1) >> 1
+            above = (above + 1) >> 1
+            corners = (corners + 2) >> 2
+            in_row = row % 2 == FIRST
+            in_column = column % 2 == SECOND
+            r = tl.where(
+                in_row, tl.where(in_column, own, beside), tl.where(in_column, above, corners)
+            )
+            b = tl.where(
+                in_row, tl.where(in_column, corners, above), tl.where(in_column, beside, own)
+            )
+            g = tl.where(in_row == in_column, cross, own)
+        share = share_x * share_y
+        blue += share * (b.to(tl.float32) - mean_blue)
+        green += share * (g.to(tl.float32) - mean_green)
+        red += share * (r.to(tl.float32) - mean_red)
+    at = output + (y * padded_width + x) * 3
+    shown = x < padded_width
+    kind = output.dtype.element_ty
+    tl.store(at, tl.where(inside, blue, 0.0).to(kind), mask=shown)
+    tl.store(at + 1, tl.where(inside, green, 0.0).to(kind), mask=shown)
+    tl.store(at + 2, tl.where(inside, red, 0.0).to(kind), mask=shown)
+
+
+def camera_input(
+    image: Tensor,
+    encoding: str,
+    *,
+    scale: float,
+    size: tuple[int, int],
+    padded: tuple[int, int],
+    means: tuple[float, float, float],
+    dtype: torch.dtype,
+    block: int = 256,
+) -> Tensor:
+    """Launch the kernel: `camera.camera_input`, ``block`` pixels (a power of two) a program."""
+    source = image.shape[:2]
+    first = second = third = 0
+    if encoding in BAYER_RED:
+        layout = "bayer"
+        first, second = BAYER_RED[encoding]
+    elif encoding in YUV422_BYTES:
+        layout = "yuv"
+        first, second, third = YUV422_BYTES[encoding]
+    else:
+        layout = encoding.removesuffix("8")
+    output = torch.empty((*padded, 3), dtype=dtype, device=image.device)
+    _camera_kernel[(padded[0], triton.cdiv(padded[1], block))](
+        image.contiguous(),
+        *source_table(size[0], source[0], scale, image.device),
+        *source_table(size[1], source[1], scale, image.device),
+        output,
+        *source,
+        *size,
+        padded[1],
+        *(float(mean) for mean in means),
+        LAYOUT=layout,
+        FIRST=first,
+        SECOND=second,
+        THIRD=third,
+        Y_FACTOR=LUMA,
+        RED_V=RED_OF_V,
+        GREEN_V=GREEN_OF_V,
+        GREEN_U=GREEN_OF_U,
+        BLUE_U=BLUE_OF_U,
+        BLOCK=block,
+    )
+    return output.permute(2, 0, 1)[None]
