@@ -68,6 +68,9 @@ COMMANDS: dict[str, Command] = {
         ros=True,
         extra="bags",
     ),
+    "view": Command(
+        "upsnet_ros.cli.view", "view", "Show what the node does on a local web page.", ros=True
+    ),
     "demo": Command(
         "upsnet_ros.cli.demo", "demo", "Play, segment and record, and show the result."
     ),

@@ -1,0 +1,1 @@
+"""What the node does, on a local web page: figures from /diagnostics, pictures from overlay."""
