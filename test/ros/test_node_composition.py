@@ -8,7 +8,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from node_bench import BEST_EFFORT, Bench, image
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
@@ -36,7 +36,7 @@ PARAMETERS = """
 
 
 class Container:
-    """Two nodes that segment and a plain one, composed on one executor of several threads."""
+    """Two nodes that segment and a plain one, composed on one executor."""
 
     def __init__(self, domain, file):
         self.context = rclpy.Context()
@@ -57,7 +57,7 @@ class Container:
         )
         self.other = Node("other", context=self.context)
         self.nodes = (self.near, self.far, self.other)
-        self.executor = MultiThreadedExecutor(3, context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
         for node in self.nodes:
             self.executor.add_node(node)
 
