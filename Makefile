@@ -21,10 +21,10 @@ cmake_args := -DPython3_EXECUTABLE=$(bin)/python -DCMAKE_PROJECT_INCLUDE=$(CURDI
 export PATH := $(bin):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: same-python help setup test lint format demo bench colcon clean
+.PHONY: same-python help setup test fault-test lint format demo bench colcon clean
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=python3.12 VENV=.venv TORCH_INDEX=https://... SOURCE=my_frames/ OUT=demo_output"
 
 setup: $(stamps)/package $(stamps)/messages $(stamps)/vision_msgs_built $(stamps)/dev  ## Make the environment: dependencies, messages, this package
@@ -80,6 +80,9 @@ $(stamps)/vision_msgs_built: cmake/ros_wheels.cmake $(shell find test/messages/v
 
 test: setup lint  ## Set up, then lint, type check and run the whole test suite
 	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+fault-test: setup  ## Provoke every fault of docs/reliability.md, each as often as it says there
+	$(bin)/python -m pytest test/faults -m fault $(PYTEST_ARGS)
 
 lint: setup  ## ruff and mypy
 	$(bin)/ruff check .

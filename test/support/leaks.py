@@ -1,0 +1,62 @@
+"""What a process holds on to."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from pathlib import Path
+
+import psutil
+
+from upsnet_ros.ros.engine import free_memory
+
+MIB = 1 << 20
+
+
+class Holdings:
+    """Memory and file descriptors of a process, sampled while a test goes on.
+
+    Args:
+        pid: Of the process; this one by default.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
+        self._own = pid is None
+        self._process = psutil.Process(pid)
+        self._memory: list[int] = []
+        self._descriptors: list[int] = []
+        self._threads: list[int] = []
+        if self._own:
+            gc.collect()
+            gc.freeze()  # what is here already, torch above all, need not be searched every time
+
+    def sample(self) -> None:
+        """Adds what is held now."""
+        if self._own:
+            gc.collect()
+            free_memory()
+        self._memory.append(self._process.memory_info().rss)
+        self._descriptors.append(self._process.num_fds())
+        self._threads.append(self._process.num_threads())
+
+    def assert_bounded(self, *, growth: int = 32 * MIB) -> None:
+        """Compares the last quarter of the samples with the second: the first is the warm-up.
+
+        Args:
+            growth: Bytes by which memory may have grown.
+        """
+        assert len(self._memory) >= 4
+        for name, samples, allowed in (
+            ("bytes", self._memory, growth),
+            ("file descriptors", self._descriptors, 2),
+            ("threads", self._threads, 2),
+        ):
+            quarter = len(samples) // 4
+            early = statistics.median(samples[quarter : 2 * quarter])
+            late = statistics.median(samples[-quarter:])
+            assert late - early <= allowed, f"{name} grew from {early} to {late}: {samples}"
+
+
+def shared_memory() -> set[str]:
+    """Names of the files that Fast DDS has in shared memory."""
+    return {path.name for path in Path("/dev/shm").iterdir() if "fast" in path.name}
