@@ -9,8 +9,6 @@ from upsnet_ros.bags.judging import BagTask, judge_bag
 from upsnet_ros.evaluation.measures import Metrics
 from upsnet_ros.evaluation.partial import PartialResult
 
-pytest.importorskip("msgspec", reason="the extra `cluster` is not installed")
-
 METRICS = Metrics(boundary=True)
 
 
