@@ -84,6 +84,10 @@ test: setup lint  ## Set up, then lint, type check and run the whole test suite
 fault-test: setup  ## Provoke every fault of docs/reliability.md, each as often as it says there
 	$(bin)/python -m pytest test/faults -m fault $(PYTEST_ARGS)
 
+# Without ROS, and with whatever torch is there: a machine with a GPU need not have more.
+gpu-test:  ## Tests that need a GPU, of what needs no ROS: PYTHON=python3 with torch, triton and pytest
+	$(firstword $(wildcard $(bin)/python) $(PYTHON)) -m pytest -m gpu test/kernels test/inference test/network $(PYTEST_ARGS)
+
 lint: setup  ## ruff and mypy
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
