@@ -15,7 +15,9 @@ setup(
     # lose to the folder of generated messages in site-packages (see upsnet_ros/__init__.py).
     package_dir={"": "."},
     packages=find_packages(include=["upsnet_ros", "upsnet_ros.*"]),
-    package_data={"upsnet_ros": ["py.typed", "evaluation/report/page.*", "view/page.*", "weights/*"]},
+    package_data={
+        "upsnet_ros": ["py.typed", "evaluation/report/page.*", "view/page.*", "weights/*"]
+    },
     # Where colcon puts them too: bags are read by these definitions where no messages were built.
     data_files=[("share/upsnet_ros/msg", sorted(map(str, Path("msg").glob("*.msg"))))],
     # Ranges; requirements/*.txt pin what is tested. No ROS package is named here or in an extra:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from upsnet_ros.bags.errors import BagError
 from upsnet_ros.datasets.base import Sample
@@ -30,6 +31,7 @@ __all__ = [
     "ImagesDrive",
     "ScenesDrive",
     "Truth",
+    "read_classes",
 ]
 
 _SECOND = 1_000_000_000
@@ -234,6 +236,28 @@ class ScenesDrive:
                     focal=focal * self._size[1],
                     truth=_truth_of(sample, CITYSCAPES),
                 )
+
+
+def read_classes(path: Path) -> dict[int, str | None]:
+    """What each value of label maps means: a class's name, or None for void, from a YAML file.
+
+    Raises:
+        BagError: The file cannot be read, or is of another form.
+    """
+    try:
+        content: Any = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise BagError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BagError(f"{path} is no YAML file: {error}") from None
+    if not isinstance(content, dict) or not all(
+        isinstance(value, int) and (name is None or isinstance(name, str))
+        for value, name in content.items()
+    ):
+        raise BagError(
+            f"{path} must map values of the label maps to names of classes or null, as 0: sky"
+        )
+    return content
 
 
 def _truth_of(sample: Sample, taxonomy: Taxonomy) -> Truth:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -167,33 +166,18 @@ def info(
 def _open(
     source: Path, split: str, labels: Path | None, classes: Path | None, taxonomy: str
 ) -> Drive:
-    from upsnet_ros.bags.drives import CityscapesDrive, FolderDrive, ImagesDrive
+    from upsnet_ros.bags.drives import CityscapesDrive, FolderDrive, ImagesDrive, read_classes
     from upsnet_ros.ros.sources import open_source
 
     if (labels is None) != (classes is None):
         fail("--labels and --classes go together: the maps, and what their values mean")
     if labels is not None and classes is not None:
-        return FolderDrive(source, labels, taxonomy=taxonomy, classes=_read_classes(classes))
+        return FolderDrive(source, labels, taxonomy=taxonomy, classes=read_classes(classes))
     if (source / "gtFine").is_dir():
         return CityscapesDrive(source, split)
     if str(source).isdecimal():
         fail("a webcam never ends: record it with a player and `ros2 bag record`")
     return ImagesDrive(open_source(source))
-
-
-def _read_classes(path: Path) -> dict[int, str | None]:
-    try:
-        content: Any = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        fail(f"{path} is no YAML file: {error}")
-    if not isinstance(content, dict) or not all(
-        isinstance(value, int) and (name is None or isinstance(name, str))
-        for value, name in content.items()
-    ):
-        fail(f"{path} must map values of the label maps to names of classes or null, as 0: sky")
-    return content
 
 
 def _show(summary: BagSummary) -> None:

@@ -123,6 +123,7 @@ class Form:
             taxonomy = get_taxonomy(kind) if kind else None
         except ValueError as error:
             raise EvaluationError(str(error)) from error
+        paired: Sequence[Path | None] = truths or [None] * len(bags)
         tasks = [
             BagTask(
                 bag=bag,
@@ -135,7 +136,7 @@ class Form:
                 image=image,
                 taxonomy=taxonomy,
             )
-            for bag, truth in zip(bags, truths or [None] * len(bags), strict=True)
+            for bag, truth in zip(bags, paired, strict=True)
         ]
         facts = [("Truth", _listed(truths or bags)), ("Bags", _listed(bags))]
         recorded = not use_model and _has_outputs(tasks[0])
