@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from upsnet_ros.bags import BagError
-from upsnet_ros.bags.drives import CityscapesDrive, FolderDrive, ScenesDrive
+from upsnet_ros.bags.drives import CityscapesDrive, ScenesDrive
 from upsnet_ros.datasets.scenes.writer import SceneJob, write_scenes
 
 SCENES = ScenesDrive(split="val", seed=3, sequences=2, first=1, frames=3, size=(24, 48))
@@ -55,22 +55,3 @@ def test_a_root_without_the_split_or_labels(tmp_path: Path):
     assert cv2.imwrite(str(picture), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(BagError, match="has no labels gtFine/val"):
         CityscapesDrive(tmp_path, "val")
-
-
-def test_a_folder_with_label_maps(tmp_path: Path):
-    labels = np.full((20, 30), 1, np.uint8)
-    labels[5:15, 2:12] = labels[5:15, 18:28] = 2
-    for name in ("images", "labels"):
-        (tmp_path / name).mkdir()
-    image = np.full((20, 30, 3), 9, np.uint8)
-    assert cv2.imwrite(str(tmp_path / "images" / "b.png"), image)
-    assert cv2.imwrite(str(tmp_path / "labels" / "b.png"), labels)
-    classes = {1: "road", 2: "car", 3: None}
-    drive = FolderDrive(
-        tmp_path / "images", tmp_path / "labels", taxonomy="cityscapes", classes=classes
-    )
-    frame = next(iter(drive))
-    assert (frame.name, drive.length) == ("b", 1)
-    assert frame.truth is not None
-    assert frame.truth.unknown is None
-    assert np.unique(frame.truth.labels).tolist() == [7, 26001, 26002]

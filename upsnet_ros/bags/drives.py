@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from upsnet_ros.bags.errors import BagError
 from upsnet_ros.datasets.base import Sample
 from upsnet_ros.datasets.cityscapes import sample_of_ids
-from upsnet_ros.datasets.folder import Folder
 from upsnet_ros.datasets.images import read_labels
 from upsnet_ros.datasets.scenes import RATE_HZ, scene_frame
 from upsnet_ros.datasets.scenes.renderer import world
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, Taxonomy
 from upsnet_ros.evaluation.datasets import map_of_sample
 from upsnet_ros.evaluation.naming import frame_name
-from upsnet_ros.ros.sources import FOLDER_RATE_HZ, FrameSource, open_source
+from upsnet_ros.ros.sources import FrameSource, open_source
 
 __all__ = [
+    "FOCAL_SHARE",
     "CityscapesDrive",
     "Drive",
     "DriveFrame",
-    "FolderDrive",
     "ImagesDrive",
     "ScenesDrive",
     "Truth",
-    "read_classes",
+    "truth_of",
 ]
 
 _SECOND = 1_000_000_000
 #: Focal length over image width of Cityscapes' camera, for cameras of which nothing is known.
-_FOCAL = 2262.52 / 2048
+FOCAL_SHARE = 2262.52 / 2048
 _LABELS = "_gtFine_instanceIds.png"
 _UNKNOWN = "_gtFine_unknownMask.png"
 
@@ -110,7 +108,7 @@ class ImagesDrive:
                 name=frame_name(frame.name),
                 time_ns=frame.time_ns,
                 image=frame.image,
-                focal=_FOCAL * frame.image.shape[1],
+                focal=FOCAL_SHARE * frame.image.shape[1],
                 truth=self._truth(frame.name, frame.image),
             )
 
@@ -154,35 +152,7 @@ class CityscapesDrive(ImagesDrive):
         unknown = read_labels(mask, size=size) > 0 if mask.is_file() else None
         ids = read_labels(path, size=size)
         sample = sample_of_ids(ids, image, name=frame, source=path, unknown=unknown)
-        return _truth_of(sample, CITYSCAPES)
-
-
-class FolderDrive:
-    """A folder of images and one of label maps (see `upsnet_ros.datasets.folder.Folder`).
-
-    Raises:
-        DatasetError: As `Folder`.
-    """
-
-    rate_hz = FOLDER_RATE_HZ
-
-    def __init__(
-        self, images: Path, labels: Path, *, taxonomy: str, classes: Mapping[int, str | None]
-    ) -> None:
-        self._folder = Folder(images, labels, taxonomy=taxonomy, classes=classes)
-        self.taxonomy: Taxonomy | None = self._folder.taxonomy
-        self.length: int | None = len(self._folder)
-
-    def __iter__(self) -> Iterator[DriveFrame]:
-        for index in range(len(self._folder)):
-            sample = self._folder[index]
-            yield DriveFrame(
-                name=frame_name(sample.name),
-                time_ns=round(index * _SECOND / self.rate_hz),
-                image=sample.image,
-                focal=_FOCAL * sample.image.shape[1],
-                truth=_truth_of(sample, self._folder.taxonomy),
-            )
+        return truth_of(sample, CITYSCAPES)
 
 
 class ScenesDrive:
@@ -234,32 +204,11 @@ class ScenesDrive:
                     time_ns=place * pause + number * step,
                     image=scene.image,
                     focal=focal * self._size[1],
-                    truth=_truth_of(sample, CITYSCAPES),
+                    truth=truth_of(sample, CITYSCAPES),
                 )
 
 
-def read_classes(path: Path) -> dict[int, str | None]:
-    """What each value of label maps means: a class's name, or None for void, from a YAML file.
-
-    Raises:
-        BagError: The file cannot be read, or is of another form.
-    """
-    try:
-        content: Any = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise BagError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BagError(f"{path} is no YAML file: {error}") from None
-    if not isinstance(content, dict) or not all(
-        isinstance(value, int) and (name is None or isinstance(name, str))
-        for value, name in content.items()
-    ):
-        raise BagError(
-            f"{path} must map values of the label maps to names of classes or null, as 0: sky"
-        )
-    return content
-
-
-def _truth_of(sample: Sample, taxonomy: Taxonomy) -> Truth:
+def truth_of(sample: Sample, taxonomy: Taxonomy) -> Truth:
+    """What a sample of a data set knows of its image."""
     labels = map_of_sample(sample, taxonomy).pixels.astype(np.int32, copy=False)
     return Truth(labels=labels, unknown=sample.unknown)

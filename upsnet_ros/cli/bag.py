@@ -166,7 +166,8 @@ def info(
 def _open(
     source: Path, split: str, labels: Path | None, classes: Path | None, taxonomy: str
 ) -> Drive:
-    from upsnet_ros.bags.drives import CityscapesDrive, FolderDrive, ImagesDrive, read_classes
+    from upsnet_ros.bags.drives import CityscapesDrive, ImagesDrive
+    from upsnet_ros.bags.folder_drive import FolderDrive, read_classes
     from upsnet_ros.ros.sources import open_source
 
     if (labels is None) != (classes is None):
