@@ -21,7 +21,7 @@ cmake_args := -DPython3_EXECUTABLE=$(bin)/python -DCMAKE_PROJECT_INCLUDE=$(CURDI
 export PATH := $(bin):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: same-python help setup test fault-test lint format demo bench colcon clean
+.PHONY: same-python help setup test gpu-test fault-test lint format demo bench colcon clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,103 @@
+"""Every kernel in one CUDA graph: none may wait for the host, and replays see new inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from upsnet_ros.kernels.camera import camera_input
+from upsnet_ros.kernels.deform_conv import deform_conv2d
+from upsnet_ros.kernels.fpn_roi_align import fpn_roi_align
+from upsnet_ros.kernels.hidden_masks import accept_masks
+from upsnet_ros.kernels.nms import batched_nms
+from upsnet_ros.kernels.panoptic import panoptic_maps
+from upsnet_ros.kernels.segments import segment_table
+
+STUFF, CLASSES, THINGS, SIZE = 3, 6, 8, (32, 64)
+
+Operator = Callable[[], Any]
+
+
+def operators(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Operator]]:
+    """Inputs by name, and what is computed from them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator).to(device)
+
+    corner, extent = rand(THINGS, 2) * 20, rand(THINGS, 2) * 11
+    inputs = {
+        "image": (rand(*SIZE, 3) * 255).to(torch.uint8),
+        "boxes": torch.cat((corner, corner + extent), dim=1),
+        "classes": torch.arange(THINGS, device=device) % (CLASSES - STUFF) + 1,
+        "masks": rand(THINGS, 4, 4) - 0.4,
+        "count": torch.full((1,), THINGS - 2, dtype=torch.int32, device=device),
+        "semantic": rand(CLASSES, 8, 16),
+        "feature": rand(1, 16, 8, 16).contiguous(memory_format=torch.channels_last),
+        "offset": rand(1, 18, 8, 16),
+        "weight": rand(16, 16, 3, 3),
+        "public": torch.arange(1, CLASSES + 1, device=device),
+        "rows": torch.arange(SIZE[0], device=device),
+        "columns": torch.arange(SIZE[1], device=device),
+    }
+    at = inputs.__getitem__
+    pyramid = [inputs["feature"]] * 4
+
+    def head() -> Any:
+        return panoptic_maps(
+            at("semantic"), at("boxes"), at("classes"), at("masks"), at("count"),
+            size=SIZE, num_stuff=STUFF,
+        )  # fmt: skip
+
+    def segments() -> Any:
+        maps = head()
+        return segment_table(
+            maps.panoptic, maps.semantic, at("classes"), at("public"), at("rows"), at("columns"),
+            num_stuff=STUFF, stuff_area_limit=10,
+        )[:4:3]  # fmt: skip
+
+    return inputs, {
+        "camera": lambda: camera_input(
+            at("image"), "bgr8", scale=1.0, size=SIZE, padded=SIZE, means=(1.0, 2.0, 3.0),
+            dtype=torch.float16,
+        ),
+        "nms": lambda: batched_nms(at("boxes")[None], at("count"), 0.3, limit=THINGS),
+        "fpn_roi_align": lambda: fpn_roi_align(pyramid, at("boxes"), 2, count=at("count")),
+        "deform_conv": lambda: deform_conv2d(at("feature"), at("offset"), at("weight")),
+        "hidden_masks": lambda: accept_masks(
+            at("boxes"), at("classes"), at("masks"), at("count"), size=SIZE, threshold=0.3
+        ),
+        "panoptic": lambda: head()[:2],
+        "segments": segments,
+    }  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", list(operators(torch.device("cpu"))[1]))
+def test_kernels_can_be_captured_and_replayed(name: str) -> None:
+    pytest.importorskip("triton")
+    inputs, all_operators = operators(torch.device("cuda"))
+    run = all_operators[name]
+    with torch.inference_mode():
+        run()  # compiles
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            run()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                captured = run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        inputs["count"].sub_(3)
+        inputs["image"].add_(1)
+        inputs["feature"].mul_(-1)
+        graph.replay()
+        torch.cuda.synchronize()
+        for got, want in zip(captured, run(), strict=True):
+            torch.testing.assert_close(got, want)
