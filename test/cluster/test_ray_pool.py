@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from blocked_bag import BlockedBag
 
 from upsnet_ros.bags.judging import judge_bag
+from upsnet_ros.cluster.errors import ClusterError
 from upsnet_ros.cluster.gather import Found, gather
 from upsnet_ros.cluster.results import encode
 from upsnet_ros.cluster.spread import Finished, Retried
@@ -62,3 +64,15 @@ def test_one_that_is_killed_changes_no_digit(tasks, expected, tmp_path: Path, ca
     assert figures(gather(some[1:], state=state, pool=none)) == figures(
         PartialResult.merged(judge_bag(task) for task in some[1:])
     )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "127.0.0.1:ray"])
+def test_nobody_is_there(address: str):
+    from upsnet_ros.cluster.ray_pool import RayPool
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    where = address.format(port=free)
+    with pytest.raises(ClusterError, match=f"no Ray cluster at {where}: "):
+        RayPool(size=None, model=None, address=where)
+    assert not ray.is_initialized()

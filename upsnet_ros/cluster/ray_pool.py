@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from contextlib import ExitStack, redirect_stdout
 from itertools import count
@@ -24,6 +25,8 @@ __all__ = ["RayPool"]
 
 #: Of a cluster of our own: results are the only objects, and are fetched at once.
 _STORE_BYTES = 256 << 20
+#: For a machine to answer that it is there.
+_KNOCK_S = 10
 
 
 class RayPool:
@@ -129,10 +132,23 @@ def _connect(address: str | None, size: int | None) -> None:
             "include_dashboard": False,
         }
     try:
+        _knock(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = "on this machine" if address is None else f"at {address}"
         raise ClusterError(f"no Ray cluster {where}: {error}") from error
+
+
+def _knock(address: str | None) -> None:
+    """Find out at once whether anybody listens there; Ray itself takes minutes to give up.
+
+    Raises:
+        OSError: Nobody does.
+        ValueError: The port is no number.
+    """
+    host, colon, port = (address or "").rpartition(":")
+    if colon and "//" not in host:
+        socket.create_connection((host, int(port)), _KNOCK_S).close()
 
 
 def _needs(model: ModelSettings | None, resources: dict[str, float]) -> dict[str, int]:
