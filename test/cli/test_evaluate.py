@@ -98,13 +98,31 @@ def test_missing_frames_are_an_error_unless_allowed(files, tmp_path, capfd) -> N
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--gt-json", "a.json"), ("--dataset", "cityscapes"),
+    [(), ("--gt-json", "a.json"),
      ("--gt-json", "a.json", "--pred-json", "b.json", "--dataset", "coco", "--root", ".")],
 )  # fmt: skip
 def test_one_form_has_to_be_named(options, capfd) -> None:
     code, _, err = _run(capfd, "evaluate", *options)
     assert code == 1
-    assert "name either --bag, or --gt-json and --pred-json, or --dataset and --root" in err
+    assert "name either --bag, or --gt-json and --pred-json, or --dataset and its --root" in err
+
+
+def test_a_data_set_has_a_folder(capfd) -> None:
+    code, _, err = _run(capfd, "evaluate", "--dataset", "cityscapes")
+    assert code == 1
+    assert err == "error: name the folder of the data set cityscapes: --root\n"
+
+
+def test_what_ships_is_judged_on_drawn_scenes_when_nothing_is_named(tmp_path, capfd) -> None:
+    options = ("--dataset", "scenes", "--split", "test", "--limit", 1, "--scale", 64)
+    file = tmp_path / "o.json"
+    code, _, err = _run(capfd, "evaluate", *options, "--device", "cpu", "--json", file)
+    assert code == 0, err
+    figures = json.loads(file.read_text())
+    assert figures["facts"]["Data set"] == "scenes, test"
+    assert figures["facts"]["Model"].endswith("cityscapes-r18.safetensors")
+    scores = figures["unknown"]["scores"]
+    assert set(scores) == {"unknown_channel", "max_softmax", "max_logit"}
 
 
 def test_a_model_on_a_data_set(tmp_path, capfd) -> None:

@@ -118,7 +118,11 @@ def evaluate(
         ),
     ] = os.cpu_count() or 1,
     dataset: Annotated[
-        str | None, typer.Option(help="cityscapes or coco.", rich_help_panel=_MODEL)
+        str | None,
+        typer.Option(
+            help="cityscapes, coco, or scenes: driving scenes drawn on the way, without --root.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Folder of the data set.", rich_help_panel=_MODEL)
@@ -147,6 +151,19 @@ def evaluate(
     score_threshold: Annotated[
         float, typer.Option(help="Probability an instance must exceed.", rich_help_panel=_MODEL)
     ] = 0.6,
+    unknown_threshold: Annotated[
+        float,
+        typer.Option(
+            help="Unknown score that a pixel must exceed to be unknown.", rich_help_panel=_MODEL
+        ),
+    ] = 0.5,
+    label_resize: Annotated[
+        str,
+        typer.Option(
+            help="nearest, or bilinear for smooth outlines at a small --scale.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = "nearest",
     allow_random_weights: Annotated[
         bool,
         typer.Option(
@@ -217,6 +234,8 @@ def evaluate(
         "precision": precision,
         "scale": scale,
         "score_threshold": score_threshold,
+        "unknown_threshold": unknown_threshold,
+        "label_resize": label_resize,
         "allow_random_weights": allow_random_weights,
     }
     try:
@@ -245,10 +264,10 @@ def evaluate(
                     unknown_score=pred_unknown_score_dir,
                 ),
             )
-        elif dataset and root and not gt_json and not pred_json and not bag:
+        elif dataset and not gt_json and not pred_json and not bag:
             part, facts = form.dataset(dataset, root, split, model)
         else:
-            fail("name either --bag, or --gt-json and --pred-json, or --dataset and --root")
+            fail("name either --bag, or --gt-json and --pred-json, or --dataset and its --root")
         result = part.result()
     except EvaluationError as error:
         fail(str(error))

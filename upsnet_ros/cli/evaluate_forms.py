@@ -55,7 +55,7 @@ class Form:
         return part, [("Truth", truth), ("Prediction", prediction)]
 
     def dataset(
-        self, kind: str, root: Path, split: str | None, model: Mapping[str, Any]
+        self, kind: str, root: Path | None, split: str | None, model: Mapping[str, Any]
     ) -> tuple[PartialResult, Facts]:
         """A data set in its published layout, and a model."""
         # Only here: torch takes seconds to import, and files need none of it.
@@ -87,7 +87,8 @@ class Form:
             pictures=self.pictures,
             notes=frames.notes,
         )
-        return part, [("Data set", f"{kind}, {root}" + (f", {split}" if split else "")), *facts]
+        named = ", ".join(str(part) for part in (kind, root, split) if part)
+        return part, [("Data set", named), *facts]
 
     def bags(
         self,
