@@ -7,7 +7,7 @@ import rclpy
 from node_bench import Bench
 from rclpy.lifecycle import TransitionCallbackReturn
 
-from upsnet_ros.ros.outputs import Answer
+from upsnet_ros.ros.answer import Answer
 
 pytestmark = pytest.mark.dds
 

@@ -14,10 +14,11 @@ from sensor_msgs.msg import CompressedImage, Image
 from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.ros import qos
+from upsnet_ros.ros.answer import Answer
 from upsnet_ros.ros.camera_settings import CameraSettings
 from upsnet_ros.ros.cdr_image import read_compressed_image, read_image
 from upsnet_ros.ros.image_codec import ImageError, check, to_bgr
-from upsnet_ros.ros.outputs import Answer, Outputs
+from upsnet_ros.ros.outputs import Outputs
 from upsnet_ros.ros.rate_limit import RateLimit
 from upsnet_ros.ros.settings import NodeSettings
 from upsnet_ros.ros.stamp_watch import StampNews

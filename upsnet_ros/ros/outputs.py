@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import array
 import importlib
 import importlib.util
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -21,50 +16,20 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from upsnet_ros.datasets.taxonomy import Taxonomy
-from upsnet_ros.inference.frame import PanopticFrame
-from upsnet_ros.inference.overlay import draw_overlay
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
+from upsnet_ros.ros import answer as answers
 from upsnet_ros.ros import messages, qos
-from upsnet_ros.ros.cdr_image import write_image
+from upsnet_ros.ros.answer import Answer
 from upsnet_ros.ros.settings import NodeSettings
 
-__all__ = ["Answer", "Outputs"]
-
-#: Makes a message, serialised or not, of an answer; None where the answer has nothing to say.
-_Maker = Callable[["Answer"], Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """All that outputs are made of.
-
-    Attributes:
-        image: uint8 (H, W, 3), BGR: the camera's image.
-        frame: Its segmentation.
-        header: The camera's, which every output carries unchanged.
-        taxonomy: Of the frame's classes.
-        settings: The node's, of this moment.
-    """
-
-    image: npt.NDArray[np.uint8]
-    frame: PanopticFrame
-    header: Header
-    taxonomy: Taxonomy
-    settings: NodeSettings
-
-    @cached_property
-    def overlay(self) -> npt.NDArray[np.uint8]:
-        """The image with the segments drawn on it, BGR; drawn when first asked for."""
-        return draw_overlay(
-            self.image, self.frame, self.taxonomy, alpha=self.settings.overlay_alpha
-        )
+__all__ = ["Outputs"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Topic:
     name: str
     message: type
-    make: _Maker
+    make: answers.Maker
 
 
 class Outputs:
@@ -94,7 +59,7 @@ class Outputs:
         self._prefix = f"{camera}/" if camera else ""
         self._lock = threading.Lock()
         self._publishers: dict[str, Any] = {}  # by topic
-        self._makers: dict[str, _Maker] = {}  # of those that say something of every frame
+        self._makers: dict[str, answers.Maker] = {}  # of those that say something of every frame
         self._threshold = 0.0
 
     def create(self, settings: NodeSettings) -> None:
@@ -167,19 +132,19 @@ class Outputs:
     def _wanted(self, settings: NodeSettings) -> Iterator[_Topic]:
         if settings.publish_labels:
             encoding = settings.resolved_labels_encoding(max(self._taxonomy.by_id))
-            yield _Topic("labels", Image, _labels(encoding))
+            yield _Topic("labels", Image, answers.labels(encoding))
         if settings.publish_instances:
-            yield _Topic("instances", PanopticInstanceArray, _instances)
+            yield _Topic("instances", PanopticInstanceArray, answers.instances)
         if settings.publish_unknown_mask:
-            yield _Topic("unknown_mask", Image, _unknown_mask)
+            yield _Topic("unknown_mask", Image, answers.unknown_mask)
         if settings.publish_unknown_score:
-            yield _Topic("unknown_score", Image, _mono8("unknown_score"))
+            yield _Topic("unknown_score", Image, answers.mono8("unknown_score"))
         if settings.publish_semantic:
-            yield _Topic("semantic", Image, _mono8("semantic"))
-            yield _Topic("confidence", Image, _mono8("confidence"))
+            yield _Topic("semantic", Image, answers.mono8("semantic"))
+            yield _Topic("confidence", Image, answers.mono8("confidence"))
         if settings.publish_overlay:
-            yield _Topic("overlay", Image, _overlay)
-            yield _Topic("overlay/compressed", CompressedImage, _compressed_overlay)
+            yield _Topic("overlay", Image, answers.overlay)
+            yield _Topic("overlay/compressed", CompressedImage, answers.compressed_overlay)
 
     def _create(self, topic: str, message: type, profile: QoSProfile) -> None:
         name = self._node.resolve_topic_name(self._prefix + topic)
@@ -212,41 +177,3 @@ def _vision() -> Any:
     if spec is None or spec.origin is None:  # a folder of that name that is no package
         return None
     return importlib.import_module("upsnet_ros.ros.vision")
-
-
-def _labels(encoding: str) -> _Maker:
-    return lambda answer: write_image(
-        messages.labels_pixels(answer.frame, encoding=encoding), encoding, answer.header
-    )
-
-
-def _instances(answer: Answer) -> PanopticInstanceArray:
-    return messages.instances_message(
-        answer.frame, answer.header, unknown_min_area=answer.settings.unknown_min_area
-    )
-
-
-def _unknown_mask(answer: Answer) -> bytes:
-    return write_image(messages.unknown_mask_pixels(answer.frame), "mono8", answer.header)
-
-
-def _mono8(attribute: str) -> _Maker:
-    def make(answer: Answer) -> bytes | None:
-        pixels = getattr(answer.frame, attribute)
-        # None of a frame that was begun before the output was asked for.
-        return None if pixels is None else write_image(pixels, "mono8", answer.header)
-
-    return make
-
-
-def _overlay(answer: Answer) -> bytes:
-    return write_image(cv2.cvtColor(answer.overlay, cv2.COLOR_BGR2RGB), "rgb8", answer.header)
-
-
-def _compressed_overlay(answer: Answer) -> CompressedImage:
-    _, encoded = cv2.imencode(".jpg", answer.overlay)
-    return CompressedImage(
-        header=answer.header,
-        format="rgb8; jpeg compressed bgr8",
-        data=array.array("B", encoded.tobytes()),
-    )
