@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 _PREFIX = "module."
@@ -25,7 +25,8 @@ class CheckpointError(ValueError):
 def _read(path: Path) -> Mapping[str, object]:
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            # Not by load_file, which maps the file: one that shrinks meanwhile ends the process.
+            return load(path.read_bytes())
         except SafetensorError as error:
             raise CheckpointError(f"{path} is no safetensors file: {error}") from None
     try:

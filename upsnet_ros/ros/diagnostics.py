@@ -7,7 +7,7 @@ that monitors made for these read them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
@@ -63,6 +63,7 @@ class NodeHealth:
         gpu_memory: Keys and values about the GPU's memory; empty on a CPU.
         output_mismatches: Why some subscribers of outputs get nothing, by topic.
         cameras: Each camera's.
+        kernel_failures: Kernels whose plain forms run instead, by name, and why.
     """
 
     state: str
@@ -73,6 +74,7 @@ class NodeHealth:
     gpu_memory: dict[str, str]
     output_mismatches: dict[str, str]
     cameras: Sequence[CameraHealth]
+    kernel_failures: dict[str, str] = field(default_factory=dict)
 
 
 class Diagnostics:
@@ -110,7 +112,14 @@ def node_status(node: str, health: NodeHealth) -> DiagnosticStatus:
         values[f"{stage}_ms_p50"], values[f"{stage}_ms_p99"] = f"{median:.2f}", f"{high:.2f}"
     values |= health.gpu_memory
     values |= {f"qos_mismatch {topic}": text for topic, text in health.output_mismatches.items()}
-    well = health.state == "active" and health.enabled and not health.output_mismatches
+    values |= {f"kernel_failed {name}": text for name, text in health.kernel_failures.items()}
+    well = (
+        health.state == "active"
+        and health.enabled
+        and not health.output_mismatches
+        and not health.kernel_failures
+        and "gpu_error" not in health.gpu_memory
+    )
     level = DiagnosticStatus.OK if well else DiagnosticStatus.WARN
     message = health.state if health.enabled else f"{health.state}, disabled"
     return _status(f"{node}: model", node, level, message, values, health.random_weights)

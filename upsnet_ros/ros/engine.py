@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+import traceback
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,8 +13,17 @@ import torch
 
 from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.ros.settings import NodeSettings
+from upsnet_ros.ros.transitions import first_line
 
-__all__ = ["apply_settings", "free_memory", "gpu_memory", "load_predictor", "warm_up"]
+__all__ = [
+    "apply_settings",
+    "free_memory",
+    "gpu_memory",
+    "let_go",
+    "load_predictor",
+    "ran_out_of_memory",
+    "warm_up",
+]
 
 
 def load_predictor(settings: NodeSettings) -> Predictor:
@@ -71,12 +82,32 @@ def free_memory() -> None:
             trim(0)
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether that is why it was raised."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        # What torch says of a CPU's memory has no type of its own.
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def let_go(error: BaseException) -> None:
+    """Lets go of what the functions that an error went through held, a frame's tensors for one."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    gc.collect()  # a module that is called through hooks leaves a cycle behind
+
+
 def gpu_memory(device: torch.device) -> dict[str, str]:
     """How full the GPU is, as keys and values for the diagnostics; empty for a CPU."""
     if device.type != "cuda":
         return {}
     mib = 1 << 20
-    free, total = torch.cuda.mem_get_info(device)
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:  # of a device that does not work any more
+        return {"gpu_error": first_line(error)}
     return {
         "gpu": torch.cuda.get_device_name(device),
         "gpu_memory_allocated_mib": str(torch.cuda.memory_allocated(device) // mib),

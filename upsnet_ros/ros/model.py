@@ -109,6 +109,21 @@ class Model:
 
         free_memory()
 
+    def recover(self, error: Exception) -> None:
+        """Gives memory back where a frame ended for want of it; the next one may need less.
+
+        Args:
+            error: What ended the frame. What it held on to is let go.
+
+        Raises:
+            RuntimeError: The device does not work any more.
+        """
+        from upsnet_ros.ros.engine import free_memory, let_go, ran_out_of_memory
+
+        if ran_out_of_memory(error):
+            let_go(error)
+            free_memory()
+
     def describe(self) -> dict[str, str]:
         """What runs, as key and text for the diagnostics; empty where nothing does."""
         loaded = self._loaded
@@ -129,6 +144,14 @@ class Model:
         from upsnet_ros.ros.engine import gpu_memory
 
         return gpu_memory(predictor.device)
+
+    def kernel_failures(self) -> dict[str, str]:
+        """Kernels that failed, by name, and why; their plain forms run instead."""
+        if self.predictor is None:
+            return {}
+        from upsnet_ros.kernels import failures
+
+        return failures()
 
 
 def _load(settings: NodeSettings, sizes: Iterable[tuple[int, int]]) -> _Loaded:

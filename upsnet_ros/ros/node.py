@@ -18,7 +18,7 @@ from upsnet_ros.ros.qos import QosWatch
 from upsnet_ros.ros.services import Services
 from upsnet_ros.ros.settings import NodeSettings
 from upsnet_ros.ros.statistics import StageTimes
-from upsnet_ros.ros.transitions import transition
+from upsnet_ros.ros.transitions import first_line, transition
 from upsnet_ros.ros.worker import FrameWorker
 
 __all__ = ["UpsnetNode"]
@@ -201,6 +201,10 @@ class UpsnetNode(LifecycleNode):
         self._cameras[name].failed(error)
         trace = "".join(traceback.format_exception(error))
         self.get_logger().debug(trace)
+        try:
+            self.model.recover(error)
+        except RuntimeError as failure:  # of a device that does not work any more
+            self.get_logger().error(f"memory was not given back: {first_line(failure)}")
 
     def _set_enabled(self, wished: bool) -> str:
         self._takes_frames = wished
@@ -250,6 +254,7 @@ class UpsnetNode(LifecycleNode):
             random_weights=predictor is not None and predictor.random_weights,
             stages_ms=self._stages.percentiles(),
             gpu_memory=self.model.gpu_memory(),
+            kernel_failures=self.model.kernel_failures(),
             output_mismatches=mismatches,
             cameras=[
                 CameraHealth(
