@@ -70,7 +70,8 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Default: one for each GPU where a model runs, or else for each CPU.",
+            help="Default: as many as a Ray cluster has room for, one GPU each where a model runs;"
+            " of processes one for each CPU.",
             rich_help_panel=_CLUSTER,
         ),
     ] = None,

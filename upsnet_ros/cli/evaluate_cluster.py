@@ -36,7 +36,7 @@ class Cluster:
     Attributes:
         kind: "ray", or "local" for processes of this machine.
         address: Of a Ray cluster that runs; None: one of our own.
-        workers: How many; None: as many as there are GPUs for a model, or else CPUs.
+        workers: How many at most; None: as many as fit, or a process for each CPU.
         state: Folder for the results of bags.
 
     Raises:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
+
+import torch
 
 from upsnet_ros.bags.judging import BagTask
 from upsnet_ros.cluster.model import ModelSettings
@@ -29,6 +32,7 @@ class ProcessPool:
 
     def __init__(self, *, size: int, model: ModelSettings | None) -> None:
         self.size = size
+        self._threads = max(1, (os.cpu_count() or 1) // size)
         self._model = model
         # Forks of a process without threads, whose locks a fork of this one would copy. It has
         # imported torch, so that a worker in another's place is there at once.
@@ -53,7 +57,7 @@ class ProcessPool:
         """See `Pool.start`."""
         number = next(self._numbers)
         pipe, far_end = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(far_end,), daemon=True)
+        process = self._context.Process(target=_serve, args=(far_end, self._threads), daemon=True)
         process.start()
         far_end.close()  # so that the pipe ends with the process
         self._workers[number] = process, pipe
@@ -92,8 +96,9 @@ class ProcessPool:
             return Report(worker, Broken(f"its worker ended with code {process.exitcode}"))
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends these
+    torch.set_num_threads(threads)
     worker = Worker()
     try:
         pipe.send(worker.start(pipe.recv()))
