@@ -91,10 +91,14 @@ def ran_out_of_memory(error: Exception) -> bool:
 
 
 def let_go(error: BaseException) -> None:
-    """Lets go of what the functions that an error went through held, a frame's tensors for one."""
+    """Lets go of what the functions that an error went through held, a frame's tensors for one.
+
+    The error has no traceback any more then.
+    """
     link: BaseException | None = error
     while link is not None:
         traceback.clear_frames(link.__traceback__)
+        link.__traceback__ = None  # for a cleared frame still holds its function's closure
         link = link.__cause__ or link.__context__
     gc.collect()  # a module that is called through hooks leaves a cycle behind
 
