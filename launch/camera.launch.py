@@ -96,7 +96,7 @@ def _own_arguments() -> list[DeclareLaunchArgument]:
             "rviz",
             default_value="false",
             choices=["true", "false"],
-            description="Show the overlay in RViz.",
+            description="Show overlay, unknown mask and camera in RViz (raw images of the camera).",
         ),
         DeclareLaunchArgument(
             "log_level",
@@ -177,11 +177,15 @@ def _player(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    # The file holds absolute topics, those of the default namespace.
+    # The file holds absolute topics: those of the default namespace, and the default camera.
     remappings = [
         (f"/panoptic/{topic}", f"{_namespace(context)}/{topic}")
         for topic in ("overlay", "unknown_mask")
     ]
+    image_topic = context.launch_configurations["image_topic"]
+    if not image_topic.startswith("/"):
+        image_topic = f"{_namespace(context)}/{image_topic}"
+    remappings.append(("/camera/image_raw", image_topic))
     return [
         Node(
             package="rviz2",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
@@ -153,12 +152,6 @@ def test_requirements_cover_setup_py():
 def test_every_folder_of_modules_is_a_package():
     folders = {file.parent for file in MODULES}
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
-
-
-def test_rviz_shows_topics_of_the_node():
-    config = yaml.safe_load((ROOT / "config" / "panoptic.rviz").read_text())
-    topics = [display["Topic"]["Value"] for display in config["Visualization Manager"]["Displays"]]
-    assert topics == ["/panoptic/overlay", "/panoptic/unknown_mask"]
 
 
 def test_no_path_of_a_machine_is_in_the_sources():
