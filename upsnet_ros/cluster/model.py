@@ -28,6 +28,8 @@ class ModelSettings:
     precision: str = "fp32"
     scale: int | None = None
     score_threshold: float = 0.6
+    unknown_threshold: float = 0.5
+    label_resize: str = "nearest"
     allow_random_weights: bool = False
 
     def __post_init__(self) -> None:
