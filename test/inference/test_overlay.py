@@ -197,6 +197,19 @@ def test_names_of_unknown_regions_are_tags_beside_them(width: int) -> None:
         assert tags[:top, left : left + side].any(axis=1).sum() >= width / 80
 
 
+def test_the_name_of_a_winding_region_stands_at_its_widest_part() -> None:
+    unknown = np.zeros((320, 640), bool)
+    unknown[20:280, 500:508] = True  # a thin pole
+    unknown[272:280, 100:508] = True  # a thin wire
+    unknown[230:300, 90:170] = True  # a carton
+    frame = frame_of(np.zeros(unknown.shape, np.int32), unknown)
+    drawn = draw_overlay(np.zeros((320, 640, 3), np.uint8), frame, CITYSCAPES)
+    rows, columns = np.nonzero((drawn == overlay._UNKNOWN_BGR).all(axis=2) & ~unknown)
+    assert rows.size > 100
+    assert rows.min() >= 200
+    assert columns.max() <= 200
+
+
 def test_a_text_gives_way_to_a_shorter_one(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(captions._Writer, "_draw", lambda self, text, *_: written.append(text))

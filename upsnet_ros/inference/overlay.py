@@ -176,17 +176,30 @@ def _names(instance: Instance) -> tuple[str, ...]:
 
 
 def _largest_regions(unknown: npt.NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
-    """Boxes of the largest regions that are worth a name, by falling area."""
+    """Boxes to name the largest regions by, as far as they are worth a name, by falling area.
+
+    A region's box is its bounds; of one that winds through its bounds, its widest part.
+    """
     step = max(1, max(unknown.shape) // 512)  # where a name stands need not be exact to the pixel
     small = np.ascontiguousarray(unknown[::step, ::step]).view(np.uint8)
-    _, _, regions, _ = cv2.connectedComponentsWithStats(small)
-    regions = regions[1:]  # the first is what is not unknown
-    order = np.argsort(-regions[:, cv2.CC_STAT_AREA], kind="stable")[:_UNKNOWN_NAMES]
-    return [
-        (step * x, step * y, step * (x + width) - 1, step * (y + height) - 1)
-        for x, y, width, height, area in regions[order].tolist()
-        if area >= _UNKNOWN_NAME_SHARE * small.size
-    ]
+    _, numbers, regions, _ = cv2.connectedComponentsWithStats(small)
+    areas = regions[:, cv2.CC_STAT_AREA].copy()
+    areas[0] = 0  # what is not unknown
+    depth: npt.NDArray[np.float32] | None = None
+    boxes = []
+    for number in np.argsort(-areas, kind="stable")[:_UNKNOWN_NAMES].tolist():
+        x, y, width, height, area = regions[number].tolist()
+        if not number or area < _UNKNOWN_NAME_SHARE * small.size:
+            break
+        if area < width * height / 2:
+            if depth is None:
+                depth = np.asarray(cv2.distanceTransform(small, cv2.DIST_L2, 3), np.float32)
+            within = np.where(numbers == number, depth, 0)
+            row, column = divmod(int(within.argmax()), within.shape[1])
+            reach = round(1.5 * float(within[row, column]))
+            x, y, width, height = column - reach, row - reach, 2 * reach, 2 * reach
+        boxes.append((step * x, step * y, step * (x + width) - 1, step * (y + height) - 1))
+    return boxes
 
 
 def _class_color(info: ClassInfo, k: int) -> _Color:
