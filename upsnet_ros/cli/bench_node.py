@@ -16,7 +16,7 @@ from upsnet_ros.benchmark.node_run import NodeBenchSettings, run_node
 from upsnet_ros.cli import fail
 from upsnet_ros.cli.node_options import ros_arguments
 from upsnet_ros.cli.processes import ProcessError, ProcessGroup
-from upsnet_ros.inference.predictor import resolve_device
+from upsnet_ros.inference.device import resolve_device
 from upsnet_ros.ros.settings import Value
 from upsnet_ros.ros.transport import private_environment, use_shared_memory_profile
 

@@ -22,7 +22,7 @@ from rich.table import Column
 
 from upsnet_ros.cli import fail
 from upsnet_ros.datasets.base import DatasetError
-from upsnet_ros.inference.predictor import resolve_device
+from upsnet_ros.inference.device import resolve_device
 from upsnet_ros.network.checkpoint import CheckpointError
 from upsnet_ros.training.datasets import open_dataset
 from upsnet_ros.training.distributed import World, world_of_environment

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from upsnet_ros.network.variants import Variant
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """Everything a frame needs, still on the device.
+    """Everything a frame needs; on the device, until `to_host` or a pipeline brings it here.
 
     Attributes:
         labels: int32 (H, W), as in `PanopticFrame`.
@@ -41,6 +43,18 @@ class Assembly:
     unknown_score: Tensor | None
     confidence: Tensor | None
     max_logit: Tensor | None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Assembly:
+        """Return an assembly of what a function makes of each tensor that is there."""
+        mapped: dict[str, Any] = {}
+        for field in fields(self):
+            x = getattr(self, field.name)
+            mapped[field.name] = None if x is None else function(x)
+        return Assembly(**mapped)
+
+    def to_host(self) -> Assembly:
+        """Return the assembly in the host's memory, waiting for it; itself where it is there."""
+        return self.map(Tensor.cpu)
 
 
 def _labels_of_regions(segments: Segments, num_stuff: int, public_ids: Tensor) -> Tensor:
@@ -136,7 +150,7 @@ def _details(
 
 
 def to_frame(assembly: Assembly, taxonomy: Taxonomy, num_stuff: int) -> PanopticFrame:
-    """Bring an assembly to the host as a `PanopticFrame`."""
+    """Turn an assembly in the host's memory into a `PanopticFrame`; their arrays share it."""
     instances: list[Instance] = []
     stuff: list[StuffSegment] = []
     rows = zip(assembly.table.tolist(), assembly.details.tolist(), strict=True)
@@ -160,16 +174,16 @@ def to_frame(assembly: Assembly, taxonomy: Taxonomy, num_stuff: int) -> Panoptic
                 )
             )
 
-    def to_host(x: Tensor | None):  # type: ignore[no-untyped-def]
-        return None if x is None else x.cpu().numpy()
+    def array(x: Tensor | None):  # type: ignore[no-untyped-def]
+        return None if x is None else x.numpy()
 
     return PanopticFrame(
-        labels=assembly.labels.cpu().numpy(),
-        unknown=assembly.unknown.cpu().numpy(),
+        labels=assembly.labels.numpy(),
+        unknown=assembly.unknown.numpy(),
         instances=tuple(instances),
         stuff=tuple(stuff),
-        semantic=to_host(assembly.semantic),
-        unknown_score=to_host(assembly.unknown_score),
-        confidence=to_host(assembly.confidence),
-        max_logit=to_host(assembly.max_logit),
+        semantic=array(assembly.semantic),
+        unknown_score=array(assembly.unknown_score),
+        confidence=array(assembly.confidence),
+        max_logit=array(assembly.max_logit),
     )

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from upsnet_ros.datasets.taxonomy import Taxonomy, get_taxonomy
-from upsnet_ros.inference.assemble import assemble, to_frame
+from upsnet_ros.inference.assemble import Assembly, assemble, to_frame
+from upsnet_ros.inference.device import resolve_device
 from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.inference.model import Origin, load_model
+from upsnet_ros.inference.pipeline import in_order
 from upsnet_ros.inference.preprocess import Geometry, check_image, preprocess, upload
-from upsnet_ros.inference.stage_timer import StageTimer
+from upsnet_ros.inference.stage_timer import StageTimer, stage_of
 from upsnet_ros.network.panoptic_head import Grid, HeadOptions
 from upsnet_ros.network.resnet import fold_batch_norm_
-from upsnet_ros.network.upsnet import STAGES, UPSNet
+from upsnet_ros.network.upsnet import STAGES, Stage, UPSNet
 from upsnet_ros.network.variants import Variant
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -29,25 +31,17 @@ LABEL_RESIZES = ("nearest", "bilinear")
 PREDICTOR_STAGES = ("upload", "preprocess", *STAGES, "download")
 
 
-def resolve_device(device: str) -> torch.device:
-    """Return the device of that name; ``auto`` is the GPU where there is one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameSettings:
+    """What may change from image to image, as it was when one image came.
 
-    Raises:
-        ValueError: No such device here.
+    Attributes:
+        score_threshold: Class probability an instance must exceed.
+        head: What is asked of the panoptic head.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from None
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {device!r} is not here: torch sees {torch.cuda.device_count()} GPUs; use cpu"
-        )
-    if resolved.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
-    return resolved
+
+    score_threshold: float
+    head: HeadOptions
 
 
 class Predictor:
@@ -171,7 +165,6 @@ class Predictor:
         max_size = round(self.variant.max_size * self.scale / self.variant.scale)
         return Geometry.of((height, width), scale=self.scale, max_size=max_size)
 
-    @torch.inference_mode()
     def __call__(self, image: npt.NDArray[np.uint8]) -> PanopticFrame:
         """Segment one image, uint8 (H, W, 3) in BGR order.
 
@@ -179,38 +172,77 @@ class Predictor:
             ValueError: The image has another dtype or shape, or no pixels.
         """
         check_image(image)
-        timer = StageTimer(self.device) if self._measure else None
-        options = self._options  # of this image, whatever another thread sets meanwhile
-
-        def stage(name: str) -> AbstractContextManager[object]:
-            return nullcontext() if timer is None else timer(name)
-
+        settings, timer = self.settings(), self.timer()
+        stage = stage_of(timer)
         with stage("upload"):
             pixels = upload(image, self.device)
-        geometry = self.geometry(*image.shape[:2])
+        assembly = self.compute(pixels, settings, stage=stage)
+        with stage("download"):
+            frame = self.frame(assembly.to_host())
+        return frame if timer is None else replace(frame, timings=timer.milliseconds())
+
+    def stream(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[PanopticFrame]:
+        """Segment images one after the other, yielding frames in their order.
+
+        On a GPU it works on the next image while the last frame comes back, through a `Pipeline`:
+        up to two images are then read ahead of the frame that is yielded.
+        """
+        if self.device.type == "cuda":
+            yield from in_order(self, images)
+        else:
+            # The network leaves no core idle, and what could overlap with it is a thousandth of it.
+            for image in images:
+                yield self(image)
+
+    def settings(self) -> FrameSettings:
+        """Return what an image is to be segmented by that comes now."""
+        return FrameSettings(score_threshold=self.score_threshold, head=self._options)
+
+    def timer(self) -> StageTimer | None:
+        """Return what measures the stages of one image, where that is asked for."""
+        return StageTimer(self.device) if self._measure else None
+
+    @torch.inference_mode()
+    def compute(
+        self, pixels: Tensor, settings: FrameSettings, *, stage: Stage | None = None
+    ) -> Assembly:
+        """Segment an image on the device: what `__call__` does between upload and download.
+
+        Args:
+            pixels: uint8 (H, W, 3), BGR, on the predictor's device.
+            settings: By which it is segmented.
+            stage: Entered with the name of each stage while it runs, to measure it.
+        """
+        stage = stage_of() if stage is None else stage
+        geometry = self.geometry(*pixels.shape[:2])
         with stage("preprocess"):
             data = preprocess(pixels, geometry, dtype=self.dtype)
         result = self._network(
             data,
             geometry.size,
-            score_threshold=self.score_threshold,
+            score_threshold=settings.score_threshold,
             grid=Grid(geometry.source, geometry.scale) if self._bilinear else None,
-            options=options,
+            options=settings.head,
             stage=stage,
         )
         with stage("panoptic"):
-            assembly = assemble(
+            return assemble(
                 result,
                 geometry,
                 variant=self.variant,
                 public_ids=self._public_ids,
-                semantic=options.confidence,
+                semantic=settings.head.confidence,
             )
-        with stage("download"):
-            frame = to_frame(assembly, self.taxonomy, self.variant.num_stuff)
-        return frame if timer is None else replace(frame, timings=timer.milliseconds())
 
-    def stream(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[PanopticFrame]:
-        """Segment images one after the other, yielding frames in their order."""
-        for image in images:
-            yield self(image)
+    def compute_batch(
+        self, images: Sequence[Tensor], settings: FrameSettings, *, stage: Stage | None = None
+    ) -> list[Assembly]:
+        """Segment several images of one size, as `compute` does each.
+
+        One after the other for now: the network takes one image a call.
+        """
+        return [self.compute(pixels, settings, stage=stage) for pixels in images]
+
+    def frame(self, assembly: Assembly) -> PanopticFrame:
+        """Turn an assembly in the host's memory into a frame, without timings."""
+        return to_frame(assembly, self.taxonomy, self.variant.num_stuff)

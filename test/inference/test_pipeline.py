@@ -1,0 +1,432 @@
+"""The pipeline against direct calls; with a GPU also its streams (never run so far: no GPU)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from dataclasses import fields
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from upsnet_ros import Predictor
+from upsnet_ros.inference.assemble import Assembly
+from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.inference.pipeline import Pipeline, in_order
+from upsnet_ros.inference.predictor import PREDICTOR_STAGES
+
+#: No test waits that long unless it fails.
+LONG = 120
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def _image(seed: int, height: int = 60, width: int = 100) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 10 + 1, width // 10 + 1, 3), dtype=np.uint8)
+    return np.kron(coarse, np.ones((10, 10, 1), np.uint8))[:height, :width].copy()
+
+
+@pytest.fixture(
+    scope="module", params=["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
+)
+def predictor(request: pytest.FixtureRequest) -> Predictor:
+    return Predictor(
+        variant="cityscapes-r18",
+        device=request.param,
+        scale=64,
+        score_threshold=0.3,
+        allow_random_weights=True,
+        unknown_score=True,
+        semantic=True,
+    )
+
+
+@pytest.fixture
+def pipeline(predictor: Predictor) -> Iterator[Pipeline]:
+    with Pipeline(predictor) as pipeline:
+        yield pipeline
+
+
+Direct = Callable[[int], PanopticFrame]
+
+
+@pytest.fixture(scope="module")
+def direct(predictor: Predictor) -> Direct:
+    """What the predictor itself says of `_image(seed)`."""
+    return cache(lambda seed: predictor(_image(seed)))
+
+
+class Gate:
+    """Holds every computation up until it is opened, and counts those that came to it."""
+
+    count = 0
+
+    def __init__(self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._opened = threading.Event()
+        self._reached = threading.Semaphore(0)
+        self._compute = predictor.compute
+        monkeypatch.setattr(predictor, "compute", self)
+
+    def __call__(self, *args: Any, **options: Any) -> Assembly:
+        self.count += 1
+        self._reached.release()
+        assert self._opened.wait(LONG)
+        return self._compute(*args, **options)
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def wait_for_a_computation(self) -> None:
+        assert self._reached.acquire(timeout=LONG)
+
+
+@pytest.fixture
+def gate(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(predictor, monkeypatch)
+    yield gate
+    gate.open()
+
+
+def _assert_same(got: PanopticFrame, want: PanopticFrame) -> None:
+    for field in fields(PanopticFrame):
+        if field.name != "timings":
+            np.testing.assert_equal(getattr(got, field.name), getattr(want, field.name))
+
+
+def _fail_on(seeds: set[int], predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the computation of some images raise."""
+    bad = {_image(seed).tobytes() for seed in seeds}
+    compute = predictor.compute
+
+    def failing(pixels: Tensor, *args: Any, **options: Any) -> Assembly:
+        if pixels.cpu().numpy().tobytes() in bad:
+            raise ArithmeticError("of this frame")
+        return compute(pixels, *args, **options)
+
+    monkeypatch.setattr(predictor, "compute", failing)
+
+
+def test_frames_are_those_of_direct_calls(
+    predictor: Predictor, pipeline: Pipeline, direct: Direct
+) -> None:
+    images = [_image(0), _image(3, 40, 90), _image(1)[::-1]]
+    frames = [answer.result(LONG) for answer in [pipeline.submit(image) for image in images]]
+    _assert_same(frames[0], direct(0))
+    for image, frame in zip(images[1:], frames[1:], strict=True):
+        _assert_same(frame, predictor(image))
+    assert any(frame.instances for frame in frames)
+
+
+def test_an_image_may_change_once_it_is_submitted(
+    direct: Direct, pipeline: Pipeline, request: pytest.FixtureRequest
+) -> None:
+    want, image = direct(0), _image(0)
+    gate = request.getfixturevalue("gate")
+    answer = pipeline.submit(image)
+    image[:] = 0
+    gate.open()
+    _assert_same(answer.result(LONG), want)
+
+
+def test_answers_come_in_order_in_the_pipelines_thread(predictor: Predictor, gate: Gate) -> None:
+    order: list[tuple[int, threading.Thread]] = []
+
+    def note(number: int, _: Future[PanopticFrame]) -> None:
+        order.append((number, threading.current_thread()))
+
+    with Pipeline(predictor, depth=4) as pipeline:
+        for number in range(4):
+            pipeline.submit(_image(number)).add_done_callback(partial(note, number))
+        gate.open()
+    assert [number for number, _ in order] == list(range(4))
+    (thread,) = {thread for _, thread in order}
+    assert thread is not threading.current_thread()
+
+
+def test_no_more_frames_than_its_depth_are_in_flight(pipeline: Pipeline, gate: Gate) -> None:
+    first, second = pipeline.submit(_image(0)), pipeline.submit(_image(1))
+    with pytest.raises(TimeoutError, match="no room in the pipeline"):
+        pipeline.submit(_image(2), timeout=0)
+    later: list[Future[PanopticFrame]] = []
+    thread = threading.Thread(target=lambda: later.append(pipeline.submit(_image(2))))
+    thread.start()
+    assert not first.done() and not second.done()
+    gate.open()
+    thread.join(LONG)
+    assert later[0].result(LONG).labels.shape == (60, 100)
+
+
+def test_what_a_frame_raises_is_its_own(
+    predictor: Predictor, pipeline: Pipeline, direct: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want = [direct(0), direct(2)]
+    _fail_on({1}, predictor, monkeypatch)
+    answers = [pipeline.submit(_image(seed)) for seed in range(3)]
+    with pytest.raises(ArithmeticError, match="of this frame"):
+        answers[1].result(LONG)
+    for answer, frame in zip(answers[::2], want, strict=True):
+        _assert_same(answer.result(LONG), frame)
+
+
+def test_other_arrays_are_refused_and_take_no_room(pipeline: Pipeline, gate: Gate) -> None:
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"uint8 \(H, W, 3\)"):
+            pipeline.submit(np.zeros((4, 4), np.uint8))
+    for seed in range(2):
+        pipeline.submit(_image(seed), timeout=0)
+
+
+def test_closing_answers_what_was_submitted(predictor: Predictor) -> None:
+    with Pipeline(predictor) as pipeline:
+        answers = [pipeline.submit(_image(seed)) for seed in range(2)]
+    assert all(answer.result(0).labels.any() for answer in answers)
+    with pytest.raises(RuntimeError, match="closed"):
+        pipeline.submit(_image(0))
+    pipeline.close()
+
+
+def test_an_error_in_its_block_drops_what_has_not_begun(predictor: Predictor, gate: Gate) -> None:
+    answers: list[Future[PanopticFrame]] = []
+
+    def use() -> None:
+        with Pipeline(predictor, depth=3) as pipeline:
+            answers.extend(pipeline.submit(_image(seed)) for seed in range(3))
+            gate.wait_for_a_computation()
+            answers[-1].add_done_callback(lambda _: gate.open())  # the last that is cancelled
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        use()
+    assert answers[0].result(0).labels.any()
+    for answer in answers[1:]:
+        with pytest.raises(CancelledError):
+            answer.result(0)
+
+
+def test_closing_ends_a_call_that_waits_for_room(predictor: Predictor, gate: Gate) -> None:
+    pipeline = Pipeline(predictor, depth=1)
+    answer = pipeline.submit(_image(0))
+    raised: list[str] = []
+
+    def submit() -> None:
+        try:
+            pipeline.submit(_image(1))
+        except RuntimeError as error:
+            raised.append(str(error))
+        gate.open()
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    pipeline.close()
+    thread.join(LONG)
+    assert raised == ["the pipeline is closed"]
+    assert answer.result(0).labels.any()
+
+
+def test_a_cancelled_frame_is_skipped(predictor: Predictor, gate: Gate) -> None:
+    with Pipeline(predictor, depth=3) as pipeline:
+        answers = [pipeline.submit(_image(seed)) for seed in range(3)]
+        gate.wait_for_a_computation()
+        assert answers[1].cancel() and not answers[0].cancel()
+        gate.open()
+        assert answers[2].result(LONG).labels.any()
+    assert gate.count == 2
+
+
+def test_a_callback_may_close_but_not_submit(predictor: Predictor, gate: Gate) -> None:
+    pipeline = Pipeline(predictor)
+    answer = pipeline.submit(_image(0))
+    said: list[str] = []
+    closed = threading.Event()
+
+    def callback(_: Future[PanopticFrame]) -> None:
+        try:
+            pipeline.submit(_image(1))
+        except RuntimeError as error:
+            said.append(str(error))
+        pipeline.close()
+        closed.set()
+
+    answer.add_done_callback(callback)
+    gate.open()
+    assert closed.wait(LONG)
+    pipeline.close()
+    assert "a pipeline's callback cannot submit" in said[0]
+
+
+def test_thresholds_are_those_of_the_submission(
+    predictor: Predictor, pipeline: Pipeline, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "score_threshold", 0.3)
+    before = pipeline.submit(_image(0))
+    predictor.set_score_threshold(0.999999)
+    after = pipeline.submit(_image(0))
+    gate.open()
+    assert len(before.result(LONG).instances) > 0 == len(after.result(LONG).instances)
+
+
+def test_several_threads_share_it(pipeline: Pipeline, direct: Direct) -> None:
+    frames: dict[int, PanopticFrame] = {}
+
+    def camera(seed: int) -> None:
+        frames[seed] = pipeline.submit(_image(seed)).result(LONG)
+
+    threads = [threading.Thread(target=camera, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    for seed in range(4):
+        _assert_same(frames[seed], direct(seed))
+
+
+def test_a_batch_is_what_waits(
+    predictor: Predictor, direct: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want = [direct(seed) for seed in range(5)]
+    gate = Gate(predictor, monkeypatch)
+    batches: list[int] = []
+    compute_batch = predictor.compute_batch
+
+    def counting(images: list[Tensor], *args: Any, **options: Any) -> list[Assembly]:
+        batches.append(len(images))
+        return compute_batch(images, *args, **options)
+
+    monkeypatch.setattr(predictor, "compute_batch", counting)
+    images = [_image(seed) for seed in range(5)] + [_image(5, 40, 90)]
+    with Pipeline(predictor, depth=2, batch=3) as pipeline:
+        answers = [pipeline.submit(images[0])]
+        gate.wait_for_a_computation()  # a lone frame does not wait for others
+        answers += [pipeline.submit(image) for image in images[1:]]
+        gate.open()
+        frames = [answer.result(LONG) for answer in answers]
+    assert batches == [1, 3, 1, 1]  # three of four that wait; the last one has another size
+    for frame, same in zip(frames[:5], want, strict=True):
+        _assert_same(frame, same)
+    assert frames[5].labels.shape == (40, 90)
+
+
+def test_a_batch_that_fails_is_computed_frame_by_frame(
+    predictor: Predictor, direct: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want = [direct(1), direct(3)]
+    _fail_on({2}, predictor, monkeypatch)
+    gate = Gate(predictor, monkeypatch)
+    with Pipeline(predictor, depth=2, batch=3) as pipeline:
+        lone = pipeline.submit(_image(0))
+        gate.wait_for_a_computation()
+        answers = [pipeline.submit(_image(seed)) for seed in (1, 2, 3)]
+        gate.open()
+        with pytest.raises(ArithmeticError):
+            answers[1].result(LONG)
+        for answer, frame in zip(answers[::2], want, strict=True):
+            _assert_same(answer.result(LONG), frame)
+        assert lone.exception(LONG) is None
+
+
+@pytest.mark.parametrize("options", [{"depth": 0}, {"batch": 0}])
+def test_impossible_options(predictor: Predictor, options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Pipeline(predictor, **options)
+
+
+def test_timings_name_every_stage(
+    predictor: Predictor, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "_measure", True)
+    frame = pipeline.submit(_image(0)).result(LONG)
+    assert tuple(frame.timings) == PREDICTOR_STAGES
+
+
+def test_a_stream_through_it(predictor: Predictor, direct: Direct) -> None:
+    frames = in_order(predictor, map(_image, range(3)))
+    for seed, frame in zip(range(3), frames, strict=True):
+        _assert_same(frame, direct(seed))
+    assert list(in_order(predictor, [])) == []
+
+
+def test_a_stream_ends_where_its_source_fails(predictor: Predictor) -> None:
+    def source() -> Iterator[np.ndarray]:
+        yield _image(0)
+        raise OSError("no such file")
+
+    frames = in_order(predictor, source())
+    assert next(frames).labels.any()
+    with pytest.raises(OSError, match="no such file"):
+        next(frames)
+
+
+def test_a_stream_may_be_left(predictor: Predictor) -> None:
+    before = threading.active_count()
+    frames = in_order(predictor, (_image(seed) for seed in range(1000)))
+    next(frames)
+    frames.close()
+    assert threading.active_count() == before
+
+
+def test_the_interpreter_ends_with_an_open_pipeline() -> None:
+    code = """
+import numpy as np
+from upsnet_ros import Predictor
+from upsnet_ros.inference.pipeline import Pipeline
+predictor = Predictor(variant="cityscapes-r18", device="cpu", scale=64, allow_random_weights=True)
+pipeline = Pipeline(predictor)
+answer = pipeline.submit(np.zeros((60, 100, 3), np.uint8))
+answer.add_done_callback(lambda answer: print(answer.result().labels.shape, flush=True))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=250, check=True
+    )
+    assert done.stdout == "(60, 100)\n", done.stderr
+
+
+@pytest.fixture
+def no_sync() -> Iterator[Any]:
+    """Turns any wait of the host for the GPU into an error, from when it is called."""
+    yield partial(torch.cuda.set_sync_debug_mode, "error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_steady_state_does_not_wait_for_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, no_sync: Any
+) -> None:
+    """The pipeline itself, around a computation of static shapes."""
+    predictor = Predictor(variant="cityscapes-r18", device="cuda", allow_random_weights=True)
+
+    def static(pixels: Tensor, *args: Any, **options: Any) -> Assembly:
+        table = torch.ones((1, 7), dtype=torch.int64, device="cuda")
+        details = torch.zeros((1, 5), dtype=torch.float64, device="cuda")
+        labels, unknown = pixels[..., 0].int().contiguous(), pixels[..., 1] > 128
+        return Assembly(labels, unknown, table, details, None, None, None, None)
+
+    monkeypatch.setattr(predictor, "compute", static)
+    images = [_image(seed, 512, 1024) for seed in range(8)]
+    with Pipeline(predictor) as pipeline:
+        for image in images[:3]:
+            pipeline.submit(image).result(LONG)
+        no_sync()
+        answers = [pipeline.submit(image) for image in images]
+        for image, answer in zip(images, answers, strict=True):
+            np.testing.assert_array_equal(answer.result(LONG).labels, image[..., 0])
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.xfail(
+    raises=RuntimeError, reason="the network waits: docs/performance.md lists where", strict=False
+)
+def test_a_frame_of_the_network_does_not_wait_for_the_gpu(no_sync: Any) -> None:
+    predictor = Predictor(variant="cityscapes-r18", device="cuda", allow_random_weights=True)
+    with Pipeline(predictor) as pipeline:
+        pipeline.submit(_image(0)).result(LONG)
+        no_sync()
+        pipeline.submit(_image(1)).result(LONG)
