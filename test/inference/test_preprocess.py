@@ -74,6 +74,17 @@ def test_back_to_the_source_is_opencvs_nearest(scale: int) -> None:
     np.testing.assert_array_equal(got[:height, :width], want[:64, :90])
 
 
+@pytest.mark.parametrize("shape", [(700, 2), (2, 700), (8192, 1)])
+def test_of_a_thin_image_a_row_of_pixels_is_left(shape: tuple[int, int]) -> None:
+    geometry = Geometry.of(shape, scale=64, max_size=128)
+    assert sorted(geometry.size) == [1, 128]
+    image = torch.full((*shape, 3), 200, dtype=torch.uint8)
+    data = preprocess(image, geometry, dtype=torch.float32)
+    height, width = geometry.size
+    want = torch.from_numpy(200 - PIXEL_MEANS).float()[:, None, None].expand(3, height, width)
+    torch.testing.assert_close(data[0, :, :height, :width], want)
+
+
 @pytest.mark.parametrize(
     "image",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import statistics
 from pathlib import Path
@@ -57,6 +58,16 @@ class Holdings:
             assert late - early <= allowed, f"{name} grew from {early} to {late}: {samples}"
 
 
-def shared_memory() -> set[str]:
-    """Names of the files that Fast DDS has in shared memory."""
-    return {path.name for path in Path("/dev/shm").iterdir() if "fast" in path.name}
+def shared_memory(pid: int) -> set[Path]:
+    """The files of shared memory that Fast DDS has mapped in a process."""
+    maps = (Path(one.path) for one in psutil.Process(pid).memory_maps())
+    return {path for path in maps if path.name.startswith("fastrtps_")}
+
+
+def is_abandoned(file: Path) -> bool:
+    """Whether a file of shared memory is there, and no living process holds it."""
+    mapped = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            mapped |= shared_memory(process.pid)
+    return file.exists() and file not in mapped

@@ -121,9 +121,12 @@ def preprocess(image: Tensor, geometry: Geometry, *, dtype: torch.dtype) -> Tens
     """
     if image.device.type == "cpu":
         values = cv2.LUT(image.numpy(), _MEAN_TABLE)
-        if geometry.scale != 1.0:
+        thin = round(min(geometry.source) * geometry.scale) < 1  # OpenCV would leave nothing of it
+        if geometry.scale != 1.0 and not thin:
             values = cv2.resize(values, None, fx=geometry.scale, fy=geometry.scale)
         centred = torch.from_numpy(values)
+        if thin:
+            centred = _resize(centred, geometry)
     else:
         means = torch.from_numpy(PIXEL_MEANS).to(image.device)
         centred = (image.double() - means).float()

@@ -13,6 +13,7 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from upsnet_ros.ros.leftovers import remove_leftovers
 from upsnet_ros.ros.node import UpsnetNode
 from upsnet_ros.ros.settings import SettingsError
 from upsnet_ros.ros.signals import stop_on_signals
@@ -37,6 +38,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     wait_passively()
     use_shared_memory_profile()
+    remove_leftovers()
     try:
         rclpy.init(
             args=None if args is None else ["upsnet", *args],

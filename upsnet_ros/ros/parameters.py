@@ -128,8 +128,9 @@ class NodeParameters:
                 " names the folder that they may come from"
             )
         allowed = Path(folder) if folder else Path(self._started_with).parent
-        # Resolved, so that neither .. nor a link leads out.
-        if not Path(weights).resolve().is_relative_to(allowed.resolve()):
+        # Resolved, so that neither .. nor ~ nor a link leads out.
+        wished, root = (Path(one).expanduser().resolve() for one in (weights, allowed))
+        if not wished.is_relative_to(root):
             raise SettingsError(f"weights must lie in the folder {allowed}, see weights_folder")
 
     def _warn_of_unknown(self, node: Node) -> None:

@@ -1,0 +1,208 @@
+"""Processes that are ended at any moment, and disks that are full: what is left is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import psutil
+import pytest
+from faults import fault, repeats
+from leaks import is_abandoned, shared_memory
+from node_bench import BEST_EFFORT, Bench, image
+from sensor_msgs.msg import Image
+
+from upsnet_ros.bags import open_bag
+from upsnet_ros.ros.transport import PROFILE_VARIABLES, shared_memory_profile
+
+pytestmark = pytest.mark.dds
+
+SECOND = 1_000_000_000
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+NODE = ("node", "--allow-random-weights", "--variant", "cityscapes-r18", "--scale", "64",
+        "--device", "cpu")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bench(domain):
+    with pytest.MonkeyPatch.context() as patch:
+        for name in PROFILE_VARIABLES:
+            patch.setenv(name, str(shared_memory_profile()))
+        bench = Bench(domain, namespace="ends")
+        assert bench.node.start()
+        yield bench
+        bench.close()
+
+
+class Stream:
+    """A camera before the bench's node."""
+
+    def __init__(self, bench):
+        self._bench = bench
+        self._camera = bench.camera()
+        self._stamps = itertools.count(1)
+
+    def until(self, condition, what):
+        return self._bench.until(condition, what, again=self._show, every=0.05)
+
+    def _show(self):
+        self._camera.publish(image(next(self._stamps) * SECOND))
+
+
+@pytest.fixture(scope="module")
+def stream(bench):
+    return Stream(bench)
+
+
+def family(process):
+    """The process and all that it started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(process.popen.pid)
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def assert_no_process_is_left(members):
+    _, alive = psutil.wait_procs(members, timeout=60)
+    assert not alive, f"still there: {alive}"
+
+
+def assert_readable(out: Path, bag: Path):
+    """The recording's table names pictures that are whole, and its bag can be read."""
+    rows = (out / "frames.csv").read_text().count("\n") - 1
+    for number in range(max(rows, 0)):
+        for kind in ("labels", "unknown", "overlay"):
+            assert cv2.imread(str(out / kind / f"{number:06d}.png"), -1) is not None
+    json.loads((out / "index.json").read_text())
+    with open_bag(bag) as found:
+        topics = {record.topic for record in found if record.message is not None}
+    assert "/ends/label_info" in topics
+    return rows
+
+
+@fault(
+    "SIGINT, SIGTERM or SIGKILL to `upsnet record --bag` at a random moment",
+    often="{times} times",
+    happens="Table, pictures and bag are readable, the encoder of the video ends too, no process is"
+    " left",
+)
+@pytest.mark.parametrize("times", repeats(3, 15))
+def test_a_recorder_that_is_ended(stream, start, tmp_path, times):
+    moments = random.Random(1)
+    for number in range(times):
+        out, bag = tmp_path / f"out{number}", tmp_path / f"bag{number}"
+        recorder = start("record", "--namespace", "/ends", "--out", str(out), "--bag", str(bag))
+        table = out / "frames.csv"
+        stream.until(lambda t=table: t.exists() and t.read_text().count("\n") > 1, "a first frame")
+        end = time.monotonic() + moments.uniform(0, 1)
+        stream.until(lambda end=end: time.monotonic() > end, "the moment")
+        members = family(recorder)
+        code = recorder.signal(ENDS[number % 3])
+        assert code in (0, -signal.SIGKILL), recorder.output
+        assert_no_process_is_left(members)
+        assert assert_readable(out, bag) >= 1
+
+
+@fault(
+    "The disk is full while `upsnet record --bag` writes (RLIMIT_FSIZE)",
+    often="once",
+    happens="The recorder ends with an error that names the file; table, pictures and bag are"
+    " readable",
+)
+def test_a_disk_that_is_full(stream, start, tmp_path):
+    out, bag = tmp_path / "out", tmp_path / "bag"
+    recorder = start(
+        *("record", "--namespace", "/ends", "--out", str(out)),
+        *("--no-video", "--bag", str(bag)),
+    )
+    table = out / "frames.csv"
+    stream.until(lambda: table.exists() and table.read_text().count("\n") > 1, "a first frame")
+    # Not from the start: shared memory is files too.
+    full = (bag / "bag.mcap").stat().st_size + 100_000
+    psutil.Process(recorder.popen.pid).rlimit(psutil.RLIMIT_FSIZE, (full, full))
+    stream.until(lambda: recorder.popen.poll() is not None, "the end of the recorder")
+    assert recorder.popen.returncode == 1, recorder.output
+    assert f"cannot write {bag}: File too large" in " ".join(recorder.output.split())
+    assert "Traceback" not in recorder.output
+    assert assert_readable(out, bag) >= 1
+
+
+# Writes a bag until it is ended.
+WRITER = """
+import signal, sys, time
+from bag_messages import IMAGE, make_image
+from upsnet_ros.bags import BagWriter
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+with BagWriter(path=sys.argv[1], storage=sys.argv[2]) as bag:
+    for number in range(10**6):
+        bag.write("/a", make_image(number, size=64), number, IMAGE)
+        print("." if number == 0 else "", end="", flush=True)
+        time.sleep(0.001)
+"""
+
+
+@fault(
+    "SIGINT, SIGTERM or SIGKILL to a process that writes a bag, MCAP or SQLite, at a random moment",
+    often="{times} times",
+    happens="What the bag holds is readable and in order, without a gap",
+)
+@pytest.mark.parametrize("times", repeats(6, 60))
+def test_a_bag_whose_writer_is_ended(run, tmp_path, monkeypatch, times):
+    monkeypatch.setenv("PYTHONPATH", str(Path(sys.modules["node_bench"].__file__).parent))
+    moments = random.Random(2)
+    for number in range(times):
+        path = tmp_path / f"bag{number}"
+        writer = run(sys.executable, "-c", WRITER, str(path), ("mcap", "sqlite3")[number // 3 % 2])
+        end = time.monotonic() + 60
+        while not writer.output and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0.5, 1.0))
+        writer.signal(ENDS[number % 3])
+        with open_bag(path) as bag:
+            seen = [record.time_ns for record in bag if record.message is not None]
+        assert seen == list(range(len(seen))) and seen
+
+
+@fault(
+    "SIGINT, SIGTERM or SIGKILL to `upsnet node` at a random moment from its start on, and a node"
+    " started after it",
+    often="{times} times",
+    happens="No process is left; the next node answers, and has removed what killed ones left in"
+    " /dev/shm",
+)
+@pytest.mark.parametrize("times", repeats(2, 12))
+def test_a_node_that_is_ended(bench, start, times):
+    moments = random.Random(3)
+    camera = bench.other.create_publisher(Image, "/ended/image", BEST_EFFORT)
+    labels = bench.collect("/ended/labels")
+    mapped = set()
+    for number in range(times):
+        node = start(*NODE, "--ros-args", "-r", "__ns:=/ended")
+        end = time.monotonic() + moments.uniform(0, 8)
+        bench.until(
+            lambda end=end: time.monotonic() > end,
+            "the moment",
+            again=lambda: camera.publish(image(SECOND)),
+            every=0.05,
+        )
+        if number == times - 1:  # at least this one is killed in full operation
+            labels.clear()
+            bench.show(camera, lambda: labels)
+        members = family(node)
+        mapped |= shared_memory(node.popen.pid)
+        end_by = signal.SIGKILL if number == times - 1 else ENDS[number % 3]
+        assert node.signal(end_by) in (0, -end_by), node.output
+        assert_no_process_is_left(members)
+    assert mapped
+    labels.clear()
+    start(*NODE, "--ros-args", "-r", "__ns:=/ended")
+    bench.show(camera, lambda: labels, "an answer of the node that was started again")
+    left = [file for file in mapped if is_abandoned(file)]
+    assert not left, f"left in /dev/shm: {left}"
