@@ -210,7 +210,8 @@ class Pipeline:
         self._give_back([job.slot for job in jobs], computations=1)
         for job, (frame, error) in zip(jobs, outcomes, strict=True):
             answer = job.answer
-            del job.answer  # an error holds the job by its traceback, and the answer the error
+            # An error's traceback holds the job; it must not hold itself by that.
+            del job.answer, job.error
             if error is not None:
                 answer.set_exception(error)
             elif frame is not None:
