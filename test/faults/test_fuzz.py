@@ -82,7 +82,7 @@ def both_ways(read):
     happens="Both ways give the same pixels or the same reason; no crash, no growth of memory or"
     " descriptors",
 )
-@pytest.mark.parametrize("messages", repeats(400, 12_000))
+@pytest.mark.parametrize("messages", repeats(300, 12_000))
 def test_images_that_may_be_anything(messages):
     search(messages, fuzz.wires(fuzz.images()), both_ways(read_image))
 
@@ -92,7 +92,7 @@ def test_images_that_may_be_anything(messages):
     often="{messages} messages",
     happens="Likewise",
 )
-@pytest.mark.parametrize("messages", repeats(400, 8_000))
+@pytest.mark.parametrize("messages", repeats(300, 8_000))
 def test_compressed_images_that_may_be_anything(messages):
     search(messages, fuzz.wires(fuzz.compressed_images()), both_ways(read_compressed_image))
 

@@ -240,7 +240,7 @@ def test_weights_replaced_by(bench, street, folder, kind):
     happens="Each reload succeeds or tells why not; the process lives (a mapped file that shrinks"
     " would end it)",
 )
-@pytest.mark.parametrize("reloads", repeats(3, 40))
+@pytest.mark.parametrize("reloads", repeats(2, 40))
 def test_weights_overwritten_while_they_load(bench, street, folder, reloads):
     path = folder / "good.safetensors"
     good = path.read_bytes()
