@@ -47,7 +47,7 @@ def demo(
     variant: Annotated[str, typer.Option(help="Network variant.")] = "cityscapes-r18",
     scale: Annotated[
         int, typer.Option(help="Short side in pixels at which the network runs; 0: the variant's.")
-    ] = 256,
+    ] = 384,
     weights: Annotated[
         Path | None,
         typer.Option(
