@@ -1,8 +1,10 @@
 """Shared memory that Fast DDS left behind where a process was killed.
 
-Each segment and port is a file in /dev/shm beside an empty one, ``..._el``, which its process keeps
-locked as long as it lives (Fast DDS's own `fastdds shm clean` goes by it too). With our profile a
-killed node would else leave 128 MiB, until the machine is started anew.
+Each segment is a file in /dev/shm beside an empty one, ``..._el``, which its process keeps locked
+as long as it lives (Fast DDS's own `fastdds shm clean` goes by it too). With our profile a killed
+node would else leave 128 MiB, until the machine is started anew. Ports, some 50 KiB each, are left
+alone: Fast DDS takes those of dead processes up again itself, and whoever just does must not lose
+one.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 __all__ = ["remove_leftovers"]
 
 _FOLDER = Path("/dev/shm")
-_LOCK = re.compile(r"(fastrtps_(?:port[0-9]+|[0-9a-f]{16}))_el")
+_LOCK = re.compile(r"(fastrtps_[0-9a-f]{16})_el")
 # Between making the file and locking it a living process needs a moment.
 _YOUNG_SECONDS = 2.0
 
@@ -27,7 +29,7 @@ def remove_leftovers(folder: Path = _FOLDER) -> list[str]:
         folder: Where shared memory is; nothing is done where it does not exist.
 
     Returns:
-        The segments and ports that were removed.
+        The segments that were removed.
     """
     removed = []
     for lock in sorted(folder.glob("fastrtps_*_el")):
