@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,9 @@ def kill_reader(bag: BlockedBag, *, mend: bool) -> int:
         if mend:
             bag.mend()
         os.kill(pid, signal.SIGKILL)
+        # Until it has let go of the bag, it would be taken for the next reader.
+        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.02)
     return pid
 
 
