@@ -3,7 +3,7 @@
 The result is the argmax over `panoptic_logits.panoptic_logits`, but neither that tensor nor the
 full-size semantic logits ever exist: a tile upsamples its own part of the semantic logits and
 looks only at the detections that reach into it. All others have logit zero there, so one
-candidate, zero, stands for them. On CUDA a kernel does the same in one launch.
+candidate, zero, stands for them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from upsnet_ros.kernels import dispatch
 from upsnet_ros.kernels.panoptic import SEMANTIC_STRIDE, UNKNOWN
 from upsnet_ros.network.boxes import clip_boxes
 from upsnet_ros.network.instance_head import Detections
@@ -148,50 +147,7 @@ class PanopticHead:
 
     def maps(self, options: HeadOptions | None = None) -> PanopticMaps:
         """Compute the maps of the whole frame."""
-        chosen = options or HeadOptions()
-        return dispatch.run(
-            "panoptic",
-            self.semantic.device,
-            kernel=lambda: self._at_once(chosen),
-            twin=lambda: self._tile_by_tile(chosen),
-        )
-
-    def _at_once(self, options: HeadOptions) -> PanopticMaps:
-        from upsnet_ros.kernels import panoptic_triton
-
-        device = self.semantic.device
-        maps = panoptic_triton.panoptic_maps(
-            self.semantic,
-            self.boxes,
-            self.classes,
-            self.mask_logits,
-            torch.full((1,), len(self.boxes), dtype=torch.int32, device=device),
-            size=self.grid.size,
-            num_stuff=self.num_stuff,
-            scale=self.grid.scale,
-            unknown_margin=options.unknown_margin,
-            unknown_score=options.unknown_score,
-            confidence=options.confidence,
-            max_logit=options.max_logit,
-        )
-        return PanopticMaps(*maps)
-
-    def _place(self) -> None:
-        """Work out where the detections are, and their mask logits line by line."""
-        size, bins = self.grid.size, self.mask_logits.shape[-1]
-        self.channels = self.num_stuff - 1 + self.classes
-        self.found = self.classes > 0
-        masks = mask_bounds(self.boxes)
-        self.cuts = segment_bounds(self.boxes)
-        self.bounds = masks.union(self.cuts)
-        rows = bilinear_weights(masks.y1, masks.y2, length=size[0], bins=bins)
-        self.rows = rows @ self.mask_logits
-        columns = bilinear_weights(masks.x1, masks.x2, length=size[1], bins=bins)
-        self.columns = columns.transpose(1, 2)
-        self.y = torch.arange(size[0], device=self.semantic.device)
-        self.x = torch.arange(size[1], device=self.semantic.device)
-
-    def _tile_by_tile(self, options: HeadOptions) -> PanopticMaps:
+        options = options or HeadOptions()
         self._place()
         panoptic = torch.empty(self.grid.size, dtype=torch.int16, device=self.semantic.device)
         semantic = torch.empty_like(panoptic)
@@ -220,6 +176,21 @@ class PanopticHead:
             if highest is not None:
                 highest[area] = best
         return PanopticMaps(panoptic, semantic, scores, certain, highest)
+
+    def _place(self) -> None:
+        """Work out where the detections are, and their mask logits line by line."""
+        size, bins = self.grid.size, self.mask_logits.shape[-1]
+        self.channels = self.num_stuff - 1 + self.classes
+        self.found = self.classes > 0
+        masks = mask_bounds(self.boxes)
+        self.cuts = segment_bounds(self.boxes)
+        self.bounds = masks.union(self.cuts)
+        rows = bilinear_weights(masks.y1, masks.y2, length=size[0], bins=bins)
+        self.rows = rows @ self.mask_logits
+        columns = bilinear_weights(masks.x1, masks.x2, length=size[1], bins=bins)
+        self.columns = columns.transpose(1, 2)
+        self.y = torch.arange(size[0], device=self.semantic.device)
+        self.x = torch.arange(size[1], device=self.semantic.device)
 
     def _instances(self, logits: Tensor, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
         """Return the best instance logit, its index (int16) and the largest segment term."""

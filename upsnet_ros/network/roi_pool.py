@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from upsnet_ros.kernels import dispatch, fpn_roi_align
 from upsnet_ros.kernels.roi_align import roi_align
 from upsnet_ros.network.fpn import STRIDES
 
@@ -33,18 +32,6 @@ def pool_rois(pyramid: Sequence[Tensor], boxes: Tensor, *, output_size: int) -> 
     Returns:
         (K, C, output_size, output_size) in the order of boxes.
     """
-    moving = torch.is_grad_enabled() and any(x.requires_grad for x in (*pyramid, boxes))
-    if moving or boxes.device.type != "cuda" or pyramid[0].dtype == torch.float64:
-        return _level_by_level(pyramid, boxes, output_size)
-    return dispatch.run(
-        "fpn_roi_align",
-        boxes.device,
-        kernel=lambda: fpn_roi_align.launch(pyramid, boxes, output_size),
-        twin=lambda: _level_by_level(pyramid, boxes, output_size),
-    )
-
-
-def _level_by_level(pyramid: Sequence[Tensor], boxes: Tensor, output_size: int) -> Tensor:
     levels = pyramid_levels(boxes)
     rois = torch.cat((boxes.new_zeros(len(boxes), 1), boxes), dim=1)
     indices = [torch.nonzero(levels == level).squeeze(1) for level in range(4)]
