@@ -44,13 +44,14 @@ def compile_kernel(
     attributes = {}
     for place, parameter in enumerate(function.params):
         value = arguments[parameter.name]
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+        free = not parameter.do_not_specialize and isinstance(value, int)
+        if parameter.is_constexpr or (free and value == 1):
             signature[parameter.name] = "constexpr"
             constants[parameter.name] = value
             continue
-        signature[parameter.name] = mangle_type(value)
+        signature[parameter.name] = parameter.annotation_type or mangle_type(value)
         # torch's allocations are aligned; Triton looks at sizes when it is launched.
-        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+        if isinstance(value, torch.Tensor) or (free and value % 16 == 0):
             attributes[(place,)] = [["tt.divisibility", 16]]
     kernel = triton.compile(
         ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes),
@@ -99,8 +100,8 @@ def launches(dtype: torch.dtype) -> None:
         for stride in (4, 8, 16, 32)
     ]
     kernels("nms").batched_nms(empty(5, 1000, 4), empty(5, of=torch.int32), 0.7, limit=1000)
-    kernels("fpn_roi_align").fpn_roi_align(pyramid, empty(1000, 4), 7, count=number)
-    kernels("fpn_roi_align").fpn_roi_align(pyramid, boxes, 14, count=number)
+    kernels("fpn_roi_align").fpn_roi_align(pyramid, empty(1, 1000, 4), 7, numbers=number)
+    kernels("fpn_roi_align").fpn_roi_align(pyramid, boxes[None], 14, numbers=number)
     for outputs, channels in ((128, 256), (128, 128)):
         feature = pyramid[0][:, :channels].contiguous(memory_format=torch.channels_last)
         kernels("deform_conv").deform_conv2d(

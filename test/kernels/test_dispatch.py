@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from upsnet_ros import kernels
-from upsnet_ros.kernels import dispatch
+from upsnet_ros.kernels import dispatch, nms
 
 CUDA = torch.device("cuda")
 
@@ -66,6 +68,33 @@ def test_errors_that_the_twin_would_have_too_are_raised(error: Exception) -> Non
     with pytest.raises(type(error), match=str(error)):
         dispatch.run("op", CUDA, kernel=kernel, twin=lambda: "twin")
     assert kernels.failures() == {}
+
+
+def test_interpreted_runs_kernels_on_cpu_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel itself, by the function that callers use, and its errors as they are."""
+    triton_form = pytest.importorskip("upsnet_ros.kernels.nms_triton")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        with pytest.raises(RuntimeError, match="set TRITON_INTERPRET=1"), dispatch.interpreted():
+            pass
+        pytest.skip("Triton compiles in this process")
+    launched = []
+    launch = triton_form.batched_nms
+
+    def seen(*args: Any, **options: Any) -> nms.Kept:
+        launched.append(args)
+        return launch(*args, **options)
+
+    monkeypatch.setattr(triton_form, "batched_nms", seen)
+    boxes = torch.tensor([[[0.0, 0.0, 9.0, 9.0], [1.0, 0.0, 9.0, 9.0], [40.0, 0.0, 49.0, 9.0]]])
+    numbers = torch.tensor([3], dtype=torch.int32)
+    expected = nms.batched_nms(boxes, numbers, 0.5, limit=2)
+    assert not launched and expected.place.tolist() == [[0, 2]]
+    with dispatch.interpreted():
+        result = nms.batched_nms(boxes, numbers, 0.5, limit=2)
+        with pytest.raises(ZeroDivisionError):
+            dispatch.run("op", boxes.device, kernel=lambda: str(1 / 0), twin=lambda: "twin")
+    assert len(launched) == 1 and torch.equal(result.place, expected.place)
+    assert choose(boxes.device) == "twin" and not dispatch.is_interpreted()
 
 
 def test_import_needs_no_triton_and_the_environment_turns_kernels_off() -> None:

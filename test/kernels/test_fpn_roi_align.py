@@ -36,6 +36,11 @@ def make_pyramid(
     ]
 
 
+def make_boxes(device: torch.device | str, *, batch: int = 1) -> Tensor:
+    """The boxes, in another order in each image."""
+    return torch.stack([BOXES.roll(3 * image, dims=0) for image in range(batch)]).to(device)
+
+
 def test_levels_are_the_networks() -> None:
     sides = torch.tensor([1.0, 111.9, 112.0, 113.0, 223.0, 224.0, 447.5, 448.0, 3000.0])
     boxes = torch.stack((sides * 0, sides * 0, sides - 1, sides - 1), dim=1)
@@ -44,9 +49,12 @@ def test_levels_are_the_networks() -> None:
 
 
 def test_the_twin_pools_as_the_network_does() -> None:
-    pyramid = make_pyramid("cpu")
-    expected = pool_rois(list(pyramid), BOXES, output_size=3)
-    torch.testing.assert_close(fpn_roi_align_reference(pyramid, BOXES, 3), expected)
+    pyramid, boxes = make_pyramid("cpu", batch=2), make_boxes("cpu", batch=2)
+    expected = [
+        pool_rois([level[image : image + 1] for level in pyramid], boxes[image], output_size=3)
+        for image in range(2)
+    ]
+    torch.testing.assert_close(fpn_roi_align_reference(pyramid, boxes, 3), torch.cat(expected))
 
 
 @pytest.mark.parametrize(
@@ -56,32 +64,39 @@ def test_the_twin_pools_as_the_network_does() -> None:
 )
 def test_kernel_equals_the_twin(dtype: torch.dtype, tolerance: float, device: torch.device) -> None:
     half = dtype != torch.float32
-    pyramid = make_pyramid(device, dtype, batch=2)
+    batch = 2 if half else 1
+    pyramid, boxes = make_pyramid(device, dtype, batch=batch), make_boxes(device, batch=batch)
     if half:
         pyramid = [x.contiguous(memory_format=torch.channels_last) for x in pyramid]
-    boxes = BOXES.to(device)
-    images = (torch.arange(len(boxes), device=device) % 2).int() if half else None
     bins, block = 2, 8 if half else 4
-    expected = fpn_roi_align_reference(pyramid, boxes, bins, images=images)
-    result = fpn_roi_align_triton.fpn_roi_align(pyramid, boxes, bins, images=images, block=block)
+    expected = fpn_roi_align_reference(pyramid, boxes, bins)
+    result = fpn_roi_align_triton.fpn_roi_align(pyramid, boxes, bins, block=block)
     assert result.dtype == dtype and result.stride() == expected.stride()
     torch.testing.assert_close(result, expected, atol=tolerance, rtol=tolerance)
 
 
 def test_padding_is_pooled_to_zeros(device: torch.device) -> None:
-    pyramid, boxes = make_pyramid(device), BOXES.to(device)
-    count = torch.tensor([2], dtype=torch.int32, device=device)
-    expected = fpn_roi_align_reference(pyramid, boxes, 2, count=count)
-    result = fpn_roi_align_triton.fpn_roi_align(pyramid, boxes, 2, count=count)
-    assert result[:2].any() and not result[2:].any()
+    pyramid, boxes = make_pyramid(device, batch=3), make_boxes(device, batch=3)
+    numbers = torch.tensor([2, 0, len(BOXES)], dtype=torch.int32, device=device)
+    expected = fpn_roi_align_reference(pyramid, boxes, 2, numbers=numbers)
+    result = fpn_roi_align_triton.fpn_roi_align(pyramid, boxes, 2, numbers=numbers)
+    first, second, third = result.split(len(BOXES))
+    assert first[:2].any() and not first[2:].any() and not second.any() and third.any()
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_no_boxes(device: torch.device) -> None:
-    pyramid, boxes = make_pyramid(device), BOXES[:0].to(device)
+    pyramid, boxes = make_pyramid(device), make_boxes(device)[:, :0]
     assert fpn_roi_align_triton.fpn_roi_align(pyramid, boxes, 7).shape == (0, 5, 7, 7)
 
 
 def test_shapes_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"got 3 levels and \(8, 4\)"):
-        fpn_roi_align(make_pyramid("cpu")[:3], BOXES, 7)
+    pyramid, boxes = make_pyramid("cpu"), make_boxes("cpu")
+    with pytest.raises(ValueError, match=r"got 3 levels and \(1, 8, 4\)"):
+        fpn_roi_align(pyramid[:3], boxes, 7)
+    with pytest.raises(ValueError, match=r"got 4 levels and \(8, 4\)"):
+        fpn_roi_align(pyramid, BOXES, 7)
+    with pytest.raises(ValueError, match=r"of 2 images, but levels have shapes \[\(1, 5, 32, 64\)"):
+        fpn_roi_align(pyramid, boxes.expand(2, -1, -1), 7)
+    with pytest.raises(ValueError, match=r"of 1 images, .* numbers \(2,\)"):
+        fpn_roi_align(pyramid, boxes, 7, numbers=torch.zeros(2, dtype=torch.int32))

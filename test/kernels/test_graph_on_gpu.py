@@ -66,7 +66,7 @@ def operators(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Operat
             dtype=torch.float16,
         ),
         "nms": lambda: batched_nms(at("boxes")[None], at("count"), 0.3, limit=THINGS),
-        "fpn_roi_align": lambda: fpn_roi_align(pyramid, at("boxes"), 2, count=at("count")),
+        "fpn_roi_align": lambda: fpn_roi_align(pyramid, at("boxes")[None], 2, numbers=at("count")),
         "deform_conv": lambda: deform_conv2d(at("feature"), at("offset"), at("weight")),
         "hidden_masks": lambda: accept_masks(
             at("boxes"), at("classes"), at("masks"), at("count"), size=SIZE, threshold=0.3

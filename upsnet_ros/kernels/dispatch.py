@@ -6,7 +6,8 @@ import importlib.util
 import logging
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ ENVIRONMENT = "UPSNET_KERNELS"
 _LOG = logging.getLogger(__name__)
 _failures: dict[str, str] = {}
 _enabled = os.environ.get(ENVIRONMENT, "1").strip().lower() not in ("0", "no", "off", "false")
+_interpreted = False
 
 
 def set_enabled(enabled: bool) -> None:
@@ -31,6 +33,34 @@ def set_enabled(enabled: bool) -> None:
 def failures() -> dict[str, str]:
     """Return the kernels that failed in this process, by name, and why; their twins run instead."""
     return dict(_failures)
+
+
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """Let kernels run on CPU tensors, in Triton's interpreter, so that tests see them all at work.
+
+    No twin covers up for a kernel that fails there: its error is raised.
+
+    Raises:
+        RuntimeError: Where Triton was imported without TRITON_INTERPRET=1, or is not installed.
+    """
+    global _interpreted
+    if not _triton_installed():
+        raise RuntimeError("Triton is not installed: pip install triton")
+    import triton
+
+    if not triton.knobs.runtime.interpret:
+        raise RuntimeError("set TRITON_INTERPRET=1 before Triton is imported")
+    before, _interpreted = _interpreted, True
+    try:
+        yield
+    finally:
+        _interpreted = before
+
+
+def is_interpreted() -> bool:
+    """Whether kernels run on CPU tensors: inside of `interpreted`."""
+    return _interpreted
 
 
 def run(name: str, device: torch.device, *, kernel: Callable[[], T], twin: Callable[[], T]) -> T:
@@ -45,6 +75,8 @@ def run(name: str, device: torch.device, *, kernel: Callable[[], T], twin: Calla
         kernel: Launches the kernel; may import Triton.
         twin: Returns the same in plain torch.
     """
+    if _interpreted and device.type == "cpu":
+        return kernel()
     if device.type != "cuda" or not _enabled or name in _failures or not _triton_installed():
         return twin()
     from triton.errors import TritonError

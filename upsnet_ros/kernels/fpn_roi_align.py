@@ -17,89 +17,79 @@ SAMPLES = 2
 
 
 def fpn_roi_align(
-    pyramid: Sequence[Tensor],
-    boxes: Tensor,
-    output_size: int,
-    *,
-    images: Tensor | None = None,
-    count: Tensor | None = None,
+    pyramid: Sequence[Tensor], boxes: Tensor, output_size: int, *, numbers: Tensor | None = None
 ) -> Tensor:
-    """Pool boxes from a feature pyramid; `fpn_roi_align_reference` defines the result.
+    """Pool boxes from feature pyramids; `fpn_roi_align_reference` defines the result.
 
     The kernel has no gradient.
 
     Args:
-        pyramid: P2 .. P5 (N, C, H, W) of one float type; best channels-last.
-        boxes: float32 (K, 4), inclusive corners in pixels of the image.
+        pyramid: P2 .. P5 (B, C, H, W) of one float type; best channels-last.
+        boxes: float32 (B, K, 4), inclusive corners in pixels of the image.
         output_size: Bins a side.
-        images: int32 (K,), image of each box; without it all are of the first.
-        count: int32 (1,) on the device: boxes from there on are padding, and pooled to zeros.
+        numbers: int32 (B,) on the device: boxes of an image from there on are padding, and pooled
+            to zeros.
 
     Returns:
-        (K, C, output_size, output_size) in the dtype of the pyramid, channels-last where it is.
+        (B * K, C, output_size, output_size), image by image, in the dtype of the pyramid,
+        channels-last where it is.
     """
-    if len(pyramid) < len(STRIDES) or boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(
-            f"need P2 .. P5 and boxes (K, 4), got {len(pyramid)} levels and {tuple(boxes.shape)}"
-        )
+    check(pyramid, boxes, numbers)
+
+    def kernel() -> Tensor:
+        from upsnet_ros.kernels import fpn_roi_align_triton
+
+        return fpn_roi_align_triton.fpn_roi_align(pyramid, boxes, output_size, numbers=numbers)
+
     return dispatch.run(
         "fpn_roi_align",
         boxes.device,
-        kernel=lambda: launch(pyramid, boxes, output_size, images=images, count=count),
-        twin=lambda: fpn_roi_align_reference(
-            pyramid, boxes, output_size, images=images, count=count
-        ),
+        kernel=kernel,
+        twin=lambda: fpn_roi_align_reference(pyramid, boxes, output_size, numbers=numbers),
     )
 
 
-def launch(
-    pyramid: Sequence[Tensor],
-    boxes: Tensor,
-    output_size: int,
-    *,
-    images: Tensor | None = None,
-    count: Tensor | None = None,
-) -> Tensor:
-    """Launch the kernel: `fpn_roi_align`, on CUDA and without another form to fall back on."""
-    from upsnet_ros.kernels import fpn_roi_align_triton
-
-    return fpn_roi_align_triton.fpn_roi_align(
-        pyramid, boxes, output_size, images=images, count=count
-    )
+def check(pyramid: Sequence[Tensor], boxes: Tensor, numbers: Tensor | None) -> None:
+    """Raise ValueError where the shapes do not fit each other."""
+    if len(pyramid) < len(STRIDES) or boxes.dim() != 3 or boxes.shape[2] != 4:
+        raise ValueError(
+            f"need P2 .. P5 and boxes (B, K, 4), got {len(pyramid)} levels and {tuple(boxes.shape)}"
+        )
+    batch = len(boxes)
+    wrong = [tuple(level.shape) for level in pyramid[: len(STRIDES)] if len(level) != batch]
+    if wrong or (numbers is not None and numbers.shape != (batch,)):
+        given = "none" if numbers is None else tuple(numbers.shape)
+        raise ValueError(
+            f"boxes are of {batch} images, but levels have shapes {wrong or 'for them'} and "
+            f"numbers {given}"
+        )
 
 
 def levels_of(boxes: Tensor) -> Tensor:
-    """Return for boxes (K, 4) the level to pool from, int64 (K,), 0 for P2 .. 3 for P5.
+    """Return for boxes (..., 4) the level to pool from, int64 (...), 0 for P2 .. 3 for P5.
 
     The rule of FPN's equation 1 without its logarithm: a level begins at a power of two, with the
     original's 1e-6 in favour of the coarser one.
     """
-    width = boxes[:, 2] - boxes[:, 0] + 1
-    height = boxes[:, 3] - boxes[:, 1] + 1
+    width = boxes[..., 2] - boxes[..., 0] + 1
+    height = boxes[..., 3] - boxes[..., 1] + 1
     size = torch.sqrt(width * height) / 224 + 1e-6
     return (size >= 0.5).long() + (size >= 1).long() + (size >= 2).long()
 
 
 def fpn_roi_align_reference(
-    pyramid: Sequence[Tensor],
-    boxes: Tensor,
-    output_size: int,
-    *,
-    images: Tensor | None = None,
-    count: Tensor | None = None,
+    pyramid: Sequence[Tensor], boxes: Tensor, output_size: int, *, numbers: Tensor | None = None
 ) -> Tensor:
     """What `fpn_roi_align` must return: every box pooled from every level, and one chosen."""
-    image = boxes.new_zeros(len(boxes)) if images is None else images.to(boxes.dtype)
-    rois = torch.cat((image[:, None], boxes), dim=1)
-    levels = levels_of(boxes)
-    output = boxes.new_zeros(len(boxes), pyramid[0].shape[1], output_size, output_size)
-    output = output.to(pyramid[0].dtype)
-    if not pyramid[0].is_contiguous():
-        output = output.contiguous(memory_format=torch.channels_last)
+    batch, count = boxes.shape[:2]
+    image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)
+    rois = torch.cat((image.view(-1, 1, 1).expand(-1, count, -1), boxes), dim=2).flatten(0, 1)
+    present = torch.ones(batch, count, dtype=torch.bool, device=boxes.device)
+    if numbers is not None:
+        present = torch.arange(count, device=boxes.device) < numbers[:, None]
+    levels = torch.where(present, levels_of(boxes), -1).view(-1, 1, 1, 1)
+    output = torch.zeros((), dtype=pyramid[0].dtype, device=boxes.device)
     for level, stride in enumerate(STRIDES):
-        chosen = levels == level
-        if count is not None:
-            chosen = chosen & (torch.arange(len(boxes), device=boxes.device) < count)
         pooled = roi_align_reference(pyramid[level], rois, output_size, 1 / stride, SAMPLES)
-        output = torch.where(chosen.view(-1, 1, 1, 1), pooled, output)
+        output = torch.where(levels == level, pooled, output)
     return output

@@ -18,17 +18,20 @@ from torch import Tensor
 
 from upsnet_ros.kernels.fpn_roi_align import SAMPLES, STRIDES
 
+# Sizes differ by camera and counts by batch: no reason to compile anew.
+_VARYING = ["per_image"] + [f"{side}{level}" for side in ("height", "width") for level in "2345"]
 
-@triton.jit
+
+@triton.jit(do_not_specialize=_VARYING)
 def _fpn_roi_align_kernel(
     p2,
     p3,
     p4,
     p5,
     boxes,
-    images,
-    count,
+    numbers,
     output,
+    per_image,
     height2,
     width2,
     height3,
@@ -43,11 +46,11 @@ def _fpn_roi_align_kernel(
     CHANNELS: tl.constexpr,
     BINS: tl.constexpr,
     SAMPLE_COUNT: tl.constexpr,
-    HAS_IMAGES: tl.constexpr,
-    HAS_COUNT: tl.constexpr,
+    HAS_NUMBERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     box = tl.program_id(0)
+    image = box // per_image
     cell = tl.program_id(1)
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     inside = channel < CHANNELS
@@ -75,11 +78,10 @@ def _fpn_roi_align_kernel(
         height = height3
         width = width3
         scale = 0.125
-    if HAS_IMAGES:
-        level += tl.load(images + box).to(tl.int32) * (height * width * CHANNELS)
+    level += image.to(tl.int64) * (height * width * CHANNELS)
     there = True
-    if HAS_COUNT:
-        there = box < tl.load(count)
+    if HAS_NUMBERS:
+        there = box % per_image < tl.load(numbers + image)
     x1 = x1 * scale
     y1 = y1 * scale
     step_x = tl.div_rn(tl.maximum(x2 * scale - x1, 1.0), BINS * 1.0)
@@ -109,7 +111,7 @@ def _fpn_roi_align_kernel(
         below = (1 - right) * c.to(tl.float32) + right * d.to(tl.float32)
         total += (1 - down) * above + down * below
     total = total / (SAMPLE_COUNT * SAMPLE_COUNT)
-    place = output + box * out_box + cell * out_bin + channel * out_channel
+    place = output + box.to(tl.int64) * out_box + cell * out_bin + channel * out_channel
     tl.store(place, total.to(output.dtype.element_ty), mask=inside)
 
 
@@ -118,37 +120,30 @@ def fpn_roi_align(
     boxes: Tensor,
     output_size: int,
     *,
-    images: Tensor | None = None,
-    count: Tensor | None = None,
-    channels_last: bool | None = None,
+    numbers: Tensor | None = None,
     block: int | None = None,
 ) -> Tensor:
-    """Launch the kernel: `fpn_roi_align.fpn_roi_align`.
-
-    A program makes ``block`` channels, a power of two. Without ``channels_last`` the result is in
-    the pyramid's format.
-    """
+    """Launch the kernel: `fpn_roi_align.fpn_roi_align`, `block` channels (a power of two) each."""
     levels = [level.permute(0, 2, 3, 1).contiguous() for level in pyramid[: len(STRIDES)]]
-    channels = levels[0].shape[3]
-    if channels_last is None:
-        channels_last = not pyramid[0].is_contiguous()
+    channels, (batch, count) = levels[0].shape[3], boxes.shape[:2]
+    planes = pyramid[0].is_contiguous()
     output = torch.empty(
-        (len(boxes), channels, output_size, output_size),
+        (batch * count, channels, output_size, output_size),
         dtype=levels[0].dtype,
         device=levels[0].device,
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+        memory_format=torch.contiguous_format if planes else torch.channels_last,
     )
-    if len(boxes) == 0:
+    if len(output) == 0:
         return output
     if block is None:
         block = min(256, triton.next_power_of_2(channels))
     boxes = boxes.float().contiguous()
-    _fpn_roi_align_kernel[(len(boxes), output_size**2, triton.cdiv(channels, block))](
+    _fpn_roi_align_kernel[(batch * count, output_size**2, triton.cdiv(channels, block))](
         *levels,
         boxes,
-        boxes if images is None else images,
-        boxes if count is None else count,
+        boxes if numbers is None else numbers,
         output,
+        count,
         *(side for level in levels for side in level.shape[1:3]),
         output.stride(0),
         output.stride(1),
@@ -156,8 +151,7 @@ def fpn_roi_align(
         CHANNELS=channels,
         BINS=output_size,
         SAMPLE_COUNT=SAMPLES,
-        HAS_IMAGES=images is not None,
-        HAS_COUNT=count is not None,
+        HAS_NUMBERS=numbers is not None,
         BLOCK=block,
         num_warps=max(1, min(4, block // 64)),
     )
