@@ -31,8 +31,16 @@ def set_enabled(enabled: bool) -> None:
 
 
 def failures() -> dict[str, str]:
-    """Return the kernels that failed in this process, by name, and why; their twins run instead."""
+    """Return the kernels that failed in this process, by name, and why; their twins run instead.
+
+    Under ``graph`` it says why a computation runs without a CUDA graph.
+    """
     return dict(_failures)
+
+
+def note_failure(name: str, reason: str) -> None:
+    """List something in `failures`, besides kernels that fail in `run`."""
+    _failures[name] = reason
 
 
 @contextmanager
@@ -89,7 +97,7 @@ def run(name: str, device: torch.device, *, kernel: Callable[[], T], twin: Calla
         raise
     except toolchain as error:
         reason = str(error).strip() or type(error).__name__
-        _failures[name] = reason
+        note_failure(name, reason)
         _LOG.warning("kernel %s failed, its plain form runs instead: %s", name, reason)
     return twin()
 
