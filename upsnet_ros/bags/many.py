@@ -11,6 +11,7 @@ import cv2
 
 from upsnet_ros.bags.judging import BagTask, judge_bag
 from upsnet_ros.evaluation.partial import PartialResult
+from upsnet_ros.orphans import end_with_parent
 
 __all__ = ["judge_bags"]
 
@@ -36,5 +37,6 @@ def judge_bags(tasks: Sequence[BagTask], *, processes: int) -> Iterator[PartialR
 
 
 def _begin() -> None:
+    end_with_parent()
     cv2.setNumThreads(1)  # the processes are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends these

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-# A node finishes the frame that it has begun before it ends.
-_SECONDS_TO_END = 60.0
+from upsnet_ros.orphans import SECONDS_TO_END
+
 _TAIL_LINES = 15
 
 
@@ -23,6 +23,8 @@ class ProcessError(RuntimeError):
 
 class ProcessGroup:
     """Runs `upsnet` subcommands beside each other; leaving the context ends those still running.
+
+    Where this process is killed, they end by themselves.
 
     Args:
         logs: Folder for the processes' output, ``NAME.log`` each.
@@ -50,8 +52,8 @@ class ProcessGroup:
         """Start ``upsnet ARGUMENTS`` under ``name``."""
         with self._log(name).open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "upsnet_ros.cli", *arguments],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "upsnet_ros.cli.supervised", *arguments],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
@@ -89,9 +91,9 @@ class ProcessGroup:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         try:
-            process.wait(_SECONDS_TO_END)
+            process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
-            raise self._failure(name, f"did not end within {_SECONDS_TO_END:.0f} s") from None
+            raise self._failure(name, f"did not end within {SECONDS_TO_END:.0f} s") from None
         self.running(name)
 
     def last_words(self, name: str) -> str:
@@ -106,7 +108,7 @@ class ProcessGroup:
         left = [process for process in self._processes.values() if process.poll() is None]
         for process in left:
             process.send_signal(signal.SIGINT)
-        until = time.monotonic() + _SECONDS_TO_END
+        until = time.monotonic() + SECONDS_TO_END
         try:
             for process in left:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -116,6 +118,9 @@ class ProcessGroup:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
+            for process in self._processes.values():
+                assert process.stdin is not None
+                process.stdin.close()
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"

@@ -14,6 +14,7 @@ import cv2
 from upsnet_ros.evaluation.categories import Categories
 from upsnet_ros.evaluation.measures import EvaluationFrame, FrameMeasures, Metrics, measure
 from upsnet_ros.evaluation.snapshot import Snapshot, take_snapshot
+from upsnet_ros.orphans import end_with_parent
 
 # Few enough that the bar moves and the last process does not lag far behind.
 _FRAMES_A_TASK = 4
@@ -99,6 +100,7 @@ _work: tuple[Judge, FrameSource]
 
 def _begin(judge: Judge, source: FrameSource) -> None:
     global _work
+    end_with_parent()
     _work = (judge, source)
     cv2.setNumThreads(1)  # the processes are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends these
