@@ -6,18 +6,23 @@ import contextlib
 import itertools
 import json
 import random
+import re
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
 import cv2
+import drive_bag
+import numpy as np
 import psutil
 import pytest
 from faults import fault, repeats
 from leaks import is_abandoned, shared_memory
 from node_bench import BEST_EFFORT, Bench, image
 from sensor_msgs.msg import Image
+from small_disk import small_disk
 
 from upsnet_ros.bags import open_bag
 from upsnet_ros.ros.transport import PROFILE_VARIABLES, shared_memory_profile
@@ -25,6 +30,8 @@ from upsnet_ros.ros.transport import PROFILE_VARIABLES, shared_memory_profile
 pytestmark = pytest.mark.dds
 
 SECOND = 1_000_000_000
+MIB = 1 << 20
+SUPPORT = str(Path(__file__).resolve().parents[1] / "support")
 ENDS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 NODE = ("node", "--allow-random-weights", "--variant", "cityscapes-r18", "--scale", "64",
         "--device", "cpu")  # fmt: skip
@@ -74,7 +81,7 @@ def assert_no_process_is_left(members):
     assert not alive, f"still there: {alive}"
 
 
-def assert_readable(out: Path, bag: Path):
+def assert_readable(out: Path, bag: Path, namespace="/ends"):
     """The recording's table names pictures that are whole, and its bag can be read."""
     rows = (out / "frames.csv").read_text().count("\n") - 1
     for number in range(max(rows, 0)):
@@ -83,7 +90,7 @@ def assert_readable(out: Path, bag: Path):
     json.loads((out / "index.json").read_text())
     with open_bag(bag) as found:
         topics = {record.topic for record in found if record.message is not None}
-    assert "/ends/label_info" in topics
+    assert f"{namespace}/label_info" in topics
     return rows
 
 
@@ -134,10 +141,80 @@ def test_a_disk_that_is_full(stream, start, tmp_path):
     assert assert_readable(out, bag) >= 1
 
 
+@fault(
+    "The disk is full while `upsnet record --bag` writes (a file system of 1 MiB)",
+    often="once",
+    happens="Likewise; the node's next frame is answered",
+)
+def test_a_file_system_that_is_full(bench, stream, run, tmp_path):
+    with small_disk(tmp_path, MIB) as disk:
+        recorder = run(
+            *disk.command(sys.executable, "-m", "upsnet_ros.cli", "record", "--no-video"),
+            *("--namespace", "/ends", "--out", str(tmp_path / "out")),
+            *("--bag", str(tmp_path / "bag")),
+        )
+        stream.until(lambda: recorder.popen.poll() is not None, "the end of the recorder")
+        assert recorder.popen.returncode == 1, recorder.output
+        assert re.search(
+            rf"error: cannot write {tmp_path}/\S+: No space left on device",
+            " ".join(recorder.output.split()),
+        )
+        assert "Traceback" not in recorder.output
+        assert assert_readable(disk.outside / "out", disk.outside / "bag") >= 1
+        assert not list(disk.outside.rglob("*.part"))
+    labels = bench.collect("labels")
+    stream.until(lambda: labels, "the node's next answer")
+
+
+# Writes a bag until that does not go any more.
+FILLER = """
+import sys
+import numpy as np
+from bag_messages import IMAGE, make_image
+from upsnet_ros.bags import BagError, BagWriter
+path, storage, compression = sys.argv[1:]
+noise = np.random.default_rng(0)
+try:
+    with BagWriter(path=path, storage=storage, compression=compression) as bag:
+        for number in range(1000):
+            msg = make_image(number, size=100)
+            msg.data[:] = noise.integers(0, 256, msg.data.size)  # cannot be compressed
+            bag.write("/a", msg, number, IMAGE)
+            if number % 10 == 0:
+                bag.flush()
+except BagError as error:
+    print(error)
+"""
+
+
+@fault(
+    "The disk is full while a bag is written, MCAP or SQLite, plain or compressed (a file system of"
+    " 1 MiB)",
+    often="{cases} kinds of bags",
+    happens="The writer is told so; what was written before is readable and in order, without a"
+    " gap",
+)
+@pytest.mark.parametrize("kind", list(itertools.product(("mcap", "sqlite3"), ("none", "zstd"))))
+def test_a_bag_on_a_file_system_that_is_full(run, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("PYTHONPATH", SUPPORT)
+    full, copy = tmp_path / "full", tmp_path / "copy"
+    full.mkdir()
+    with small_disk(full, MIB) as disk:
+        command = (sys.executable, "-c", FILLER, str(full / "bag"), *kind)
+        writer = run(*disk.command(*command))
+        assert writer.wait() == 0, writer.output
+        shutil.copytree(disk.outside / "bag", copy)
+    reason = {"mcap": "No space left on device", "sqlite3": "database or disk is full"}
+    assert writer.output == f"cannot write {full / 'bag'}: {reason[kind[0]]}\n"
+    with open_bag(copy) as bag:
+        seen = [record.time_ns for record in bag if record.message is not None]
+    assert seen == list(range(len(seen)))
+    assert len(seen) > 50
+
+
 # Writes a bag until it is ended.
 WRITER = """
 import signal, sys, time
-from bag_messages import IMAGE, make_image
 from upsnet_ros.bags import BagWriter
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 with BagWriter(path=sys.argv[1], storage=sys.argv[2]) as bag:
@@ -155,7 +232,7 @@ with BagWriter(path=sys.argv[1], storage=sys.argv[2]) as bag:
 )
 @pytest.mark.parametrize("times", repeats(2, 60))
 def test_a_bag_whose_writer_is_ended(run, tmp_path, monkeypatch, times):
-    monkeypatch.setenv("PYTHONPATH", str(Path(sys.modules["node_bench"].__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", SUPPORT)
     moments = random.Random(2)
     for number in range(times):
         path = tmp_path / f"bag{number}"
@@ -206,3 +283,62 @@ def test_a_node_that_is_ended(bench, start, times):
     bench.show(camera, lambda: labels, "an answer of the node that was started again")
     left = [file for file in mapped if "port" not in file.name and is_abandoned(file)]
     assert not left, f"left in /dev/shm: {left}"
+
+
+def grown(path: Path, size: int):
+    """Whether a file has so many bytes."""
+    return path.exists() and path.stat().st_size > size
+
+
+def demo(folder):
+    """Node, recorder and player in full operation."""
+    frames = folder / "frames"
+    frames.mkdir()
+    for number in range(200):
+        cv2.imwrite(str(frames / f"{number}.png"), np.zeros((64, 128, 3), np.uint8))
+    options = ["--frames", "200", "--scale", "64", "--out", str(folder / "out")]
+    yield ["demo", str(frames), *options], lambda: grown(folder / "out/frames.csv", 150)
+    assert assert_readable(folder / "out", folder / "out/bag", "/panoptic") >= 1
+    assert cv2.VideoCapture(str(folder / "out/overlay.mp4")).read()[0]
+
+
+def demo_that_draws(folder):
+    """Its workers, which draw a street."""
+    command = ["demo", "--frames", "10000", "--out", str(folder / "out")]
+    yield command, lambda: any((folder / "out").rglob("*_leftImg8bit.png"))
+
+
+def replay(folder):
+    """A node, and the bag that the command itself writes."""
+    drive = drive_bag.write_drive(folder / "drive", 300)
+    options = [*NODE[1:], "--out", str(folder / "out")]
+    yield ["replay", str(drive), *options], lambda: grown(folder / "out/bag/bag.mcap", 60_000)
+    with open_bag(folder / "out/bag") as bag:
+        assert "/panoptic/labels" in {record.topic for record in bag}
+
+
+@fault(
+    "SIGKILL to `upsnet demo`, as it draws and as it records, or to `upsnet replay`",
+    often="{cases} cases",
+    happens="The processes that it started notice, end well, and leave no shared memory; what was"
+    " recorded is readable",
+)
+@pytest.mark.parametrize("case", [demo, demo_that_draws, replay])
+def test_a_command_that_is_killed_before_those_it_started(start, tmp_path, case):
+    work = case(tmp_path)
+    command, busy = next(work)
+    process = start(*command)
+    end = time.monotonic() + 120
+    while not busy():
+        assert process.popen.poll() is None, process.output
+        assert time.monotonic() < end, process.output
+        time.sleep(0.05)
+    members = family(process)
+    assert len(members) >= 2
+    mapped = set().union(*(shared_memory(one.pid) for one in members))
+    assert mapped or case is demo_that_draws
+    assert process.signal(signal.SIGKILL) == -signal.SIGKILL
+    assert_no_process_is_left(members)
+    left = [file for file in mapped if "port" not in file.name and is_abandoned(file)]
+    assert not left, f"left in /dev/shm: {left}"
+    assert next(work, None) is None

@@ -237,4 +237,5 @@ def _write_whole(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
         partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)  # where the disk is full it needs the room
         raise RecordingError(f"cannot write {path}: {error.strerror}") from error
