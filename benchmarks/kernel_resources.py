@@ -88,7 +88,8 @@ def launches(dtype: torch.dtype) -> None:
 
     size, stuff, classes, things = (1024, 2048), 11, 19, 100
     number = empty(1, of=torch.int32)
-    boxes, kinds, masks = empty(things, 4), empty(things, of=torch.int64), empty(things, 28, 28)
+    boxes, kinds = empty(1, things, 4), empty(1, things, of=torch.int64)
+    masks = empty(1, things, 28, 28)
     kernels("camera").camera_input(
         empty(*size, 3, of=torch.uint8), "bgr8", scale=1.0, size=size, padded=size,
         means=(103.0, 116.0, 123.0), dtype=dtype,
@@ -101,7 +102,7 @@ def launches(dtype: torch.dtype) -> None:
     ]
     kernels("nms").batched_nms(empty(5, 1000, 4), empty(5, of=torch.int32), 0.7, limit=1000)
     kernels("fpn_roi_align").fpn_roi_align(pyramid, empty(1, 1000, 4), 7, numbers=number)
-    kernels("fpn_roi_align").fpn_roi_align(pyramid, boxes[None], 14, numbers=number)
+    kernels("fpn_roi_align").fpn_roi_align(pyramid, boxes, 14, numbers=number)
     for outputs, channels in ((128, 256), (128, 128)):
         feature = pyramid[0][:, :channels].contiguous(memory_format=torch.channels_last)
         kernels("deform_conv").deform_conv2d(
@@ -112,9 +113,16 @@ def launches(dtype: torch.dtype) -> None:
         boxes, kinds, masks, number, size=size, threshold=0.3, rounds=1
     )
     kernels("panoptic").panoptic_maps(
-        empty(classes, 256, 512), boxes, kinds, masks, number, size=size, num_stuff=stuff
+        empty(1, classes, 256, 512),
+        boxes,
+        kinds,
+        masks,
+        number,
+        empty(1),
+        size=size,
+        num_stuff=stuff,
     )
-    maps = empty(*size, of=torch.int16)
+    maps = empty(1, *size, of=torch.int16)
     axes = [torch.arange(side) for side in size]
     kernels("segments").segment_table(
         maps, maps, kinds, torch.arange(classes), *axes, num_stuff=stuff, stuff_area_limit=2048

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from upsnet_ros.inference.assemble import assemble
+from upsnet_ros.inference.assemble import Assembly, assemble
 from upsnet_ros.inference.preprocess import Geometry
+from upsnet_ros.kernels import dispatch
 from upsnet_ros.kernels.hidden_masks import accept_masks
 from upsnet_ros.kernels.panoptic import panoptic_maps
-from upsnet_ros.kernels.segments import segment_table
+from upsnet_ros.kernels.segments import SegmentTable, segment_table
 from upsnet_ros.network.instance_head import Detections, nothing_found
 from upsnet_ros.network.mask_removal import remove_hidden_masks
 from upsnet_ros.network.panoptic_head import Grid, PanopticHead
@@ -38,58 +40,88 @@ def make_detections(count: int) -> tuple[Detections, Tensor]:
     return Detections(torch.cat((corner, corner + extent), dim=1), scores, classes), masks
 
 
-@pytest.mark.parametrize("count", [12, 1, 0])
-def test_static_shapes_lead_to_the_same_labels(count: int) -> None:
-    detections, masks = make_detections(count)
-    generator = torch.Generator().manual_seed(9)
-    semantic = torch.randn(CLASSES, SIZE[0] // 4, SIZE[1] // 4, generator=generator) * 3
-
-    found, found_masks = detections, masks
+def network_labels(count: int, semantic: Tensor) -> Assembly:
+    """What the network makes of a frame, in shapes that depend on what it finds."""
+    found, masks = make_detections(count)
     if count == 0:
-        found, found_masks = nothing_found(torch.device("cpu")), torch.zeros(1, BINS, BINS)
-    kept, kept_masks = remove_hidden_masks(found, found_masks, size=SIZE, threshold=0.3)
-    kept_detections = found[kept]
+        found, masks = nothing_found(torch.device("cpu")), torch.zeros(1, BINS, BINS)
+    kept, kept_masks = remove_hidden_masks(found, masks, size=SIZE, threshold=0.3)
     head = PanopticHead(
         semantic=semantic,
-        detections=kept_detections,
+        detections=found[kept],
         mask_logits=kept_masks,
         grid=Grid(SIZE),
         num_stuff=STUFF,
     )
-    expected = assemble(
-        PanopticResult(head.maps(), kept_detections),
+    return assemble(
+        PanopticResult(head.maps(), found[kept]),
         GEOMETRY,
         variant=VARIANT,
         public_ids=PUBLIC_IDS,
         semantic=False,
     )
 
-    boxes, classes = torch.zeros(PADDED, 4), torch.zeros(PADDED, dtype=torch.int64)
-    logits = torch.zeros(PADDED, BINS, BINS)
-    boxes[:count], classes[:count], logits[:count] = detections.boxes, detections.classes, masks
-    number = torch.tensor([count], dtype=torch.int32)
-    accepted = accept_masks(boxes, classes, logits, number, size=SIZE, threshold=0.3)
+
+def static_labels(counts: list[int], semantic: Tensor) -> SegmentTable:
+    """The same of all frames at once, operator by operator."""
+    batch = len(counts)
+    boxes = torch.zeros(batch, PADDED, 4)
+    classes = torch.zeros(batch, PADDED, dtype=torch.int64)
+    logits = torch.zeros(batch, PADDED, BINS, BINS)
+    for image, count in enumerate(counts):
+        found, logits[image, :count] = make_detections(count)
+        boxes[image, :count], classes[image, :count] = found.boxes, found.classes
+    numbers = torch.tensor(counts, dtype=torch.int32)
+    accepted = accept_masks(boxes, classes, logits, numbers, size=SIZE, threshold=0.3)
     place = accepted.place.long()
+    image = torch.arange(batch)[:, None]
     maps = panoptic_maps(
         semantic,
-        boxes[place],
-        classes[place],
-        logits[place] * ~accepted.blank[:, None, None],
+        boxes[image, place],
+        classes[image, place],
+        logits[image, place] * ~accepted.blank[:, None, None, None],
         accepted.number,
+        torch.zeros(1),
         size=SIZE,
         num_stuff=STUFF,
     )
-    result = segment_table(
+    return segment_table(
         maps.panoptic,
         maps.semantic,
-        classes[place],
+        classes[image, place],
         PUBLIC_IDS,
         *GEOMETRY.source_rows_and_columns(torch.device("cpu")),
         num_stuff=STUFF,
         stuff_area_limit=VARIANT.stuff_area_limit,
     )
-    assert torch.equal(result.labels, expected.labels)
-    assert torch.equal(result.unknown, expected.unknown)
-    rows = result.table[result.table[:, 2] > 0].tolist()
-    assert sorted(rows) == expected.table.tolist()
-    assert len(result.labels.unique()) > (6 if count == 12 else 3)
+
+
+def make_semantic(batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(9)
+    return torch.randn(batch, CLASSES, SIZE[0] // 4, SIZE[1] // 4, generator=generator) * 3
+
+
+def test_static_shapes_lead_to_the_same_labels() -> None:
+    counts = [12, 1, 0]
+    semantic = make_semantic(len(counts))
+    result = static_labels(counts, semantic)
+    for image, count in enumerate(counts):
+        expected = network_labels(count, semantic[image])
+        assert torch.equal(result.labels[image], expected.labels)
+        assert torch.equal(result.unknown[image], expected.unknown)
+        tables = (result.table[image], expected.table)
+        rows, wanted = (sorted(x[x[:, 2] > 0].tolist()) for x in tables)
+        assert rows == wanted
+        assert len(result.labels[image].unique()) > (6 if count == 12 else 3)
+
+
+def test_the_chain_of_kernels_leads_there_too() -> None:
+    pytest.importorskip("triton")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("needs TRITON_INTERPRET=1, which is set where there is no GPU")
+    semantic = make_semantic(1)
+    expected = static_labels([8], semantic)
+    with dispatch.interpreted():
+        result = static_labels([8], semantic)
+    assert (result.labels == expected.labels).float().mean() > 0.999
+    assert torch.equal(result.num_segments, expected.num_segments)

@@ -21,6 +21,7 @@ KERNELS = {
     "deform_conv",
     "count",
     "accept",
+    "finish",
     "panoptic",
     "tally",
     "decide",

@@ -17,7 +17,7 @@ from upsnet_ros.kernels.nms import batched_nms
 from upsnet_ros.kernels.panoptic import panoptic_maps
 from upsnet_ros.kernels.segments import segment_table
 
-STUFF, CLASSES, THINGS, SIZE = 3, 6, 8, (32, 64)
+BATCH, STUFF, CLASSES, THINGS, SIZE = 2, 3, 6, 8, (32, 64)
 
 Operator = Callable[[], Any]
 
@@ -29,16 +29,17 @@ def operators(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Operat
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator).to(device)
 
-    corner, extent = rand(THINGS, 2) * 20, rand(THINGS, 2) * 11
+    corner, extent = rand(BATCH, THINGS, 2) * 20, rand(BATCH, THINGS, 2) * 11
     inputs = {
-        "image": (rand(*SIZE, 3) * 255).to(torch.uint8),
-        "boxes": torch.cat((corner, corner + extent), dim=1),
-        "classes": torch.arange(THINGS, device=device) % (CLASSES - STUFF) + 1,
-        "masks": rand(THINGS, 4, 4) - 0.4,
-        "count": torch.full((1,), THINGS - 2, dtype=torch.int32, device=device),
-        "semantic": rand(CLASSES, 8, 16),
-        "feature": rand(1, 16, 8, 16).contiguous(memory_format=torch.channels_last),
-        "offset": rand(1, 18, 8, 16),
+        "image": (rand(BATCH, *SIZE, 3) * 255).to(torch.uint8),
+        "boxes": torch.cat((corner, corner + extent), dim=2),
+        "classes": torch.arange(THINGS, device=device).repeat(BATCH, 1) % (CLASSES - STUFF) + 1,
+        "masks": rand(BATCH, THINGS, 4, 4) - 0.4,
+        "numbers": THINGS - 2 + torch.arange(BATCH, dtype=torch.int32, device=device),
+        "margin": torch.full((1,), -0.25, device=device),
+        "semantic": rand(BATCH, CLASSES, 8, 16).contiguous(memory_format=torch.channels_last),
+        "feature": rand(BATCH, 16, 8, 16).contiguous(memory_format=torch.channels_last),
+        "offset": rand(BATCH, 18, 8, 16),
         "weight": rand(16, 16, 3, 3),
         "public": torch.arange(1, CLASSES + 1, device=device),
         "rows": torch.arange(SIZE[0], device=device),
@@ -49,7 +50,7 @@ def operators(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Operat
 
     def head() -> Any:
         return panoptic_maps(
-            at("semantic"), at("boxes"), at("classes"), at("masks"), at("count"),
+            at("semantic"), at("boxes"), at("classes"), at("masks"), at("numbers"), at("margin"),
             size=SIZE, num_stuff=STUFF,
         )  # fmt: skip
 
@@ -65,11 +66,11 @@ def operators(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Operat
             at("image"), "bgr8", scale=1.0, size=SIZE, padded=SIZE, means=(1.0, 2.0, 3.0),
             dtype=torch.float16,
         ),
-        "nms": lambda: batched_nms(at("boxes")[None], at("count"), 0.3, limit=THINGS),
-        "fpn_roi_align": lambda: fpn_roi_align(pyramid, at("boxes")[None], 2, numbers=at("count")),
+        "nms": lambda: batched_nms(at("boxes"), at("numbers"), 0.3, limit=THINGS),
+        "fpn_roi_align": lambda: fpn_roi_align(pyramid, at("boxes"), 2, numbers=at("numbers")),
         "deform_conv": lambda: deform_conv2d(at("feature"), at("offset"), at("weight")),
         "hidden_masks": lambda: accept_masks(
-            at("boxes"), at("classes"), at("masks"), at("count"), size=SIZE, threshold=0.3
+            at("boxes"), at("classes"), at("masks"), at("numbers"), size=SIZE, threshold=0.3
         ),
         "panoptic": lambda: head()[:2],
         "segments": segments,
@@ -94,7 +95,8 @@ def test_kernels_can_be_captured_and_replayed(name: str) -> None:
                 captured = run()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        inputs["count"].sub_(3)
+        inputs["numbers"].sub_(3)
+        inputs["margin"].add_(0.5)
         inputs["image"].add_(1)
         inputs["feature"].mul_(-1)
         graph.replay()

@@ -27,19 +27,29 @@ BOXES = [
 ]
 
 
-def make_case(count: int, *, padded: int = 7, seed: int = 0) -> tuple[Tensor, ...]:
+def make_case(
+    *counts: int, padded: int = 7, seed: int = 0, margin: float = 0.0
+) -> tuple[Tensor, ...]:
     """Logits are multiples of 1/8, so that sums are exact, and equals come in numbers."""
     generator = torch.Generator().manual_seed(seed)
+    batch = len(counts)
 
     def eighths(*shape: int) -> Tensor:
         return torch.randint(-24, 25, shape, generator=generator) / 8
 
-    boxes = torch.zeros(padded, 4)
-    boxes[:count] = torch.tensor(BOXES[:count] or [(0.0,) * 4])[:count]
-    boxes[count:] = torch.tensor((1.0, 1.0, 40.0, 18.0))  # padding that must not be seen
-    classes = torch.arange(padded) % (CLASSES - STUFF) + 1
-    masks = eighths(padded, BINS, BINS) * 2
-    return eighths(CLASSES, 6, 12), boxes, classes, masks, torch.tensor([count], dtype=torch.int32)
+    boxes = torch.zeros(batch, padded, 4)
+    for own, count in zip(boxes, counts, strict=True):
+        own[:count] = torch.tensor(BOXES[:count] or [(0.0,) * 4])[:count]
+        own[count:] = torch.tensor((1.0, 1.0, 40.0, 18.0))  # padding that must not be seen
+    classes = torch.arange(batch * padded).view(batch, -1) % (CLASSES - STUFF) + 1
+    return (
+        eighths(batch, CLASSES, 6, 12),
+        boxes,
+        classes,
+        eighths(batch, padded, BINS, BINS) * 2,
+        torch.tensor(counts, dtype=torch.int32),
+        torch.tensor([margin]),
+    )
 
 
 def assert_same(result: HeadMaps, expected: HeadMaps, *, ids: float = 1.0) -> None:
@@ -56,110 +66,109 @@ def assert_same(result: HeadMaps, expected: HeadMaps, *, ids: float = 1.0) -> No
 @pytest.mark.parametrize("scale", [1.0, 0.7])
 @pytest.mark.parametrize("margin", [0.0, -1.5])
 def test_the_twin_is_the_networks_head(scale: float, margin: float) -> None:
-    semantic, boxes, classes, masks, count = make_case(6, padded=6)
+    semantic, boxes, classes, masks, *rest = make_case(6, 6, padded=6, margin=margin)
     masks += 0.01 * torch.rand(masks.shape)  # no equals, which sums in another order would part
     semantic += 0.01 * torch.rand(semantic.shape)
-    size = (21, 45)
-    grid = Grid(size, scale)
-    head = PanopticHead(
-        semantic=semantic,
-        detections=Detections(boxes * scale, torch.ones(6), classes),
-        mask_logits=masks,
-        grid=grid,
-        num_stuff=STUFF,
-    )
-    expected = head.maps(HeadOptions(unknown_margin=margin, **ALL))
+    grid = Grid((21, 45), scale)
+    placed = torch.stack([grid.boxes(own * scale) for own in boxes])
     result = panoptic_maps_reference(
-        semantic,
-        grid.boxes(boxes * scale),
-        classes,
-        masks,
-        count,
-        size=size,
-        num_stuff=STUFF,
-        scale=scale,
-        unknown_margin=margin,
-        **ALL,
+        semantic, placed, classes, masks, *rest, size=(21, 45), num_stuff=STUFF, scale=scale, **ALL
     )
-    assert_same(
-        result,
-        HeadMaps(
-            expected.panoptic,
-            expected.semantic,
-            expected.unknown_score,
-            expected.confidence,
-            expected.max_logit,
-        ),
-        ids=0.999,
-    )
+    for image in range(2):
+        head = PanopticHead(
+            semantic=semantic[image],
+            detections=Detections(boxes[image] * scale, torch.ones(6), classes[image]),
+            mask_logits=masks[image],
+            grid=grid,
+            num_stuff=STUFF,
+        )
+        maps = head.maps(HeadOptions(unknown_margin=margin, **ALL))
+        expected = HeadMaps(*(getattr(maps, name) for name in HeadMaps._fields))
+        assert_same(HeadMaps(*(own[image] for own in result)), expected, ids=0.999)
 
 
 @pytest.mark.parametrize(
-    ("count", "options"),
-    [(0, {}), (1, {}), (6, {}), (6, {"scale": 0.7}), (6, {"unknown_margin": -1.5})],
+    ("counts", "margin", "options"),
+    [
+        ((0, 6), 0.0, {}),
+        ((1,), 0.0, {}),
+        ((6, 2, 4), -1.5, {}),
+        ((6,), 0.0, {"scale": 0.7}),
+    ],
     ids=str,
 )
-def test_kernel_equals_the_twin(count: int, options: dict[str, Any], device: torch.device) -> None:
-    case = [tensor.to(device) for tensor in make_case(count)]
+def test_kernel_equals_the_twin(
+    counts: tuple[int, ...], margin: float, options: dict[str, Any], device: torch.device
+) -> None:
+    case = [tensor.to(device) for tensor in make_case(*counts, margin=margin)]
     options = {"size": (21, 45), "num_stuff": STUFF, **ALL, **options}
     expected = panoptic_maps_reference(*case, **options)
-    assert (expected.panoptic == UNKNOWN).any()
-    result = panoptic_triton.panoptic_maps(*case, **options, block=(8, 64))
-    # Positions of the scaled grid are no fractions of two, and sums no longer exact.
-    assert_same(result, expected, ids=0.998 if "scale" in options or count else 1.0)
+    assert (expected.panoptic == UNKNOWN).flatten(1).any(dim=1).all()
+    result = panoptic_triton.panoptic_maps(*case, **options, block=(8, 32))
+    # Mask positions are no fractions of two, and sums no longer exact.
+    assert_same(result, expected, ids=0.998)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_added_in_float32(dtype: torch.dtype, device: torch.device) -> None:
-    semantic, boxes, classes, masks, count = (tensor.to(device) for tensor in make_case(4))
-    case = (semantic.to(dtype), boxes, classes, masks.to(dtype), count)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_half_precision_as_the_network_gives_it(
+    dtype: torch.dtype, in_place: bool, device: torch.device
+) -> None:
+    """Added in float32; channels side by side, read where they are or copied into planes."""
+    semantic, boxes, classes, masks, *rest = (tensor.to(device) for tensor in make_case(4, 3))
+    semantic = semantic.to(dtype, memory_format=torch.channels_last)
+    case = (semantic, boxes, classes, masks.to(dtype), *rest)
     options = {"size": (24, 48), "num_stuff": STUFF, **ALL}
     expected = panoptic_maps_reference(*case, **options)
-    assert_same(
-        panoptic_triton.panoptic_maps(*case, **options, block=(16, 64)), expected, ids=0.998
-    )
+    result = panoptic_triton.panoptic_maps(*case, **options, in_place=in_place, block=(16, 64))
+    assert_same(result, expected, ids=0.998)
 
 
 def test_all_unknown_and_instances_absent_from_their_tile(device: torch.device) -> None:
     """Stuff is nowhere: either things are void, or where none is the first absent instance wins."""
-    semantic = torch.full((CLASSES, 2, 4), -5.0)
-    boxes = torch.tensor([(0.0, 0.0, 3.0, 3.0), (12.0, 4.0, 15.0, 7.0)])
-    masks = torch.full((2, BINS, BINS), -4.0)
-    case = (semantic, boxes, torch.tensor([1, 2]), masks, torch.tensor([2], dtype=torch.int32))
+    semantic = torch.full((1, CLASSES, 2, 4), -5.0)
+    boxes = torch.tensor([[(0.0, 0.0, 3.0, 3.0), (12.0, 4.0, 15.0, 7.0)]])
+    masks = torch.full((1, 2, BINS, BINS), -4.0)
+    numbers = torch.tensor([2], dtype=torch.int32)
+    case = (semantic, boxes, torch.tensor([[1, 2]]), masks, numbers, torch.zeros(1))
     options = {"size": (8, 16), "num_stuff": STUFF}
+    for things in (-5.0, 9.0):
+        semantic[:, STUFF:] = things
+        placed = [tensor.to(device) for tensor in case]
+        result = panoptic_triton.panoptic_maps(*placed, **options, block=(4, 4)).panoptic.cpu()
+        assert torch.equal(result, panoptic_maps_reference(*case, **options).panoptic)
+        if things < 0:
+            corners = (result[0, 0, 0], result[0, 7, 15], result[0, 4, 8])
+            assert corners == (STUFF + 1, STUFF, STUFF)
+        else:
+            assert (result[0, 2:, 4:12] == UNKNOWN).all()
+
+
+def test_a_leaders_zero_beats_that_of_absent_instances_after_it(device: torch.device) -> None:
+    """Of instances 0 and 2 in the tile and 1 beside it, whoever has zero first is shown."""
+    semantic = torch.full((1, CLASSES, 2, 4), -5.0)
+    inside, outside = (0.0, 0.0, 3.0, 3.0), (12.0, 4.0, 15.0, 7.0)
+    boxes = torch.tensor([[inside, outside, inside]])
+    masks = torch.full((1, 3, BINS, BINS), 5.0)  # zero, with their segment
+    masks[0, 0, :, : BINS // 2] = 4.0  # below
+    numbers = torch.tensor([3], dtype=torch.int32)
+    case = (semantic, boxes, torch.ones(1, 3, dtype=torch.int64), masks, numbers, torch.ones(1))
+    options = {"size": (8, 16), "num_stuff": STUFF}
+    expected = panoptic_maps_reference(*case, **options).panoptic
+    assert expected[0, 0].tolist()[:4] == [STUFF + 1, STUFF + 1, STUFF, STUFF]
     placed = [tensor.to(device) for tensor in case]
-    result = panoptic_triton.panoptic_maps(*placed, **options, block=(4, 4)).panoptic.cpu()
-    assert result[0, 0] == STUFF + 1 and result[7, 15] == STUFF and result[4, 8] == STUFF
-    assert torch.equal(result, panoptic_maps_reference(*case, **options).panoptic)
-    placed[0][STUFF:] = 9.0
-    result = panoptic_triton.panoptic_maps(*placed, **options, block=(4, 4)).panoptic.cpu()
-    case[0][STUFF:] = 9.0
-    assert torch.equal(result, panoptic_maps_reference(*case, **options).panoptic)
-    assert (result[2:, 4:12] == UNKNOWN).all()
+    result = panoptic_triton.panoptic_maps(*placed, **options, block=(4, 4)).panoptic
+    assert torch.equal(result.cpu(), expected)
 
 
 def test_shapes_are_checked() -> None:
-    semantic, boxes, classes, masks, count = make_case(2)
-    with pytest.raises(ValueError, match=r"semantic has shape \(5, 6, 12\), but .* stuff \(5\)"):
-        panoptic_maps(semantic, boxes, classes, masks, count, size=(21, 45), num_stuff=5)
-    with pytest.raises(ValueError, match=r"boxes, classes and mask_logits have shapes"):
-        panoptic_maps(semantic, boxes, classes[:3], masks, count, size=(21, 45), num_stuff=STUFF)
-
-
-def test_the_networks_head_launches_the_kernel(device: torch.device) -> None:
-    semantic, boxes, classes, masks, _ = (tensor.to(device) for tensor in make_case(6, padded=6))
-    scale = 0.7
-    head = PanopticHead(
-        semantic=semantic,
-        detections=Detections(boxes * scale, torch.ones(6, device=device), classes),
-        mask_logits=masks,
-        grid=Grid((21, 45), scale),
-        num_stuff=STUFF,
-    )
-    options = HeadOptions(unknown_margin=-0.3, **ALL)
-    result, expected = head._at_once(options), head._tile_by_tile(options)
-    for name in ("panoptic", "semantic", "max_logit"):
-        near = torch.isclose(getattr(result, name), getattr(expected, name), atol=1e-4)
-        assert near.float().mean() > 0.99, name
-    for name in ("unknown_score", "confidence"):
-        assert (getattr(result, name).int() - getattr(expected, name).int()).abs().max() <= 1
+    semantic, boxes, classes, masks, numbers, margin = make_case(2)
+    options = {"size": (21, 45), "num_stuff": STUFF}
+    with pytest.raises(ValueError, match=r"semantic has shape \(1, 5, 6, 12\), .* stuff \(5\)"):
+        panoptic_maps(
+            semantic, boxes, classes, masks, numbers, margin, **{**options, "num_stuff": 5}
+        )
+    with pytest.raises(ValueError, match=r"numbers have shapes .*, B 1 and N at least 1"):
+        panoptic_maps(semantic, boxes, classes[:, :3], masks, numbers, margin, **options)
+    with pytest.raises(ValueError, match=r"unknown_margin has shape \(\), but it must be \(1,\)"):
+        panoptic_maps(semantic, boxes, classes, masks, numbers, margin[0], **options)

@@ -1,4 +1,4 @@
-"""The panoptic head over a padded list of instances, in static shapes.
+"""The panoptic head over padded lists of instances, in static shapes.
 
 The twin defines the result: the argmax of `network.panoptic_logits` over stuff, instances and the
 unknown channel. Its shapes do not depend on how many instances there are, and neither form waits
@@ -21,7 +21,7 @@ SEMANTIC_STRIDE = 4
 
 
 class HeadMaps(NamedTuple):
-    """Maps (H, W).
+    """Maps (B, H, W).
 
     Attributes:
         panoptic: int16: stuff class, num_stuff + n for instance n, or `UNKNOWN`.
@@ -57,50 +57,51 @@ def panoptic_maps(
     boxes: Tensor,
     classes: Tensor,
     mask_logits: Tensor,
-    count: Tensor,
+    numbers: Tensor,
+    unknown_margin: Tensor,
     *,
     size: tuple[int, int],
     num_stuff: int,
     scale: float = 1.0,
-    unknown_margin: float = 0.0,
     unknown_score: bool = False,
     confidence: bool = False,
     max_logit: bool = False,
 ) -> HeadMaps:
-    """Return the maps of one frame; `panoptic_maps_reference` defines them.
+    """Return the maps of B frames; `panoptic_maps_reference` defines them.
 
     Args:
-        semantic: (S, h, w) of any float type, a quarter of the network's input size, stuff first.
-        boxes: float32 (N, 4), inclusive corners in pixels of the grid, inside of it.
-        classes: int (N,); class c reads channel num_stuff - 1 + c, and 0 reads zeros.
-        mask_logits: (N, M, M) of any float type.
-        count: int32 (1,) on the device: the first `count` instances are there, others padding.
-            Where it is 0, no instance is a candidate, and the segment terms are zero.
+        semantic: (B, S, h, w) of any float type and memory format, a quarter of the network's
+            input size, stuff first.
+        boxes: float32 (B, N, 4), inclusive corners in pixels of the grid, inside of it.
+        classes: int (B, N); class c reads channel num_stuff - 1 + c, and 0 reads zeros.
+        mask_logits: (B, N, M, M) of any float type.
+        numbers: int32 (B,) on the device: the first so many instances of a frame are there, others
+            padding. Where it is 0, no instance is a candidate, and the segment terms are zero.
+        unknown_margin: float32 (1,) on the device: by how much the unknown channel must lead over
+            the best other one.
         size: Height and width of the grid.
         num_stuff: Number of stuff classes.
         scale: Pixels of the network's input for each pixel of the grid.
-        unknown_margin: By how much the unknown channel must lead over the best other one.
         unknown_score: Whether to fill `HeadMaps.unknown_score`.
         confidence: Whether to fill `HeadMaps.confidence`.
         max_logit: Whether to fill `HeadMaps.max_logit`.
     """
-    _check(semantic, boxes, classes, mask_logits, num_stuff)
+    tensors = (semantic, boxes, classes, mask_logits, numbers, unknown_margin)
+    _check(*tensors, num_stuff=num_stuff)
+    options: dict[str, Any] = {
+        "size": size,
+        "num_stuff": num_stuff,
+        "scale": scale,
+        "unknown_score": unknown_score,
+        "confidence": confidence,
+        "max_logit": max_logit,
+    }
 
     def kernel() -> HeadMaps:
         from upsnet_ros.kernels import panoptic_triton
 
         return panoptic_triton.panoptic_maps(*tensors, **options)
 
-    tensors = (semantic, boxes, classes, mask_logits, count)
-    options: dict[str, Any] = {
-        "size": size,
-        "num_stuff": num_stuff,
-        "scale": scale,
-        "unknown_margin": unknown_margin,
-        "unknown_score": unknown_score,
-        "confidence": confidence,
-        "max_logit": max_logit,
-    }
     return dispatch.run(
         "panoptic",
         semantic.device,
@@ -114,32 +115,68 @@ def panoptic_maps_reference(
     boxes: Tensor,
     classes: Tensor,
     mask_logits: Tensor,
-    count: Tensor,
+    numbers: Tensor,
+    unknown_margin: Tensor,
     *,
     size: tuple[int, int],
     num_stuff: int,
     scale: float = 1.0,
-    unknown_margin: float = 0.0,
     unknown_score: bool = False,
     confidence: bool = False,
     max_logit: bool = False,
 ) -> HeadMaps:
     """What `panoptic_maps` must return; equals go to stuff, then to the first instance."""
-    logits = _upsample(semantic.float(), size, scale / SEMANTIC_STRIDE)
-    stuff, stuff_id = _first_max(logits[:num_stuff])
-    thing, thing_id = _first_max(logits[num_stuff:])
+    frames = []
+    for image in range(len(semantic)):
+        logits = _upsample(semantic[image].float(), size, scale / SEMANTIC_STRIDE)
+        instance, index, segment = _instances(
+            logits,
+            boxes[image],
+            classes[image],
+            mask_logits[image],
+            numbers[image],
+            num_stuff=num_stuff,
+        )
+        stuff, stuff_id = _first_max(logits[:num_stuff])
+        thing, thing_id = _first_max(logits[num_stuff:])
+        known = torch.maximum(stuff, instance)
+        ids = torch.where(instance > stuff, num_stuff + index, stuff_id)
+        lead = thing - segment - known
+        best = torch.maximum(stuff, thing)
+        frames.append(
+            (
+                ids.masked_fill(lead > unknown_margin, UNKNOWN).to(torch.int16),
+                torch.where(thing > stuff, num_stuff + thing_id, stuff_id).to(torch.int16),
+                _byte(torch.sigmoid(lead)) if unknown_score else None,
+                _byte((best - logits.logsumexp(dim=0)).exp()) if confidence else None,
+                best if max_logit else None,
+            )
+        )
+    maps: Any = zip(*frames, strict=True)
+    return HeadMaps(*(None if frame[0] is None else torch.stack(frame) for frame in maps))
 
-    instance = torch.full_like(stuff, -torch.inf)
-    index = torch.zeros_like(stuff_id)
-    segment = torch.full_like(stuff, -torch.inf)
-    y = torch.arange(size[0], device=semantic.device)
-    x = torch.arange(size[1], device=semantic.device)
+
+def _instances(
+    logits: Tensor,
+    boxes: Tensor,
+    classes: Tensor,
+    mask_logits: Tensor,
+    number: Tensor,
+    *,
+    num_stuff: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of one frame the best instance logit, its index and the largest segment term."""
+    instance = torch.full_like(logits[0], -torch.inf)
+    index = torch.zeros_like(instance, dtype=torch.int64)
+    segment = torch.full_like(instance, -torch.inf)
+    y = torch.arange(logits.shape[1], device=logits.device)
+    x = torch.arange(logits.shape[2], device=logits.device)
     near, far = boxes[:, :2].trunc().long(), boxes[:, 2:].trunc().long()
     far = torch.maximum(near, far) + 1
     cut = boxes[:, 2:].round().long() + 1
     channels = (num_stuff - 1 + classes.long()).clamp(min=0)
     for n in range(len(boxes)):
-        present = count > n
+        present = number > n
         rows = (y >= near[n, 1]) & (y < cut[n, 1]) & (classes[n] > 0)
         columns = (x >= near[n, 0]) & (x < cut[n, 0])
         term = torch.where(rows[:, None] & columns, logits.index_select(0, channels[n : n + 1]), 0)
@@ -149,19 +186,7 @@ def panoptic_maps_reference(
         instance = torch.where(better, value, instance)
         index = torch.where(better, n, index)
         segment = torch.where(present, torch.maximum(segment, term[0]), segment)
-    segment = torch.where(count > 0, segment, 0.0)
-
-    known = torch.maximum(stuff, instance)
-    ids = torch.where(instance > stuff, num_stuff + index, stuff_id)
-    lead = thing - segment - known
-    best = torch.maximum(stuff, thing)
-    return HeadMaps(
-        ids.masked_fill(lead > unknown_margin, UNKNOWN).to(torch.int16),
-        torch.where(thing > stuff, num_stuff + thing_id, stuff_id).to(torch.int16),
-        _byte(torch.sigmoid(lead)) if unknown_score else None,
-        _byte((best - logits.logsumexp(dim=0)).exp()) if confidence else None,
-        best if max_logit else None,
-    )
+    return instance, index, torch.where(number > 0, segment, 0.0)
 
 
 def _first_max(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,17 +230,36 @@ def paste(mask: Tensor, near: Tensor, far: Tensor, y: Tensor, x: Tensor) -> Tens
 
 
 def _check(
-    semantic: Tensor, boxes: Tensor, classes: Tensor, mask_logits: Tensor, num_stuff: int
+    semantic: Tensor,
+    boxes: Tensor,
+    classes: Tensor,
+    mask_logits: Tensor,
+    numbers: Tensor,
+    unknown_margin: Tensor,
+    *,
+    num_stuff: int,
 ) -> None:
-    if semantic.dim() != 3 or not 0 < num_stuff < semantic.shape[0]:
+    if semantic.dim() != 4 or not 0 < num_stuff < semantic.shape[1]:
         raise ValueError(
-            f"semantic has shape {tuple(semantic.shape)}, but it must be (S, h, w) with stuff "
+            f"semantic has shape {tuple(semantic.shape)}, but it must be (B, S, h, w) with stuff "
             f"({num_stuff}) and things"
         )
-    n, bins = len(boxes), mask_logits.shape[-1]
-    shapes = (tuple(boxes.shape), tuple(classes.shape), tuple(mask_logits.shape))
-    if n == 0 or shapes != ((n, 4), (n,), (n, bins, bins)):
+    check_detections(boxes, classes, mask_logits, numbers, batch=len(semantic))
+    if unknown_margin.shape != (1,):
         raise ValueError(
-            f"boxes, classes and mask_logits have shapes {shapes}, but they must be (N, 4), (N,) "
-            "and (N, M, M), N at least 1"
+            f"unknown_margin has shape {tuple(unknown_margin.shape)}, but it must be (1,)"
+        )
+
+
+def check_detections(
+    boxes: Tensor, classes: Tensor, mask_logits: Tensor, numbers: Tensor, *, batch: int
+) -> None:
+    """Raise ValueError where the shapes of padded detections do not fit each other."""
+    n, bins = boxes.shape[-2], mask_logits.shape[-1]
+    shapes = tuple(tuple(x.shape) for x in (boxes, classes, mask_logits, numbers))
+    wanted = ((batch, n, 4), (batch, n), (batch, n, bins, bins), (batch,))
+    if n == 0 or batch == 0 or shapes != wanted:
+        raise ValueError(
+            f"boxes, classes, mask_logits and numbers have shapes {shapes}, but they must be "
+            f"(B, N, 4), (B, N), (B, N, M, M) and (B,), B {batch} and N at least 1"
         )

@@ -1,7 +1,7 @@
 """From the panoptic head's maps to labels and their table, in static shapes on the device.
 
 The twin defines the result: what `network.segments.unify` and `inference.assemble` make together,
-with a row for every stuff class and instance that there could be.
+with a row for every stuff class and instance that there could be, frame by frame.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class SegmentTable(NamedTuple):
     """Segments at the camera's size.
 
     Attributes:
-        labels: int32 (H, W), as in `PanopticFrame`.
-        unknown: bool (H, W), where the unknown channel won.
-        semantic: uint8 (H, W) public ids, or None.
-        table: int32 (num_stuff + N, 7): label, semantic id, area, x1, y1, x2, y2 (inclusive
+        labels: int32 (B, H, W), as in `PanopticFrame`.
+        unknown: bool (B, H, W), where the unknown channel won.
+        semantic: uint8 (B, H, W) public ids, or None.
+        table: int32 (B, num_stuff + N, 7): label, semantic id, area, x1, y1, x2, y2 (inclusive
             corners). Rows are the stuff classes, then the instances; all zero where nothing is
             left of one.
-        num_segments: int32 (1,), rows that are not zero.
+        num_segments: int32 (B,), rows that are not zero.
     """
 
     labels: Tensor
@@ -57,9 +57,9 @@ def segment_table(
     `segment_table_reference` defines the result.
 
     Args:
-        panoptic: int16 (h, w): stuff class, num_stuff + n, or -1 for unknown.
-        semantic: int16 (h, w), semantic argmax.
-        classes: int (N,), classes of the instances; of padding any that there is.
+        panoptic: int16 (B, h, w): stuff class, num_stuff + n, or -1 for unknown.
+        semantic: int16 (B, h, w), semantic argmax.
+        classes: int (B, N), classes of the instances; of padding any that there is.
         public_ids: int (S,), public id of each semantic id.
         rows: int (H,), which row of the maps each row of the camera's image shows.
         columns: int (W,), likewise.
@@ -67,10 +67,15 @@ def segment_table(
         stuff_area_limit: Pixels a stuff class needs.
         want_semantic: Whether to fill `SegmentTable.semantic`.
     """
-    if panoptic.shape != semantic.shape or panoptic.dim() != 2:
+    batch = len(panoptic)
+    if panoptic.shape != semantic.shape or panoptic.dim() != 3 or batch == 0:
         raise ValueError(
             f"panoptic and semantic have shapes {tuple(panoptic.shape)} and "
-            f"{tuple(semantic.shape)}, but they must be the same (h, w)"
+            f"{tuple(semantic.shape)}, but they must be the same (B, h, w), B at least 1"
+        )
+    if classes.dim() != 2 or len(classes) != batch:
+        raise ValueError(
+            f"classes has shape {tuple(classes.shape)}, but it must be (B, N) with B {batch}"
         )
 
     def kernel() -> SegmentTable:
@@ -106,9 +111,34 @@ def segment_table_reference(
 ) -> SegmentTable:
     """What `segment_table` must return; of equal majorities the lowest semantic id counts."""
     rows, columns, public = rows.long(), columns.long(), public_ids.long()
-    panoptic, semantic = (x[rows][:, columns].long() for x in (panoptic, semantic))
-    num_classes, last = len(public), num_stuff + len(classes)
+    panoptic, semantic = (x[:, rows][:, :, columns].long() for x in (panoptic, semantic))
+    last = num_stuff + classes.shape[1]
     region = torch.where(panoptic == UNKNOWN, last, panoptic)
+    frames = [
+        _one_frame(*frame, public, num_stuff=num_stuff, stuff_area_limit=stuff_area_limit)
+        for frame in zip(region, semantic, classes, strict=True)
+    ]
+    labels, table = (torch.stack(parts).int() for parts in zip(*frames, strict=True))
+    return SegmentTable(
+        labels,
+        panoptic == UNKNOWN,
+        public[semantic].to(torch.uint8) if want_semantic else None,
+        table,
+        (table[:, :, 2] > 0).sum(dim=1).int(),
+    )
+
+
+def _one_frame(
+    region: Tensor,
+    semantic: Tensor,
+    classes: Tensor,
+    public: Tensor,
+    *,
+    num_stuff: int,
+    stuff_area_limit: int,
+) -> tuple[Tensor, Tensor]:
+    """Return labels (H, W) and table (num_stuff + N, 7); unknown is the last region."""
+    num_classes, last = len(public), num_stuff + len(classes)
     pair = (region * num_classes + semantic).flatten()
     shares = pair.new_zeros((last + 1) * num_classes).index_add_(0, pair, torch.ones_like(pair))
     shares = shares.view(last + 1, num_classes)
@@ -141,14 +171,7 @@ def segment_table_reference(
     far = torch.where(members[..., None], bounds[:, 2:], -1).amax(dim=1)
     amount = (members * area).sum(dim=1, keepdim=True)
     names = torch.stack(((members * label).amax(dim=1), ids[:last]), dim=1)
-    table = torch.cat((names, amount, near, far), dim=1) * (amount > 0)
-    return SegmentTable(
-        label.int()[region],
-        panoptic == UNKNOWN,
-        public[semantic].to(torch.uint8) if want_semantic else None,
-        table.int(),
-        (amount > 0).sum().int()[None],
-    )
+    return label[region], torch.cat((names, amount, near, far), dim=1) * (amount > 0)
 
 
 def _bounds(region: Tensor, count: int) -> Tensor:

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from upsnet_ros.kernels.segments import LABEL_DIVISOR, VOID, SegmentTable
 
-#: What the largest of coordinates, and of negated ones, starts from.
-_LOWEST = -(2**30)
+# Sizes differ by camera: no reason to compile anew. The width's being a multiple of 16 lets rows be
+# written in wide pieces.
+_VARYING = ["map_height", "map_width", "height", "limit"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _tally_kernel(
     panoptic,
     semantic,
@@ -29,7 +30,9 @@ def _tally_kernel(
     columns,
     shares,
     bounds,
+    map_height,
     map_width,
+    height,
     width,
     LAST: tl.constexpr,
     CLASSES: tl.constexpr,
@@ -37,6 +40,11 @@ def _tally_kernel(
 ):
     y = tl.program_id(0)
     first = tl.program_id(1) * BLOCK
+    image = tl.program_id(2).to(tl.int64)
+    panoptic += image * map_height * map_width
+    semantic += image * map_height * map_width
+    shares += image * ((LAST + 1) * CLASSES)
+    bounds += image * ((LAST + 1) * 4)
     stop = tl.minimum(first + BLOCK, width)
     x = first + tl.arange(0, BLOCK)
     row = tl.load(rows + y).to(tl.int32) * map_width
@@ -58,14 +66,15 @@ def _tally_kernel(
     length = tl.where(ends, x + 1, 0) - tl.where(begins, x, 0)
     counter = shares + region * CLASSES + share
     tl.atomic_add(counter, length, mask=begins | ends, sem="relaxed")
+    # Of a region without pixels the zeros stay: how far its corners are from the opposite edges.
     corner = bounds + region * 4
-    tl.atomic_max(corner, -x, mask=begins, sem="relaxed")
-    tl.atomic_max(corner + 1, x * 0 - y, mask=begins, sem="relaxed")
-    tl.atomic_max(corner + 2, x, mask=ends, sem="relaxed")
-    tl.atomic_max(corner + 3, x * 0 + y, mask=begins, sem="relaxed")
+    tl.atomic_max(corner, width - x, mask=begins, sem="relaxed")
+    tl.atomic_max(corner + 1, x * 0 + (height - y), mask=begins, sem="relaxed")
+    tl.atomic_max(corner + 2, x + 1, mask=ends, sem="relaxed")
+    tl.atomic_max(corner + 3, x * 0 + (y + 1), mask=begins, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _decide_kernel(
     shares,
     bounds,
@@ -74,15 +83,22 @@ def _decide_kernel(
     labels,
     table,
     count,
+    height,
+    width,
     limit,
     STUFF: tl.constexpr,
     LAST: tl.constexpr,
     CLASSES: tl.constexpr,
     VOID_ID: tl.constexpr,
     DIVISOR: tl.constexpr,
-    LOWEST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    image = tl.program_id(0)
+    shares += image * ((LAST + 1) * CLASSES)
+    bounds += image * ((LAST + 1) * 4)
+    classes += image * (LAST - STUFF)
+    labels += image * (LAST + 1)
+    table += image * (LAST * 7)
     region = tl.arange(0, BLOCK)
     there = region <= LAST
     instance = (region >= STUFF) & (region < LAST)
@@ -100,10 +116,10 @@ def _decide_kernel(
     ids = tl.where(instance, tl.where(to_stuff, majority, own), region)
     ids = tl.where(region >= LAST, VOID_ID, ids)
     corner = bounds + region * 4
-    left = tl.load(corner, mask=there, other=LOWEST)
-    top = tl.load(corner + 1, mask=there, other=LOWEST)
-    right = tl.load(corner + 2, mask=there, other=LOWEST)
-    bottom = tl.load(corner + 3, mask=there, other=LOWEST)
+    left = tl.load(corner, mask=there, other=0)
+    top = tl.load(corner + 1, mask=there, other=0)
+    right = tl.load(corner + 2, mask=there, other=0)
+    bottom = tl.load(corner + 3, mask=there, other=0)
 
     label = tl.full((BLOCK,), 0, tl.int32)
     shown = tl.full((), 0, tl.int32)
@@ -119,10 +135,10 @@ def _decide_kernel(
             tl.store(row, name)
             tl.store(row + 1, kind)
             tl.store(row + 2, total)
-            tl.store(row + 3, -tl.max(tl.where(mine, left, LOWEST), axis=0))
-            tl.store(row + 4, -tl.max(tl.where(mine, top, LOWEST), axis=0))
-            tl.store(row + 5, tl.max(tl.where(mine, right, LOWEST), axis=0))
-            tl.store(row + 6, tl.max(tl.where(mine, bottom, LOWEST), axis=0))
+            tl.store(row + 3, width - tl.max(tl.where(mine, left, 0), axis=0))
+            tl.store(row + 4, height - tl.max(tl.where(mine, top, 0), axis=0))
+            tl.store(row + 5, tl.max(tl.where(mine, right, 0), axis=0) - 1)
+            tl.store(row + 6, tl.max(tl.where(mine, bottom, 0), axis=0) - 1)
     for kind in range(STUFF, CLASSES):
         mine = ((ids == kind) & (area > 0)).to(tl.int32)
         number = tl.cumsum(mine, axis=0)
@@ -136,14 +152,14 @@ def _decide_kernel(
     tl.store(row, label, mask=thing)
     tl.store(row + 1, ids, mask=thing)
     tl.store(row + 2, area, mask=thing)
-    tl.store(row + 3, -left, mask=thing)
-    tl.store(row + 4, -top, mask=thing)
-    tl.store(row + 5, right, mask=thing)
-    tl.store(row + 6, bottom, mask=thing)
-    tl.store(count, shown)
+    tl.store(row + 3, width - left, mask=thing)
+    tl.store(row + 4, height - top, mask=thing)
+    tl.store(row + 5, right - 1, mask=thing)
+    tl.store(row + 6, bottom - 1, mask=thing)
+    tl.store(count + image, shown)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _paint_kernel(
     panoptic,
     semantic,
@@ -154,7 +170,9 @@ def _paint_kernel(
     labels,
     unknown,
     public_map,
+    map_height,
     map_width,
+    height,
     width,
     LAST: tl.constexpr,
     WANT_SEMANTIC: tl.constexpr,
@@ -162,13 +180,16 @@ def _paint_kernel(
 ):
     y = tl.program_id(0)
     x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    image = tl.program_id(2).to(tl.int64)
     inside = x < width
     row = tl.load(rows + y).to(tl.int32) * map_width
-    here = row + tl.load(columns + x, mask=inside, other=0).to(tl.int32)
+    here = image * map_height * map_width + row
+    here += tl.load(columns + x, mask=inside, other=0).to(tl.int32)
     value = tl.load(panoptic + here).to(tl.int32)
     region = tl.where(value < 0, LAST, value)
-    pixel = y * width + x
-    tl.store(labels + pixel, tl.load(region_labels + region), mask=inside)
+    pixel = (image * height + y) * width + x
+    label = tl.load(region_labels + image * (LAST + 1) + region)
+    tl.store(labels + pixel, label, mask=inside)
     tl.store(unknown + pixel, (value < 0).to(tl.uint8), mask=inside)
     if WANT_SEMANTIC:
         kind = tl.load(semantic + here).to(tl.int32)
@@ -192,32 +213,35 @@ def segment_table(
     """Launch the kernels: `segments.segment_table`, `block` pixels (a power of two) a program."""
     device = panoptic.device
     panoptic, semantic = panoptic.contiguous(), semantic.contiguous()
-    num_classes, last = len(public_ids), num_stuff + len(classes)
+    classes = classes.contiguous()
+    batch, *map_size = panoptic.shape
+    num_classes, last = len(public_ids), num_stuff + classes.shape[1]
     size = (len(rows), len(columns))
-    shares = torch.zeros(last + 1, num_classes, dtype=torch.int32, device=device)
-    bounds = torch.full((last + 1, 4), _LOWEST, dtype=torch.int32, device=device)
-    table = torch.zeros(last, 7, dtype=torch.int32, device=device)
-    num_segments = torch.empty(1, dtype=torch.int32, device=device)
-    region_labels = torch.empty(last + 1, dtype=torch.int32, device=device)
-    labels = torch.empty(size, dtype=torch.int32, device=device)
-    unknown = torch.empty(size, dtype=torch.uint8, device=device)
+    # What starts from zero, zeroed in one launch.
+    parts = [(last + 1) * num_classes, (last + 1) * 4, last * 7]
+    zeros = torch.zeros(batch * sum(parts), dtype=torch.int32, device=device)
+    shares, bounds, table = zeros.split([batch * part for part in parts])
+    num_segments = torch.empty(batch, dtype=torch.int32, device=device)
+    region_labels = torch.empty(batch, last + 1, dtype=torch.int32, device=device)
+    labels = torch.empty((batch, *size), dtype=torch.int32, device=device)
+    unknown = torch.empty((batch, *size), dtype=torch.uint8, device=device)
     public_map = torch.empty_like(unknown) if want_semantic else None
 
     places = (rows, columns)
-    widths = (panoptic.shape[1], size[1])
-    grid = (size[0], triton.cdiv(size[1], block))
+    grid = (size[0], triton.cdiv(size[1], block), batch)
     _tally_kernel[grid](
         panoptic,
         semantic,
         *places,
         shares,
         bounds,
-        *widths,
+        *map_size,
+        *size,
         LAST=last,
         CLASSES=num_classes,
         BLOCK=block,
     )
-    _decide_kernel[(1,)](
+    _decide_kernel[(batch,)](
         shares,
         bounds,
         classes,
@@ -225,13 +249,13 @@ def segment_table(
         region_labels,
         table,
         num_segments,
+        *size,
         stuff_area_limit,
         STUFF=num_stuff,
         LAST=last,
         CLASSES=num_classes,
         VOID_ID=VOID,
         DIVISOR=LABEL_DIVISOR,
-        LOWEST=_LOWEST,
         BLOCK=triton.next_power_of_2(last + 1),
     )
     _paint_kernel[grid](
@@ -243,9 +267,11 @@ def segment_table(
         labels,
         unknown,
         unknown if public_map is None else public_map,
-        *widths,
+        *map_size,
+        *size,
         LAST=last,
         WANT_SEMANTIC=want_semantic,
         BLOCK=block,
     )
+    table = table.view(batch, last, 7)
     return SegmentTable(labels, unknown.view(torch.bool), public_map, table, num_segments)
