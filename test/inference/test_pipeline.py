@@ -313,6 +313,40 @@ def test_a_batch_is_what_waits(
     assert frames[5].labels.shape == (40, 90)
 
 
+def test_images_submitted_together_are_computed_together(
+    predictor: Predictor, direct: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    compute_batch = predictor.compute_batch
+
+    def counting(images: list[Tensor], *args: Any, **options: Any) -> list[Assembly]:
+        batches.append(len(images))
+        return compute_batch(images, *args, **options)
+
+    with Pipeline(predictor, depth=1, batch=3) as pipeline:
+        monkeypatch.setattr(predictor, "compute_batch", counting)
+        answers = pipeline.submit_together([_image(seed) for seed in range(3)])
+        for seed, answer in enumerate(answers):
+            _assert_same(answer.result(LONG), direct(seed))
+        assert batches[0] == 3  # nobody else had begun anything
+        assert pipeline.submit_together([]) == []
+        with pytest.raises(ValueError, match="4 images at once, but this pipeline holds 3"):
+            pipeline.submit_together([_image(0)] * 4)
+        with pytest.raises(ValueError, match="need an image"):
+            pipeline.submit_together([_image(0), np.zeros((4, 4), np.uint8)])
+        assert len(pipeline.submit_together([_image(0)] * 3, timeout=0)) == 3
+
+
+def test_closing_need_not_wait(predictor: Predictor, gate: Gate) -> None:
+    pipeline = Pipeline(predictor)
+    answer = pipeline.submit(_image(0))
+    pipeline.close(wait=False)
+    assert not answer.done()
+    gate.open()
+    assert answer.result(LONG).labels.any()
+    pipeline.close()
+
+
 def test_a_batch_that_fails_is_computed_frame_by_frame(
     predictor: Predictor, direct: Direct, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from types import TracebackType
@@ -96,26 +96,46 @@ class Pipeline:
             RuntimeError: The pipeline is closed; or a future's callback, which would wait for
                 itself, submits.
         """
-        check_image(image)
+        (answer,) = self.submit_together([image], timeout=timeout)
+        return answer
+
+    def submit_together(
+        self, images: Sequence[npt.NDArray[np.uint8]], *, timeout: float | None = None
+    ) -> list[Future[PanopticFrame]]:
+        """Hand in several images at once, so that none is computed before the others are here.
+
+        Those that fit each other share a computation, up to `batch` of them. Either all are taken
+        or none is; see `submit`, also for what is raised.
+
+        Raises:
+            ValueError: Besides, there are more of them than may be in flight.
+        """
+        for image in images:
+            check_image(image)
+        if len(images) > self._depth * self._batch:
+            raise ValueError(
+                f"{len(images)} images at once, but this pipeline holds {self._depth * self._batch}"
+            )
         if threading.current_thread() in self._threads:
             raise RuntimeError("a pipeline's callback cannot submit to it; use another thread")
-        slot = self._take_slot(timeout)
+        settings = self._predictor.settings()
+        slots, jobs = self._take_slots(len(images), timeout), []
         try:
-            settings, timer = self._predictor.settings(), self._predictor.timer()
-            slot.upload(image, stage_of(timer))
-        except BaseException:
-            self._drop(slot)
-            raise
-        job = Job(slot, image.shape, settings, timer, Future())
-        with self._changed:
-            if not self._closed:
-                self._waiting.append(job)
+            for slot, image in zip(slots, images, strict=True):
+                timer = self._predictor.timer()
+                slot.upload(image, stage_of(timer))
+                jobs.append(Job(slot, image.shape, settings, timer, Future()))
+            with self._changed:
+                if self._closed:
+                    raise RuntimeError(_CLOSED)
+                self._waiting.extend(jobs)
                 self._changed.notify_all()
-                return job.answer
-        self._drop(slot)
-        raise RuntimeError(_CLOSED)
+        except BaseException:
+            self._drop(slots)
+            raise
+        return [job.answer for job in jobs]
 
-    def close(self, *, cancel: bool = False) -> None:
+    def close(self, *, cancel: bool = False, wait: bool = True) -> None:
         """Answer what was submitted, and end the threads; blocked calls of `submit` raise.
 
         It may be called again, and where it was interrupted it has to be. Called by a future's
@@ -123,6 +143,7 @@ class Pipeline:
 
         Args:
             cancel: Whether to cancel the frames whose computation has not begun.
+            wait: Whether to wait for the answers and the threads' end.
         """
         with self._changed:
             self._closed = True
@@ -130,7 +151,7 @@ class Pipeline:
             self._changed.notify_all()
         for answer in unwanted:
             answer.cancel()
-        if threading.current_thread() not in self._threads:
+        if wait and threading.current_thread() not in self._threads:
             for thread in self._threads:
                 thread.join()
             atexit.unregister(self.close)
@@ -146,20 +167,24 @@ class Pipeline:
     ) -> None:
         self.close(cancel=kind is not None)
 
-    def _take_slot(self, timeout: float | None) -> HostSlot | CudaSlot:
+    def _take_slots(self, number: int, timeout: float | None) -> list[HostSlot | CudaSlot]:
+        def room() -> bool:
+            return len(self._free) >= number or self._closed
+
         with self._changed:
-            if not self._changed.wait_for(lambda: self._free or self._closed, timeout):
+            if not self._changed.wait_for(room, timeout):
                 raise TimeoutError("no room in the pipeline: all its frames are in flight")
             if self._closed:
                 raise RuntimeError(_CLOSED)
-            return self._free.pop()
+            return [self._free.pop() for _ in range(number)]
 
-    def _drop(self, slot: HostSlot | CudaSlot) -> None:
-        """Give back the slot of a frame that will not be computed."""
+    def _drop(self, slots: Sequence[HostSlot | CudaSlot]) -> None:
+        """Give back the slots of frames that will not be computed."""
         try:
-            slot.settle()
+            for slot in slots:
+                slot.settle()
         finally:
-            self._give_back([slot])
+            self._give_back(slots)
 
     def _give_back(self, slots: Iterable[HostSlot | CudaSlot], *, computations: int = 0) -> None:
         with self._changed:
