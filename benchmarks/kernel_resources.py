@@ -91,7 +91,7 @@ def launches(dtype: torch.dtype) -> None:
     boxes, kinds = empty(1, things, 4), empty(1, things, of=torch.int64)
     masks = empty(1, things, 28, 28)
     kernels("camera").camera_input(
-        empty(*size, 3, of=torch.uint8), "bgr8", scale=1.0, size=size, padded=size,
+        empty(1, *size, 3, of=torch.uint8), "bgr8", scale=1.0, size=size, padded=size,
         means=(103.0, 116.0, 123.0), dtype=dtype,
     )  # fmt: skip
     pyramid = [

@@ -6,6 +6,8 @@ The twin defines the result. Its parts: colours, by `to_bgr`; less the means and
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,7 +35,7 @@ LUMA, RED_OF_V, GREEN_OF_V, GREEN_OF_U, BLUE_OF_U = (
 
 
 def camera_input(
-    image: Tensor,
+    images: Tensor,
     encoding: str,
     *,
     scale: float,
@@ -45,56 +47,63 @@ def camera_input(
     """Turn camera bytes into the network's input; `camera_input_reference` defines the result.
 
     Args:
-        image: uint8 (H, W) for Bayer patterns and mono8, (H, W, 3) for bgr8 and rgb8, and
-            (H, W, 2) for yuyv and uyvy; contiguous.
+        images: uint8 (B, H, W) for Bayer patterns and mono8, (B, H, W, 3) for bgr8 and rgb8, and
+            (B, H, W, 2) for yuyv and uyvy; contiguous.
         encoding: One of `BYTES_PER_PIXEL`.
-        scale: Factor from the camera's to the network's pixels.
+        scale: Factor from the camera's to the network's pixels; 1 where `size` is the camera's.
         size: Height and width after resizing.
         padded: Height and width of the input.
         means: Subtracted from blue, green and red.
         dtype: Of the network.
 
     Returns:
-        (1, 3, padded height, padded width), channels-last, zero in the padding.
+        (B, 3, padded height, padded width), channels-last, zero in the padding.
     """
-    check(image, encoding)
+    check(images, encoding)
+    options: dict[str, Any] = {
+        "scale": scale,
+        "size": size,
+        "padded": padded,
+        "means": means,
+        "dtype": dtype,
+    }
 
     def kernel() -> Tensor:
         from upsnet_ros.kernels import camera_triton
 
-        return camera_triton.camera_input(
-            image, encoding, scale=scale, size=size, padded=padded, means=means, dtype=dtype
-        )
+        return camera_triton.camera_input(images, encoding, **options)
 
     return dispatch.run(
         "camera",
-        image.device,
+        images.device,
         kernel=kernel,
-        twin=lambda: camera_input_reference(
-            image, encoding, scale=scale, size=size, padded=padded, means=means, dtype=dtype
-        ),
+        twin=lambda: camera_input_reference(images, encoding, **options),
     )
 
 
-def check(image: Tensor, encoding: str) -> None:
-    """Raise ValueError where the image is not of that encoding."""
+def check(images: Tensor, encoding: str) -> None:
+    """Raise ValueError where images (B, H, W) or (B, H, W, bytes) are not of that encoding."""
     if encoding not in BYTES_PER_PIXEL:
         raise ValueError(
             f"encoding {encoding!r} is not known; known are {', '.join(BYTES_PER_PIXEL)}"
         )
     last = BYTES_PER_PIXEL[encoding]
-    wanted = "(H, W)" if last == 1 else f"(H, W, {last})"
-    shape = tuple(image.shape)
-    if image.dtype != torch.uint8 or len(shape) != (2 if last == 1 else 3) or 0 in shape:
-        raise ValueError(f"{encoding} needs uint8 {wanted}, got {image.dtype} {shape}")
-    if last > 1 and shape[2] != last:
-        raise ValueError(f"{encoding} needs uint8 {wanted}, got {image.dtype} {shape}")
-    if (last == 2 and shape[1] % 2) or (encoding in BAYER_RED and min(shape) < 2):
-        raise ValueError(f"{shape[1]}x{shape[0]} pixels cannot be {encoding}")
+    wanted = "(B, H, W)" if last == 1 else f"(B, H, W, {last})"
+    shape = tuple(images.shape)
+    if (
+        images.dtype != torch.uint8
+        or len(shape) != (3 if last == 1 else 4)
+        or 0 in shape
+        or (last > 1 and shape[3] != last)
+    ):
+        raise ValueError(f"{encoding} needs uint8 {wanted}, got {images.dtype} {shape}")
+    height, width = shape[1:3]
+    if (last == 2 and width % 2) or (encoding in BAYER_RED and min(height, width) < 2):
+        raise ValueError(f"{width}x{height} pixels cannot be {encoding}")
 
 
 def camera_input_reference(
-    image: Tensor,
+    images: Tensor,
     encoding: str,
     *,
     scale: float,
@@ -104,18 +113,21 @@ def camera_input_reference(
     dtype: torch.dtype,
 ) -> Tensor:
     """What `camera_input` must return."""
-    values = to_bgr(image, encoding).double()
-    centred = (values - torch.tensor(means, dtype=torch.float64, device=image.device)).float()
+    centred = to_bgr(images, encoding).double()
+    for channel, mean in enumerate(means):
+        centred[..., channel] -= mean
+    centred = centred.float()
     if scale != 1.0:
-        for dim in (1, 0):
-            low, share = source_table(size[dim], centred.shape[dim], scale, image.device)
-            high = (low + 1).clamp(max=centred.shape[dim] - 1)
-            share = share.view([-1 if axis == dim else 1 for axis in range(3)])
+        for dim in (2, 1):
+            length = centred.shape[dim]
+            low, share = source_table(size[dim - 1], length, scale, images.device)
             first = centred.index_select(dim, low)
-            centred = torch.lerp(first, centred.index_select(dim, high), share)
-    result = centred.new_zeros((*padded, 3), dtype=dtype)
-    result[: size[0], : size[1]] = centred
-    return result.permute(2, 0, 1)[None]
+            next_one = centred.index_select(dim, (low + 1).clamp(max=length - 1))
+            share = share.view([-1 if axis == dim else 1 for axis in range(4)])
+            centred = torch.lerp(first, next_one, share)
+    result = centred.new_zeros((len(images), *padded, 3), dtype=dtype)
+    result[:, : size[0], : size[1]] = centred
+    return result.permute(0, 3, 1, 2)
 
 
 def source_table(
@@ -131,8 +143,8 @@ def source_table(
     return low.int(), (position - low).float()
 
 
-def to_bgr(image: Tensor, encoding: str) -> Tensor:
-    """Return the colours of camera bytes, uint8 (H, W, 3).
+def to_bgr(images: Tensor, encoding: str) -> Tensor:
+    """Return the colours of camera bytes (..., H, W) or (..., H, W, bytes), uint8 (..., H, W, 3).
 
     Bayer patterns are interpolated bilinearly: a colour that a pixel lacks is the rounded mean of
     its two or four nearest neighbours that have it. Lines beyond the border are mirrored about the
@@ -140,32 +152,33 @@ def to_bgr(image: Tensor, encoding: str) -> Tensor:
     YUV is BT.601 with limited range, and the two pixels of a pair share their chroma.
     """
     if encoding == "bgr8":
-        return image
+        return images
     if encoding == "rgb8":
-        return image.flip(2)
+        return images.flip(-1)
     if encoding == "mono8":
-        return image[:, :, None].expand(-1, -1, 3)
-    return _debayer(image, encoding) if encoding in BAYER_RED else _of_yuv(image, encoding)
+        return images[..., None].expand(*images.shape, 3)
+    return _debayer(images, encoding) if encoding in BAYER_RED else _of_yuv(images, encoding)
 
 
-def _of_yuv(image: Tensor, encoding: str) -> Tensor:
-    height, width = image.shape[:2]
-    pairs = image.reshape(height, width // 2, 4).int()
+def _of_yuv(images: Tensor, encoding: str) -> Tensor:
+    *lines, width, _ = images.shape
+    pairs = images.reshape(*lines, width // 2, 4).int()
     luma, *chroma = YUV422_BYTES[encoding]
-    y = (pairs[:, :, luma::2] - 16).clamp(min=0) * LUMA
-    u, v = (pairs[:, :, place, None] - 128 for place in chroma)
+    y = (pairs[..., luma::2] - 16).clamp(min=0) * LUMA
+    u, v = (pairs[..., place, None] - 128 for place in chroma)
     parts = (y + BLUE_OF_U * u, y + GREEN_OF_V * v + GREEN_OF_U * u, y + RED_OF_V * v)
-    colours = torch.stack(parts, dim=3) + (1 << (_PARTS - 1)) >> _PARTS
-    return colours.clamp(0, 255).to(torch.uint8).reshape(height, width, 3)
+    colours = torch.stack(parts, dim=-1) + (1 << (_PARTS - 1)) >> _PARTS
+    return colours.clamp(0, 255).to(torch.uint8).reshape(*lines, width, 3)
 
 
-def _debayer(image: Tensor, encoding: str) -> Tensor:
+def _debayer(images: Tensor, encoding: str) -> Tensor:
     red_row, red_column = BAYER_RED[encoding]
-    height, width = image.shape
-    around = F.pad(image[None, None].float(), (1, 1, 1, 1), mode="reflect")[0, 0].int()
+    height, width = images.shape[-2:]
+    planes = images.reshape(-1, 1, height, width).float()
+    around = F.pad(planes, (1, 1, 1, 1), mode="reflect").int()
 
     def shifted(dy: int, dx: int) -> Tensor:
-        return around[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
+        return around[..., 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
 
     own = shifted(0, 0)
     beside = shifted(0, -1) + shifted(0, 1)
@@ -173,9 +186,10 @@ def _debayer(image: Tensor, encoding: str) -> Tensor:
     corners = shifted(-1, -1) + shifted(-1, 1) + shifted(1, -1) + shifted(1, 1)
     cross = (beside + above + 2) >> 2
     beside, above, corners = (beside + 1) >> 1, (above + 1) >> 1, (corners + 2) >> 2
-    y = torch.arange(height, device=image.device)[:, None] % 2 == red_row
-    x = torch.arange(width, device=image.device) % 2 == red_column
+    y = torch.arange(height, device=images.device)[:, None] % 2 == red_row
+    x = torch.arange(width, device=images.device) % 2 == red_column
     red = torch.where(y, torch.where(x, own, beside), torch.where(x, above, corners))
     blue = torch.where(y, torch.where(x, corners, above), torch.where(x, beside, own))
     green = torch.where(y == x, cross, own)
-    return torch.stack((blue, green, red), dim=2).to(torch.uint8)
+    colours = torch.stack((blue, green, red), dim=-1).to(torch.uint8)
+    return colours.reshape(*images.shape, 3)

@@ -17,32 +17,45 @@ from torch import Tensor
 from upsnet_ros.kernels.camera import (
     BAYER_RED,
     BLUE_OF_U,
+    BYTES_PER_PIXEL,
     GREEN_OF_U,
     GREEN_OF_V,
     LUMA,
     RED_OF_V,
     YUV422_BYTES,
-    source_table,
 )
 
 
 @triton.jit
+def _source(pixel, inverse, source):
+    """Return the source pixel below resized ones, and the next one's share."""
+    # In float64, as the twin.
+    place = (pixel.to(tl.float64) + 0.5) * inverse - 0.5
+    place = tl.minimum(tl.maximum(place, 0.0), (source - 1).to(tl.float64))
+    low = place.to(tl.int32)
+    return low, (place - low.to(tl.float64)).to(tl.float32)
+
+
+# Sizes differ by camera: no reason to compile anew.
+_VARYING = ["source_height", "source_width", "height", "width", "padded_height", "padded_width"]
+
+
+@triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=["images"])
 def _camera_kernel(
-    image,
-    row_low,
-    row_share,
-    column_low,
-    column_share,
+    images,
     output,
     source_height,
     source_width,
     height,
     width,
+    padded_height,
     padded_width,
+    inverse: tl.float64,
     mean_blue,
     mean_green,
     mean_red,
     LAYOUT: tl.constexpr,  # bgr, rgb, mono, bayer or yuv
+    BYTES: tl.constexpr,  # of a pixel
     FIRST: tl.constexpr,  # bayer: red's row; yuv: luma's byte
     SECOND: tl.constexpr,  # bayer: red's column; yuv: U's byte
     THIRD: tl.constexpr,  # yuv: V's byte
@@ -51,26 +64,27 @@ def _camera_kernel(
     GREEN_V: tl.constexpr,
     GREEN_U: tl.constexpr,
     BLUE_U: tl.constexpr,
+    CORNERS: tl.constexpr,  # source pixels for each of the result: 4, or 1 where sizes agree
     BLOCK: tl.constexpr,
 ):
     y = tl.program_id(0)
     x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    number = tl.program_id(2).to(tl.int64)
+    image = images + number * source_height * source_width * BYTES
     inside = (x < width) & (y < height)
-    top = tl.load(row_low + tl.minimum(y, height - 1))
-    down = tl.load(row_share + tl.minimum(y, height - 1))
-    left = tl.load(column_low + x, mask=x < width, other=0)
-    right = tl.load(column_share + x, mask=x < width, other=0.0)
+    top = tl.minimum(y, source_height - 1)
+    left = tl.minimum(x, source_width - 1)
+    if CORNERS == 4:
+        top, down = _source(y, inverse, source_height)
+        left, right = _source(x, inverse, source_width)
     blue = tl.full((BLOCK,), 0.0, tl.float32)
     green = blue
     red = blue
-    for corner in tl.static_range(4):
+    for corner in tl.static_range(CORNERS):
         below = corner // 2
         beyond = corner % 2
         row = tl.minimum(top + below, source_height - 1)
         column = tl.minimum(left + beyond, source_width - 1)
-        # A share is 1 - right on the left, and right beyond; likewise down.
-        share_x = (1 - beyond) * (1 - right) + beyond * right
-        share_y = (1 - below) * (1 - down) + below * down
         if LAYOUT == "bgr" or LAYOUT == "rgb":
             at = image + (row * source_width + column) * 3
             b = tl.load(at, mask=inside, other=0).to(tl.int32)
@@ -123,11 +137,21 @@ def _camera_kernel(
                 in_row, tl.where(in_column, corners, above), tl.where(in_column, beside, own)
             )
             g = tl.where(in_row == in_column, cross, own)
-        share = share_x * share_y
-        blue += share * (b.to(tl.float32) - mean_blue)
-        green += share * (g.to(tl.float32) - mean_green)
-        red += share * (r.to(tl.float32) - mean_red)
-    at = output + (y * padded_width + x) * 3
+        b = b.to(tl.float32) - mean_blue
+        g = g.to(tl.float32) - mean_green
+        r = r.to(tl.float32) - mean_red
+        if CORNERS == 4:
+            # A share is 1 - right on the left, and right beyond; likewise down.
+            share_x = (1 - beyond) * (1 - right) + beyond * right
+            share_y = (1 - below) * (1 - down) + below * down
+            blue += share_x * share_y * b
+            green += share_x * share_y * g
+            red += share_x * share_y * r
+        else:
+            blue = b
+            green = g
+            red = r
+    at = output + ((number * padded_height + y) * padded_width + x) * 3
     shown = x < padded_width
     kind = output.dtype.element_ty
     tl.store(at, tl.where(inside, blue, 0.0).to(kind), mask=shown)
@@ -136,7 +160,7 @@ def _camera_kernel(
 
 
 def camera_input(
-    image: Tensor,
+    images: Tensor,
     encoding: str,
     *,
     scale: float,
@@ -147,7 +171,6 @@ def camera_input(
     block: int = 256,
 ) -> Tensor:
     """Launch the kernel: `camera.camera_input`, ``block`` pixels (a power of two) a program."""
-    source = image.shape[:2]
     first = second = third = 0
     if encoding in BAYER_RED:
         layout = "bayer"
@@ -157,17 +180,18 @@ def camera_input(
         first, second, third = YUV422_BYTES[encoding]
     else:
         layout = encoding.removesuffix("8")
-    output = torch.empty((*padded, 3), dtype=dtype, device=image.device)
-    _camera_kernel[(padded[0], triton.cdiv(padded[1], block))](
-        image.contiguous(),
-        *source_table(size[0], source[0], scale, image.device),
-        *source_table(size[1], source[1], scale, image.device),
+    batch = len(images)
+    output = torch.empty((batch, *padded, 3), dtype=dtype, device=images.device)
+    _camera_kernel[(padded[0], triton.cdiv(padded[1], block), batch)](
+        images.contiguous(),
         output,
-        *source,
+        *images.shape[1:3],
         *size,
-        padded[1],
+        *padded,
+        1 / scale,
         *(float(mean) for mean in means),
         LAYOUT=layout,
+        BYTES=BYTES_PER_PIXEL[encoding],
         FIRST=first,
         SECOND=second,
         THIRD=third,
@@ -176,6 +200,7 @@ def camera_input(
         GREEN_V=GREEN_OF_V,
         GREEN_U=GREEN_OF_U,
         BLUE_U=BLUE_OF_U,
+        CORNERS=1 if scale == 1.0 else 4,
         BLOCK=block,
     )
-    return output.permute(2, 0, 1)[None]
+    return output.permute(0, 3, 1, 2)

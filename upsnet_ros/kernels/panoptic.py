@@ -126,7 +126,7 @@ def panoptic_maps_reference(
     max_logit: bool = False,
 ) -> HeadMaps:
     """What `panoptic_maps` must return; equals go to stuff, then to the first instance."""
-    frames = []
+    frames: list[tuple[Any, ...]] = []
     for image in range(len(semantic)):
         logits = _upsample(semantic[image].float(), size, scale / SEMANTIC_STRIDE)
         instance, index, segment = _instances(
@@ -152,8 +152,10 @@ def panoptic_maps_reference(
                 best if max_logit else None,
             )
         )
-    maps: Any = zip(*frames, strict=True)
-    return HeadMaps(*(None if frame[0] is None else torch.stack(frame) for frame in maps))
+    maps: list[Any] = [
+        None if parts[0] is None else torch.stack(parts) for parts in zip(*frames, strict=True)
+    ]
+    return HeadMaps(*maps)
 
 
 def _instances(
