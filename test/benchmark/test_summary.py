@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from upsnet_ros.benchmark.summary import PairedRatio, Summary
+from upsnet_ros.benchmark.summary import PairedRatio, Summary, short
 
 
 def test_summary() -> None:
@@ -22,3 +22,13 @@ def test_a_load_that_slows_both_of_a_pair_moves_no_ratio() -> None:
 def test_pairs_must_match() -> None:
     with pytest.raises(ValueError, match="2 and 1 values make no pairs"):
         PairedRatio.of([1.0, 2.0], [1.0])
+
+
+def test_short_figures() -> None:
+    assert [short(v) for v in (0.01234, 7.0, 12.34, 999.7, 14160.4)] == [
+        "0.0123",
+        "7",
+        "12.3",
+        "1000",
+        "14160",
+    ]

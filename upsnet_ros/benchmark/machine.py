@@ -31,12 +31,22 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     return description
 
 
+def cpu_flags() -> frozenset[str]:
+    """What the processor can do beside its basics, as Linux names it; empty elsewhere."""
+    # "flags" on x86, "Features" on ARM.
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return frozenset(flags[1].split()) if flags else frozenset()
+
+
 def _cpu_name() -> str:
-    """The model from /proc/cpuinfo, where the kernel of this architecture writes it there."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    """The model, where the kernel of this architecture writes it into /proc/cpuinfo."""
+    model = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
     return model[1] if model else platform.processor() or platform.machine()
+
+
+def _cpuinfo() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.read_text() if cpuinfo.exists() else ""
 
 
 def _version(package: str) -> str | None:

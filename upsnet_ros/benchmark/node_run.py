@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from upsnet_ros.benchmark.frames import frames
 from upsnet_ros.benchmark.load_figures import conclude, load_figures
 from upsnet_ros.benchmark.machine import describe_machine
 from upsnet_ros.benchmark.process_use import ProcessUse
 from upsnet_ros.benchmark.rate_search import highest_rate
-from upsnet_ros.benchmark.run import frames
 
 if TYPE_CHECKING:
     from upsnet_ros.benchmark.load_node import LoadNode  # and rclpy

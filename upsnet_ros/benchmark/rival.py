@@ -15,7 +15,8 @@ class MaskRCNN:
     Args:
         size: Height and width that the network runs at, before padding.
         device: Where it runs.
-        dtype: Float32, or a half precision to autocast to.
+        dtype: Float32, or a half precision. Weights are cast to it once; autocast, which does what
+            is not made for it in float32, would else cast them at each call.
         seed: Of its random weights.
     """
 
@@ -37,7 +38,7 @@ class MaskRCNN:
                 min_size=min(size),
                 max_size=max(size),
             )
-        self.network.eval().to(device, memory_format=torch.channels_last)
+        self.network.eval().to(device, dtype, memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def __call__(self, image: npt.NDArray[np.uint8], *, detections: int) -> int:

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def short(value: float) -> str:
+    """Write a figure with three digits that count, and no exponent."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """Percentiles of measurements, in their unit; ``p0`` and ``p100`` are the extremes."""
