@@ -15,6 +15,7 @@ from upsnet_ros.ros.diagnostics import RANDOM_WEIGHTS, CameraHealth, Diagnostics
 from upsnet_ros.ros.model import SHIPPED_WEIGHTS, Model
 from upsnet_ros.ros.parameters import NodeParameters
 from upsnet_ros.ros.qos import QosWatch
+from upsnet_ros.ros.service_guard import guard_services
 from upsnet_ros.ros.services import Services
 from upsnet_ros.ros.settings import NodeSettings
 from upsnet_ros.ros.statistics import StageTimes
@@ -70,6 +71,7 @@ class UpsnetNode(LifecycleNode):
         self._diagnostics = Diagnostics(
             self, period=self.settings.diagnostics_period, health=self._health
         )
+        guard_services(self)
 
     @property
     def settings(self) -> NodeSettings:
