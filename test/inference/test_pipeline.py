@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from upsnet_ros import Predictor
+from upsnet_ros import Predictor, kernels
 from upsnet_ros.inference.assemble import Assembly
 from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.inference.pipeline import Pipeline, in_order
@@ -71,10 +71,10 @@ class Gate:
     def __init__(self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
         self._opened = threading.Event()
         self._reached = threading.Semaphore(0)
-        self._compute = predictor.compute
-        monkeypatch.setattr(predictor, "compute", self)
+        self._compute = predictor.compute_batch
+        monkeypatch.setattr(predictor, "compute_batch", self)
 
-    def __call__(self, *args: Any, **options: Any) -> Assembly:
+    def __call__(self, *args: Any, **options: Any) -> list[Assembly]:
         self.count += 1
         self._reached.release()
         assert self._opened.wait(LONG)
@@ -103,14 +103,14 @@ def _assert_same(got: PanopticFrame, want: PanopticFrame) -> None:
 def _fail_on(seeds: set[int], predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the computation of some images raise."""
     bad = {_image(seed).tobytes() for seed in seeds}
-    compute = predictor.compute
+    compute_batch = predictor.compute_batch
 
-    def failing(pixels: Tensor, *args: Any, **options: Any) -> Assembly:
-        if pixels.cpu().numpy().tobytes() in bad:
+    def failing(images: list[Tensor], *args: Any, **options: Any) -> list[Assembly]:
+        if any(pixels.cpu().numpy().tobytes() in bad for pixels in images):
             raise ArithmeticError("of this frame")
-        return compute(pixels, *args, **options)
+        return compute_batch(images, *args, **options)
 
-    monkeypatch.setattr(predictor, "compute", failing)
+    monkeypatch.setattr(predictor, "compute_batch", failing)
 
 
 def test_frames_are_those_of_direct_calls(
@@ -309,7 +309,8 @@ def test_a_batch_is_what_waits(
         frames = [answer.result(LONG) for answer in answers]
     assert batches == [1, 3, 1, 1]  # three of four that wait; the last one has another size
     for frame, same in zip(frames[:5], want, strict=True):
-        _assert_same(frame, same)
+        # A batch is multiplied in other blocks: a pixel on an outline may differ.
+        assert (frame.labels == same.labels).mean() > 0.99
     assert frames[5].labels.shape == (40, 90)
 
 
@@ -335,6 +336,40 @@ def test_images_submitted_together_are_computed_together(
         with pytest.raises(ValueError, match="need an image"):
             pipeline.submit_together([_image(0), np.zeros((4, 4), np.uint8)])
         assert len(pipeline.submit_together([_image(0)] * 3, timeout=0)) == 3
+
+
+def test_a_frame_of_a_batch_does_not_wait_for_the_others(
+    predictor: Predictor, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = threading.Event()
+    with Pipeline(predictor, depth=1, batch=2) as pipeline:
+        first, second = pipeline.submit_together([_image(0), _image(1)])
+        gate.wait_for_a_computation()
+        slot = pipeline._ring.slots[0]  # taken last
+        collect = slot.collect
+
+        def late() -> Assembly:
+            assert here.wait(LONG)
+            return collect()
+
+        monkeypatch.setattr(slot, "collect", late)
+        gate.open()
+        assert first.result(LONG).labels.any()
+        assert not second.done()
+        pipeline.submit(_image(2))  # there is room again
+        here.set()
+        assert second.result(LONG).labels.any()
+
+
+def test_a_batch_is_a_computation(predictor: Predictor, gate: Gate) -> None:
+    with Pipeline(predictor, depth=2, batch=4) as pipeline:
+        answers = pipeline.submit_together([_image(0)] * 8)
+        gate.wait_for_a_computation()
+        with pytest.raises(TimeoutError, match="no room"):
+            pipeline.submit(_image(0), timeout=0)
+        gate.open()
+        assert all(answer.result(LONG).labels.any() for answer in answers)
+    assert gate.count == 2
 
 
 def test_closing_need_not_wait(predictor: Predictor, gate: Gate) -> None:
@@ -408,7 +443,7 @@ def test_a_stream_may_be_left(predictor: Predictor) -> None:
 def test_the_interpreter_ends_with_an_open_pipeline() -> None:
     code = """
 import numpy as np
-from upsnet_ros import Predictor
+from upsnet_ros import Predictor, kernels
 from upsnet_ros.inference.pipeline import Pipeline
 predictor = Predictor(variant="cityscapes-r18", device="cpu", scale=64, allow_random_weights=True)
 pipeline = Pipeline(predictor)
@@ -436,13 +471,14 @@ def test_the_steady_state_does_not_wait_for_the_gpu(
     """The pipeline itself, around a computation of static shapes."""
     predictor = Predictor(variant="cityscapes-r18", device="cuda", allow_random_weights=True)
 
-    def static(pixels: Tensor, *args: Any, **options: Any) -> Assembly:
-        table = torch.ones((1, 7), dtype=torch.int64, device="cuda")
-        details = torch.zeros((1, 5), dtype=torch.float64, device="cuda")
+    def static(images: list[Tensor], *args: Any, **options: Any) -> list[Assembly]:
+        (pixels,) = images
+        table = torch.ones((1, 7), dtype=torch.int32, device="cuda")
+        details = torch.zeros((1, 5), device="cuda")
         labels, unknown = pixels[..., 0].int().contiguous(), pixels[..., 1] > 128
-        return Assembly(labels, unknown, table, details, None, None, None, None)
+        return [Assembly(labels, unknown, table, details, None, None, None, None)]
 
-    monkeypatch.setattr(predictor, "compute", static)
+    monkeypatch.setattr(predictor, "compute_batch", static)
     images = [_image(seed, 512, 1024) for seed in range(8)]
     with Pipeline(predictor) as pipeline:
         for image in images[:3]:
@@ -455,12 +491,37 @@ def test_the_steady_state_does_not_wait_for_the_gpu(
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.xfail(
-    raises=RuntimeError, reason="the network waits: docs/performance.md lists where", strict=False
-)
-def test_a_frame_of_the_network_does_not_wait_for_the_gpu(no_sync: Any) -> None:
-    predictor = Predictor(variant="cityscapes-r18", device="cuda", allow_random_weights=True)
-    with Pipeline(predictor) as pipeline:
-        pipeline.submit(_image(0)).result(LONG)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_four_cameras_do_not_wait_for_the_gpu(batch: int, no_sync: Any) -> None:
+    predictor = Predictor(
+        variant="cityscapes-r18",
+        device="cuda",
+        scale=128,
+        score_threshold=0.3,
+        allow_random_weights=True,
+    )
+    images = [_image(seed, 128, 256) for seed in range(30)]
+    wanted = [predictor(image) for image in images]
+    predictor.prepare(images[0].shape, batches=range(1, batch + 1))
+    frames: dict[int, PanopticFrame] = {}
+    with Pipeline(predictor, depth=2, batch=batch) as pipeline:
+        for answer in pipeline.submit_together(images[: 2 * batch]):  # through every slot
+            answer.result(LONG)
         no_sync()
-        pipeline.submit(_image(1)).result(LONG)
+
+        def camera(number: int) -> None:
+            places = range(number, len(images), 4)
+            answers = [(place, pipeline.submit(images[place])) for place in places]
+            frames.update((place, answer.result(LONG)) for place, answer in answers)
+
+        threads = [threading.Thread(target=camera, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LONG)
+    assert kernels.failures() == {}
+    for place, want in enumerate(wanted):
+        if batch == 1:
+            _assert_same(frames[place], want)
+        else:  # sums in another order
+            assert (frames[place].labels == want.labels).mean() > 0.99

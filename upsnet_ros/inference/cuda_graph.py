@@ -108,6 +108,7 @@ class CudaRecorder:
             torch._C._cuda_clearCublasWorkspaces()
         return _CudaGraph(
             graph,
+            device=self._stream.device,
             function=function,
             inputs=inputs,
             outputs=outputs,
@@ -121,6 +122,7 @@ class _CudaGraph:
 
     Args:
         graph: The capture.
+        device: Where it was captured.
         function: What was captured; it keeps the tensors that the graph reads.
         inputs: Where the graph reads its inputs.
         outputs: Where the graph leaves its outputs.
@@ -132,13 +134,14 @@ class _CudaGraph:
         self,
         graph: torch.cuda.CUDAGraph,
         *,
+        device: torch.device,
         function: Function,
         inputs: tuple[Tensor, ...],
         outputs: list[Assembly],
         pool: _Pool,
         after: torch.cuda.Event,
     ) -> None:
-        self._graph = graph
+        self._graph, self._device = graph, device
         self._function: Function | None = function
         self._inputs, self._outputs = inputs, outputs
         self._pool = pool
@@ -147,7 +150,7 @@ class _CudaGraph:
 
     def replay(self, inputs: tuple[Tensor, ...]) -> list[Assembly]:
         """See `graphs.Recording`; all of it is launched on the current stream."""
-        stream = torch.cuda.current_stream(self._inputs[0].device)
+        stream = torch.cuda.current_stream(self._device)
         stream.wait_event(self._after)
         try:
             for held, x in zip(self._inputs, inputs, strict=True):
@@ -159,9 +162,9 @@ class _CudaGraph:
 
     def release(self) -> None:
         """See `graphs.Recording`; CUDA lets a replay that is under way come to its end."""
+        self._function, self._inputs, self._outputs = None, (), []
         self._graph.reset()
         self._pool.graphs -= 1
-        self._function, self._inputs, self._outputs = None, (), []
 
 
 def _warm_up(function: Function, inputs: tuple[Tensor, ...]) -> None:

@@ -25,6 +25,7 @@ class Job:
     Attributes:
         slot: Its memory.
         shape: Of the image.
+        encoding: Of the image.
         settings: By which it is segmented.
         timer: What measures its stages, if anything does.
         answer: What its sender waits for.
@@ -33,6 +34,7 @@ class Job:
 
     slot: HostSlot | CudaSlot
     shape: tuple[int, ...]
+    encoding: str
     settings: FrameSettings
     timer: StageTimer | None
     answer: Future[PanopticFrame]
@@ -40,7 +42,11 @@ class Job:
 
     def goes_with(self, other: Job) -> bool:
         """Whether one batch can hold both."""
-        return self.shape == other.shape and self.settings == other.settings
+        return (self.shape, self.encoding, self.settings) == (
+            other.shape,
+            other.encoding,
+            other.settings,
+        )
 
 
 def compute(predictor: Predictor, ring: Ring, jobs: list[Job]) -> None:
@@ -72,7 +78,10 @@ def _compute_together(predictor: Predictor, ring: Ring, jobs: list[Job]) -> None
     stage = stage_of(*(job.timer for job in jobs))  # a batch's time is that of each frame in it
     with ring.computing():
         images = [job.slot.arrive() for job in jobs]
-        assemblies = predictor.compute_batch(images, jobs[0].settings, stage=stage)
+        first = jobs[0]
+        # Not every predictor knows of encodings.
+        options = {} if first.encoding == "bgr8" else {"encoding": first.encoding}
+        assemblies = predictor.compute_batch(images, first.settings, stage=stage, **options)
         for job, assembly in zip(jobs, assemblies, strict=True):
             job.slot.download(assembly, stage_of(job.timer))
 

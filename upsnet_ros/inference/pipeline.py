@@ -35,10 +35,10 @@ class Pipeline:
     it with ``result()``, or have ``add_done_callback`` called in the pipeline's thread. Futures are
     done in the order of `submit`. What a frame raises is its own future's; the next one goes on.
 
-    On a GPU three streams upload, compute and download at once, over a ring of pinned memory. The
-    copy to the GPU is launched by the thread that submits; a second thread launches the network,
-    for as long as the network waits for the GPU in between; a third makes frames of what came back.
-    On a CPU one thread does it all.
+    On a GPU three streams upload, compute and download at once, over a ring of pinned memory: see
+    `ring` for their order. The copy to the GPU is launched by the thread that submits; a second
+    thread launches the network, and a third makes frames of what came back, the only one to wait
+    for the GPU. On a CPU one thread does it all.
 
     As a context manager it ends with `close`, which drops what has not begun if the block raised.
     A pipeline that nobody closes is closed when the interpreter ends.
@@ -46,9 +46,9 @@ class Pipeline:
     Args:
         predictor: What segments; it may be used beside the pipeline.
         depth: Computations in flight: one runs, the others' images and answers are on their way.
-        batch: Frames of one size that a computation takes at most. It takes those that wait when it
-            starts, and never waits for more, so a lone frame is not held up. The network takes one
-            image a call today, so more than 1 delays answers and gains nothing yet.
+        batch: Frames that a computation takes at most, of one size and encoding and under the same
+            settings. It takes those that wait when it starts, and never waits for more, so a lone
+            frame is not held up. Each one's future is done as soon as its own answer is here.
 
     Raises:
         ValueError: `depth` or `batch` is less than 1.
@@ -78,40 +78,59 @@ class Pipeline:
             thread.start()
 
     def submit(
-        self, image: npt.NDArray[np.uint8], *, timeout: float | None = None
+        self,
+        image: npt.NDArray[np.uint8],
+        *,
+        encoding: str = "bgr8",
+        timeout: float | None = None,
     ) -> Future[PanopticFrame]:
-        """Hand in an image, uint8 (H, W, 3) in BGR order; it may change once this returns.
+        """Hand in an image; it may change once this returns.
 
         Returns at once while less than ``depth * batch`` frames are in flight, and else as soon as
         one of them is answered. Thresholds and outputs are the predictor's of this moment. A future
         that is cancelled before its computation began is never computed.
 
         Args:
-            image: What `Predictor.__call__` takes.
+            image: uint8 (H, W, 3) in BGR order, or as the encoding has it.
+            encoding: One of `kernels.camera.BYTES_PER_PIXEL`.
             timeout: Seconds to wait for room; as long as it takes by default, 0 for not at all.
 
         Raises:
-            ValueError: The image has another dtype or shape, or no pixels.
+            ValueError: The encoding is unknown, or the image has another dtype or shape, or no
+                pixels.
             TimeoutError: There was no room in that time.
             RuntimeError: The pipeline is closed; or a future's callback, which would wait for
                 itself, submits.
         """
-        (answer,) = self.submit_together([image], timeout=timeout)
+        (answer,) = self.submit_together([image], encodings=[encoding], timeout=timeout)
         return answer
 
     def submit_together(
-        self, images: Sequence[npt.NDArray[np.uint8]], *, timeout: float | None = None
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        *,
+        encodings: Sequence[str] | None = None,
+        timeout: float | None = None,
     ) -> list[Future[PanopticFrame]]:
         """Hand in several images at once, so that none is computed before the others are here.
 
         Those that fit each other share a computation, up to `batch` of them. Either all are taken
         or none is; see `submit`, also for what is raised.
 
+        Args:
+            images: As `submit` takes them.
+            encodings: One for each image; bgr8 by default.
+            timeout: Seconds to wait for room for all of them.
+
         Raises:
             ValueError: Besides, there are more of them than may be in flight.
         """
-        for image in images:
-            check_image(image)
+        encodings = ["bgr8"] * len(images) if encodings is None else encodings
+        for image, encoding in zip(images, encodings, strict=True):
+            if encoding == "bgr8":
+                check_image(image)
+            else:
+                check_image(image, encoding)
         if len(images) > self._depth * self._batch:
             raise ValueError(
                 f"{len(images)} images at once, but this pipeline holds {self._depth * self._batch}"
@@ -121,10 +140,10 @@ class Pipeline:
         settings = self._predictor.settings()
         slots, jobs = self._take_slots(len(images), timeout), []
         try:
-            for slot, image in zip(slots, images, strict=True):
+            for slot, image, encoding in zip(slots, images, encodings, strict=True):
                 timer = self._predictor.timer()
                 slot.upload(image, stage_of(timer))
-                jobs.append(Job(slot, image.shape, settings, timer, Future()))
+                jobs.append(Job(slot, image.shape, encoding, settings, timer, Future()))
             with self._changed:
                 if self._closed:
                     raise RuntimeError(_CLOSED)
@@ -230,11 +249,12 @@ class Pipeline:
             del jobs
 
     def _answer(self, jobs: list[Job]) -> None:
-        outcomes = [outcome(self._predictor, job) for job in jobs]
-        # Before the callbacks, which may take their time.
-        self._give_back([job.slot for job in jobs], computations=1)
-        for job, (frame, error) in zip(jobs, outcomes, strict=True):
-            answer = job.answer
+        over = 1  # all of a computation is over once the first of its frames is here
+        for job in jobs:
+            frame, error = outcome(self._predictor, job)
+            # Before the callback, which may take its time.
+            self._give_back([job.slot], computations=over)
+            over, answer = 0, job.answer
             # An error's traceback holds the job; it must not hold itself by that.
             del job.answer, job.error
             if error is not None:
