@@ -20,7 +20,7 @@ KERNELS = {
     "fpn_roi_align",
     "deform_conv",
     "count",
-    "accept",
+    "drop",
     "finish",
     "panoptic",
     "tally",

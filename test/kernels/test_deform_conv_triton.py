@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from upsnet_ros.kernels.deform_conv import deform_conv2d_reference
+from upsnet_ros.kernels import deform_conv, dispatch
+from upsnet_ros.kernels.deform_conv import deform_conv2d, deform_conv2d_reference
 
 deform_conv_triton = pytest.importorskip("upsnet_ros.kernels.deform_conv_triton")
 
@@ -100,3 +103,38 @@ def test_packed_weight_and_relu(device: torch.device) -> None:
     expected = deform_conv2d_reference(input, offset, weight, bias).relu()
     assert (expected == 0).any()
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_weight_is_packed_once_until_it_changes(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = []
+    pack = deform_conv_triton.pack_weight
+    monkeypatch.setattr(
+        deform_conv_triton, "pack_weight", lambda weight: packed.append(1) or pack(weight)
+    )
+    input, offset, first, _ = make_case(device, size=(3, 4))
+    weight = torch.nn.Parameter(first)
+
+    def assert_right(weight: Tensor) -> None:
+        with torch.inference_mode():
+            result = deform_conv2d(input, offset, weight)
+        expected = deform_conv2d_reference(input, offset, weight.detach())
+        torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-5)
+
+    by_kernel = dispatch.interpreted() if device.type == "cpu" else nullcontext()
+    with by_kernel, torch.no_grad():
+        assert_right(weight)
+        assert_right(weight)
+        assert len(packed) == 1
+        weight.mul_(-2)
+        assert_right(weight)
+        assert len(packed) == 2
+        weight.data = first + 3
+        assert_right(weight)
+        assert_right(weight)
+        assert len(packed) == 3
+    number = len(deform_conv._packed_weights)
+    del weight
+    gc.collect()
+    assert len(deform_conv._packed_weights) == number - 1

@@ -37,12 +37,7 @@ def make_chain(length: int, device: torch.device) -> tuple[Tensor, Tensor, Tenso
     masks = torch.ones(1, length, BINS, BINS)
     classes = torch.ones(1, length, dtype=torch.int64)
     numbers = torch.tensor([length], dtype=torch.int32)
-    return (
-        boxes.to(device),
-        classes.to(device),
-        masks.to(device),
-        numbers.to(device),
-    )
+    return boxes.to(device), classes.to(device), masks.to(device), numbers.to(device)
 
 
 def assert_same(result: Accepted, expected: Accepted) -> None:
@@ -65,36 +60,34 @@ def test_the_twin_is_the_networks_removal(seed: int) -> None:
     ("seed", "dtype"), [(0, torch.float32), (1, torch.bfloat16), (3, torch.float16)]
 )
 def test_kernels_equal_the_twin(seed: int, dtype: torch.dtype, device: torch.device) -> None:
-    case = [tensor.to(device) for tensor in make_case(8, 0, 5, seed=seed)]
+    case = [tensor.to(device) for tensor in make_case(8, 0, seed=seed)]
     case[2] = case[2].to(dtype)
     options = {"size": SIZE, "threshold": THRESHOLD}
     expected = accept_masks_reference(*case, **options)
-    assert expected.blank.tolist() == [False, True, False]
+    assert expected.blank.tolist() == [False, True]
     result = hidden_masks_triton.accept_masks(*case, **options, rounds=3, block=(32, 32))
     assert_same(result, expected)
 
 
-@pytest.mark.parametrize("rounds", [0, 1, 2, 7])
+@pytest.mark.parametrize("rounds", [1, 2, 5])
 def test_chains_longer_than_the_rounds_are_followed_to_their_end(
     rounds: int, device: torch.device
 ) -> None:
     """A hides B, B would hide C, C would hide D ..: after two rounds, C is seen to stay."""
-    case = make_chain(7, device)
-    options = {"size": (12, 40), "threshold": 0.5}
+    case = make_chain(5, device)
+    options = {"size": (12, 32), "threshold": 0.5}
     expected = accept_masks_reference(*case, **options)
-    assert expected.place.tolist() == [[0, 2, 4, 6, 0, 0, 0]]
-    result = hidden_masks_triton.accept_masks(*case, **options, rounds=rounds, block=(8, 16))
+    assert expected.place.tolist() == [[0, 2, 4, 0, 0]]
+    result = hidden_masks_triton.accept_masks(*case, **options, rounds=rounds, block=(8, 32))
     assert_same(result, expected)
 
 
-@pytest.mark.parametrize("rounds", [0, 1])
-def test_crowds_are_decided_one_by_one_where_rounds_are_too_few(
-    rounds: int, device: torch.device
-) -> None:
-    case = [tensor.to(device) for tensor in make_case(12, 9, seed=2)]
+def test_crowds_are_decided_one_by_one_where_rounds_are_too_few(device: torch.device) -> None:
+    case = [tensor.to(device) for tensor in make_case(12, 9, seed=5)]
+    case[1].fill_(1)
     options = {"size": SIZE, "threshold": THRESHOLD}
     expected = accept_masks_reference(*case, **options)
-    result = hidden_masks_triton.accept_masks(*case, **options, rounds=rounds, block=(8, 16))
+    result = hidden_masks_triton.accept_masks(*case, **options, rounds=1, block=(8, 32))
     assert_same(result, expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from upsnet_ros.kernels import deform_conv_autograd, dispatch
 
@@ -21,6 +23,9 @@ _BLOCK_BYTES = 6 * 2**20
 # thread, and torch shares no work of less than 32768 elements (here nine an output) among threads:
 # where others want the CPU, each meeting of the threads can cost a time slice.
 _BAND_PIXELS = 32768 // 9
+
+# What the kernel reads in place of a weight, and of which state of the weight that was made.
+_packed_weights: Any = WeakTensorKeyDictionary()
 
 
 def deform_conv2d(
@@ -72,7 +77,8 @@ def deform_conv2d(
         )
         return _in_format_of(input, output)
     placement = {"stride": stride, "padding": padding, "dilation": dilation}
-    if input.device.type == "cpu" and not wants_gradient:
+    on_cpu = input.device.type == "cpu" and not dispatch.is_interpreted()
+    if on_cpu and not wants_gradient:
         return _gather_and_multiply(input, offset, weight, bias, **placement)
     if wants_gradient or input.dtype == torch.float64:
         return deform_conv2d_reference(input, offset, weight, bias, **placement)
@@ -117,7 +123,30 @@ def _launch(
 ) -> Tensor:
     from upsnet_ros.kernels import deform_conv_triton
 
-    return deform_conv_triton.deform_conv2d(input, offset, weight, bias, **placement)
+    packed = _packed(weight, deform_conv_triton.pack_weight)
+    return deform_conv_triton.deform_conv2d(input, offset, weight, bias, packed=packed, **placement)
+
+
+def _packed(weight: Tensor, pack: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the packed weight, made once for each state of the weight.
+
+    It stays in its place, so that a graph that reads it sees a weight's changes after the next call
+    outside of the graph.
+    """
+    with torch.inference_mode():
+        if weight.is_inference():  # whose changes nobody counts
+            return pack(weight)
+        state = (weight._version, weight.data_ptr())
+        known_state, known = _packed_weights.get(weight, (None, None))
+        if known_state == state:
+            return known
+        packed = pack(weight)
+        if weight.is_cuda and torch.cuda.is_current_stream_capturing():
+            return packed  # which is there at the replay, not before
+        if known is not None and (known.device, known.dtype) == (packed.device, packed.dtype):
+            packed = known.copy_(packed)
+        _packed_weights[weight] = (state, packed)
+        return packed
 
 
 def _gather_and_multiply(

@@ -15,8 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# Sizes differ by camera and by batch: no reason to compile anew.
+_VARYING = ["count", "in_height", "in_width", "out_height", "out_width"]
+_VARYING += ["offset_image", "offset_channel", "offset_row", "offset_column"]
 
-@triton.jit
+
+@triton.jit(do_not_specialize=_VARYING)
 def _deform_conv_kernel(
     pixels,
     offset,
@@ -51,7 +55,7 @@ def _deform_conv_kernel(
     there = m < count
     column = m % out_width
     row = (m // out_width) % out_height
-    image = m // (out_width * out_height)
+    image = (m // (out_width * out_height)).to(tl.int64)
     displaced = offset + image * offset_image + row * offset_row + column * offset_column
     base = image * in_height * in_width
     result = tl.full((BLOCK_M, BLOCK_N), 0.0, tl.float32)
@@ -117,7 +121,7 @@ def _deform_conv_kernel(
     if RELU:
         result = tl.maximum(result, 0.0)
     tl.store(
-        output + m[:, None] * OUTPUTS + n[None, :],
+        output + m.to(tl.int64)[:, None] * OUTPUTS + n[None, :],
         result.to(output.dtype.element_ty),
         mask=there[:, None] & (n < OUTPUTS)[None, :],
     )

@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TypeVar
 
@@ -91,8 +91,11 @@ def run(name: str, device: torch.device, *, kernel: Callable[[], T], twin: Calla
 
     # Triton builds its launcher with the system's C compiler, and the kernel with ptxas.
     toolchain = (TritonError, RuntimeError, ImportError, OSError, subprocess.SubprocessError)
+    # Triton launches on the current device, wherever the tensors are.
+    place = nullcontext() if device.index is None else torch.cuda.device(device)
     try:
-        return kernel()
+        with place:
+            return kernel()
     except torch.OutOfMemoryError:
         raise
     except toolchain as error:

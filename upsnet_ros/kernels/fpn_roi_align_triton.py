@@ -89,7 +89,8 @@ def _fpn_roi_align_kernel(
     first_x = x1 + (cell % BINS) * step_x
     first_y = y1 + (cell // BINS) * step_y
     total = tl.full((BLOCK,), 0.0, tl.float32)
-    for sample in range(SAMPLE_COUNT * SAMPLE_COUNT):
+    # Written out, so that the loads of all samples are on their way at once.
+    for sample in tl.static_range(SAMPLE_COUNT * SAMPLE_COUNT):
         y = first_y + (sample // SAMPLE_COUNT + 0.5) * step_y / SAMPLE_COUNT
         x = first_x + (sample % SAMPLE_COUNT + 0.5) * step_x / SAMPLE_COUNT
         counts = there & (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
@@ -141,7 +142,7 @@ def fpn_roi_align(
     _fpn_roi_align_kernel[(batch * count, output_size**2, triton.cdiv(channels, block))](
         *levels,
         boxes,
-        boxes if numbers is None else numbers,
+        boxes if numbers is None else numbers.contiguous(),
         output,
         count,
         *(side for level in levels for side in level.shape[1:3]),

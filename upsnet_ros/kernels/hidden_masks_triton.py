@@ -1,10 +1,9 @@
 """Mask removal as rounds of two kernels, and a last one: see `hidden_masks`.
 
 A round counts, tile by tile, how many pixels of each mask are covered by better ones of its class
-that the round before accepted, and then decides about all at once. The first round accepts all that
-have pixels. Once nothing changes, the rounds that are left return at once. The last kernel writes
-the result; where the rounds were too few for a chain of masks that hide each other, it decides one
-by one before, from the first decision that was still in doubt.
+that the round before kept, and then decides about all at once; the first takes all for kept. Once
+nothing changes, the rounds that are left return at once. The last kernel writes the result; where
+the rounds were too few for a chain of masks that hide each other, it decides the rest one by one.
 """
 
 # The arguments of kernels get their types when Triton compiles them.
@@ -50,8 +49,8 @@ def _count_kernel(
     classes,
     mask_logits,
     numbers,
-    accepted,
-    in_doubt,
+    sure,
+    dropped,
     area,
     hidden,
     height,
@@ -64,17 +63,18 @@ def _count_kernel(
     BLOCK_N: tl.constexpr,
 ):
     image = tl.program_id(2).to(tl.int64)
-    if tl.load(in_doubt + image) != 0:
+    there = tl.minimum(tl.load(numbers + image), TOTAL)
+    if tl.load(sure + image) < there:
         first_y = tl.program_id(0) * BLOCK_Y
         first_x = tl.program_id(1) * BLOCK_X
         y = first_y + tl.arange(0, BLOCK_Y)
         x = first_x + tl.arange(0, BLOCK_X)
         shown = (y < height)[:, None] & (x < width)[None, :]
-        boxes += image * (TOTAL * 4)
-        mask_logits += image * (TOTAL * BINS * BINS)
         first = image * TOTAL
+        boxes += first * 4
+        mask_logits += first * (BINS * BINS)
         place = tl.arange(0, BLOCK_N)
-        present = place < tl.minimum(tl.load(numbers + image), TOTAL)
+        present = place < there
         x1, x2, y1, y2 = _spans(boxes, place, present)
         reaches_x = (x1 < first_x + BLOCK_X) & (x2 > first_x)
         reaches_y = (y1 < first_y + BLOCK_Y) & (y2 > first_y)
@@ -86,54 +86,52 @@ def _count_kernel(
         n = next_member(reaches, -1, BLOCK_N)
         while n < BLOCK_N:
             mask = _mask_at(boxes, mask_logits, n, x, y, shown, BINS)
+            kind = tl.load(classes + first + n).to(tl.int32)
+            word = kind // 32
+            bit = kind % 32
+            cover = tl.where(word == 0, cover0, tl.where(word == 1, cover1, cover2))
+            pixels = tl.sum(tl.sum(mask & (cover >> bit), axis=1), axis=0)
+            tl.atomic_add(hidden + first + n, pixels, sem="relaxed")
             if FIRST:
                 pixels = tl.sum(tl.sum(mask, axis=1), axis=0)
                 tl.atomic_add(area + first + n, pixels, sem="relaxed")
-            else:
-                kind = tl.load(classes + first + n).to(tl.int32)
-                word = kind // 32
-                bit = kind % 32
-                cover = tl.where(word == 0, cover0, tl.where(word == 1, cover1, cover2))
-                pixels = tl.sum(tl.sum(mask & (cover >> bit), axis=1), axis=0)
-                tl.atomic_add(hidden + first + n, pixels, sem="relaxed")
-                paint = (mask * tl.load(accepted + first + n)) << bit
-                cover0 = tl.where(word == 0, cover0 | paint, cover0)
-                cover1 = tl.where(word == 1, cover1 | paint, cover1)
-                cover2 = tl.where(word == 2, cover2 | paint, cover2)
+            paint = (mask * (1 - tl.load(dropped + first + n))) << bit
+            cover0 = tl.where(word == 0, cover0 | paint, cover0)
+            cover1 = tl.where(word == 1, cover1 | paint, cover1)
+            cover2 = tl.where(word == 2, cover2 | paint, cover2)
             n = next_member(reaches, n, BLOCK_N)
 
 
 @triton.jit
-def _accept_kernel(
+def _drop_kernel(
     classes,
     numbers,
-    accepted,
-    in_doubt,
+    sure,
+    dropped,
     area,
     hidden,
     THRESHOLD: tl.constexpr,
     TOTAL: tl.constexpr,
-    FIRST: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     image = tl.program_id(0)
-    if tl.load(in_doubt + image) != 0:
+    there = tl.minimum(tl.load(numbers + image), TOTAL)
+    if tl.load(sure + image) < there:
         place = tl.arange(0, BLOCK_N)
-        inside = place < TOTAL
+        inside = place < there
         n = image * TOTAL + place
         pixels = tl.load(area + n, mask=inside, other=0)
         kind = tl.load(classes + n, mask=inside, other=0)
-        stays = inside & (place < tl.load(numbers + image)) & (pixels > 0) & (kind > 0)
-        if not FIRST:
-            covered = tl.load(hidden + n, mask=inside, other=0).to(tl.float64)
-            stays = stays & (covered / tl.maximum(pixels, 1).to(tl.float64) <= THRESHOLD)
-            was = tl.load(accepted + n, mask=inside, other=0)
-            # All before the first that changed were decided by what stays as it is, and so was
-            # that one: what comes after it is in doubt.
-            changed = tl.min(tl.where(stays.to(tl.int32) != was, place, BLOCK_N), axis=0)
-            tl.store(in_doubt + image, tl.where(changed < BLOCK_N, changed + 1, 0))
-            tl.store(hidden + n, place * 0, mask=inside)
-        tl.store(accepted + n, stays.to(tl.int32), mask=inside)
+        covered = tl.load(hidden + n, mask=inside, other=0).to(tl.float64)
+        share = covered / tl.maximum(pixels, 1).to(tl.float64)
+        drops = ((pixels == 0) | (kind == 0) | (share > THRESHOLD)).to(tl.int32)
+        was = tl.load(dropped + n, mask=inside, other=0)
+        # All before the first that changed were decided by what stays as it is, and so was that
+        # one: they are sure.
+        changed = tl.min(tl.where(inside & (drops != was), place, BLOCK_N), axis=0)
+        tl.store(sure + image, tl.minimum(changed + 1, TOTAL))
+        tl.store(dropped + n, drops, mask=inside)
+        tl.store(hidden + n, place * 0, mask=inside)
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -142,8 +140,8 @@ def _finish_kernel(
     classes,
     mask_logits,
     numbers,
-    accepted,
-    in_doubt,
+    sure,
+    dropped,
     area,
     places,
     number,
@@ -159,15 +157,16 @@ def _finish_kernel(
 ):
     image = tl.program_id(0).to(tl.int64)
     first = image * TOTAL
+    there = tl.minimum(tl.load(numbers + image), TOTAL)
     place = tl.arange(0, BLOCK_N)
-    stays = tl.load(accepted + first + place, mask=place < TOTAL, other=0)
-    start = tl.load(in_doubt + image)
-    if start != 0:
+    inside = place < there
+    stays = inside.to(tl.int32) - tl.load(dropped + first + place, mask=inside, other=0)
+    start = tl.load(sure + image)
+    if start < there:
         boxes += first * 4
         mask_logits += first * (BINS * BINS)
-        there = tl.minimum(tl.load(numbers + image), TOTAL)
-        kinds = tl.load(classes + first + place, mask=place < there, other=0).to(tl.int32)
-        all_x1, all_x2, all_y1, all_y2 = _spans(boxes, place, place < there)
+        kinds = tl.load(classes + first + place, mask=inside, other=0).to(tl.int32)
+        all_x1, all_x2, all_y1, all_y2 = _spans(boxes, place, inside)
         for n in range(start, there):
             x1, x2 = mask_span(tl.load(boxes + 4 * n), tl.load(boxes + 4 * n + 2))
             y1, y2 = mask_span(tl.load(boxes + 4 * n + 1), tl.load(boxes + 4 * n + 3))
@@ -190,8 +189,8 @@ def _finish_kernel(
                         mask = _mask_at(boxes, mask_logits, n, x, y, shown, BINS)
                         covered += tl.sum(tl.sum(mask & cover, axis=1), axis=0)
             share = covered.to(tl.float64) / tl.maximum(pixels, 1).to(tl.float64)
-            decided = (pixels > 0) & (kind > 0) & (share <= THRESHOLD)
-            stays = tl.where(place == n, decided.to(tl.int32), stays)
+            stayed = (pixels > 0) & (kind > 0) & (share <= THRESHOLD)
+            stays = tl.where(place == n, stayed.to(tl.int32), stays)
     rank = tl.cumsum(stays, axis=0) - 1
     total = tl.sum(stays, axis=0)
     tl.store(places + first + rank, place, mask=stays > 0)
@@ -212,34 +211,31 @@ def accept_masks(
 ) -> Accepted:
     """Launch the kernels: `hidden_masks.accept_masks`, with tiles of `block`, powers of two.
 
-    ``rounds`` is how often all are decided at once before the rest is decided one by one. As many
-    as the longest chain of masks that hide each other is enough; in practice that is three, and
-    one more says that it was.
+    ``rounds``, at least 1, is how often all are decided at once before what is left is decided one
+    by one. As many as the longest chain of masks that hide each other is enough; in practice that
+    is three, and one more says that it was.
     """
     batch, total = boxes.shape[:2]
-    device = boxes.device
-    work = torch.zeros(4, batch, total, dtype=torch.int32, device=device)
-    accepted, area, hidden, place = work
-    in_doubt = torch.ones(batch, dtype=torch.int32, device=device)
-    number = torch.empty_like(in_doubt)
-    blank = torch.empty(batch, dtype=torch.uint8, device=device)
+    # All that starts from zero, zeroed in one launch.
+    zeros = torch.zeros(batch * (4 * total + 1), dtype=torch.int32, device=boxes.device)
+    dropped, area, hidden, place, sure = zeros.split([batch * total] * 4 + [batch])
+    number = torch.empty_like(sure)
+    blank = torch.empty_like(sure, dtype=torch.uint8)
     boxes, mask_logits = boxes.float().contiguous(), mask_logits.contiguous()
-    classes = classes.contiguous()
+    classes, numbers = classes.contiguous(), numbers.contiguous()
     detections = (boxes, classes, mask_logits, numbers)
     lengths = {"TOTAL": total, "BLOCK_N": triton.next_power_of_2(total)}
     tiles = {"BINS": mask_logits.shape[-1], "BLOCK_Y": block[0], "BLOCK_X": block[1]}
     grid = (triton.cdiv(size[0], block[0]), triton.cdiv(size[1], block[1]), batch)
-    for turn in range(rounds + 1):
+    for turn in range(rounds):
         _count_kernel[grid](
-            *detections, accepted, in_doubt, area, hidden, *size,
-            FIRST=turn == 0, **lengths, **tiles,
-        )  # fmt: skip
-        _accept_kernel[(batch,)](
-            classes, numbers, accepted, in_doubt, area, hidden,
-            THRESHOLD=threshold, FIRST=turn == 0, **lengths,
-        )  # fmt: skip
+            *detections, sure, dropped, area, hidden, *size, FIRST=turn == 0, **lengths, **tiles
+        )
+        _drop_kernel[(batch,)](
+            classes, numbers, sure, dropped, area, hidden, THRESHOLD=threshold, **lengths
+        )
     _finish_kernel[(batch,)](
-        *detections, accepted, in_doubt, area, place, number, blank, *size,
+        *detections, sure, dropped, area, place, number, blank, *size,
         THRESHOLD=threshold, num_warps=8, **lengths, **tiles,
     )  # fmt: skip
-    return Accepted(place, number, blank.view(torch.bool))
+    return Accepted(place.view(batch, total), number, blank.view(torch.bool))

@@ -22,7 +22,8 @@ from upsnet_ros.kernels.nms import Kept
 _BITS = 32
 
 
-@triton.jit
+# Lists are shorter where an image is small: no reason to compile anew.
+@triton.jit(do_not_specialize=["count", "num_words"])
 def _overlap_kernel(
     boxes,
     groups,
@@ -64,7 +65,8 @@ def _overlap_kernel(
     tl.store(words + (first + i) * num_words + word, value, mask=row)
 
 
-@triton.jit
+# The number of words says whether rows of them are read in wide pieces.
+@triton.jit(do_not_specialize=["count", "limit"])
 def _suppress_kernel(
     words,
     numbers,
@@ -132,7 +134,7 @@ def batched_nms(
     all_words = triton.next_power_of_2(num_words)
     _suppress_kernel[(batch,)](
         words,
-        numbers,
+        numbers.contiguous(),
         index,
         number,
         count,

@@ -230,7 +230,7 @@ def panoptic_maps(
         boxes.float().contiguous(),
         classes.contiguous(),
         mask_logits.contiguous(),
-        numbers,
+        numbers.contiguous(),
         unknown_margin,
         panoptic,
         ids,

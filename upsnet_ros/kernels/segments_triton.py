@@ -64,7 +64,7 @@ def _tally_kernel(
     ends = ends & (x < stop)
 
     length = tl.where(ends, x + 1, 0) - tl.where(begins, x, 0)
-    counter = shares + region * CLASSES + share
+    counter = shares + share * (LAST + 1) + region
     tl.atomic_add(counter, length, mask=begins | ends, sem="relaxed")
     # Of a region without pixels the zeros stay: how far its corners are from the opposite edges.
     corner = bounds + region * 4
@@ -106,7 +106,7 @@ def _decide_kernel(
     most = tl.full((BLOCK,), -1, tl.int32)
     majority = tl.full((BLOCK,), 0, tl.int32)
     for kind in range(CLASSES):
-        share = tl.load(shares + region * CLASSES + kind, mask=there, other=0)
+        share = tl.load(shares + kind * (LAST + 1) + region, mask=there, other=0)
         area += share
         better = share > most
         most = tl.where(better, share, most)
@@ -213,7 +213,7 @@ def segment_table(
     """Launch the kernels: `segments.segment_table`, `block` pixels (a power of two) a program."""
     device = panoptic.device
     panoptic, semantic = panoptic.contiguous(), semantic.contiguous()
-    classes = classes.contiguous()
+    classes, public_ids = classes.contiguous(), public_ids.contiguous()
     batch, *map_size = panoptic.shape
     num_classes, last = len(public_ids), num_stuff + classes.shape[1]
     size = (len(rows), len(columns))
@@ -227,7 +227,7 @@ def segment_table(
     unknown = torch.empty((batch, *size), dtype=torch.uint8, device=device)
     public_map = torch.empty_like(unknown) if want_semantic else None
 
-    places = (rows, columns)
+    places = (rows.contiguous(), columns.contiguous())
     grid = (size[0], triton.cdiv(size[1], block), batch)
     _tally_kernel[grid](
         panoptic,
