@@ -27,14 +27,15 @@ CAMERAS, FRAMES, LONG = 4, 40, 120
 BAD = 7
 
 
-def _echo(pixels: Tensor, *args: Any, **options: Any) -> Assembly:
+def _echo(images: list[Tensor], *args: Any, **options: Any) -> list[Assembly]:
     """Stands in for the network, which would take too long: the labels are the blue channel."""
-    if pixels[0, 0, 1] == BAD:
+    if any(pixels[0, 0, 1] == BAD for pixels in images):
         raise ArithmeticError
-    table, details = torch.ones((1, 7), dtype=torch.int64), torch.zeros((1, 5), dtype=torch.float64)
-    return Assembly(
-        pixels[..., 0].int(), pixels[..., 1] > 0, table, details, None, None, None, None
-    )
+    table, details = torch.ones((1, 7), dtype=torch.int32), torch.zeros((1, 5))
+    return [
+        Assembly(pixels[..., 0].int(), pixels[..., 1] > 0, table, details, None, None, None, None)
+        for pixels in images
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def predictor(
     network: Predictor, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Predictor:
     """Echoes; the pipeline has one thread as on a CPU, or answers in a second one as on a GPU."""
-    monkeypatch.setattr(network, "compute", _echo)
+    monkeypatch.setattr(network, "compute_batch", _echo)
     if request.param == "two threads":
         cpu = network.device
         monkeypatch.setattr(module, "Ring", lambda *, device, size: Ring(device=cpu, size=size))
@@ -113,12 +114,12 @@ def test_an_error_holds_memory_no_longer_than_its_future(
 
     held: list[weakref.ref[Features]] = []
 
-    def fail(*args: Any, **options: Any) -> Assembly:
+    def fail(*args: Any, **options: Any) -> list[Assembly]:
         features = Features()
         held.append(weakref.ref(features))
         raise MemoryError
 
-    monkeypatch.setattr(predictor, "compute", fail)
+    monkeypatch.setattr(predictor, "compute_batch", fail)
     image = np.zeros((4, 4, 3), np.uint8)
     with Pipeline(predictor) as pipeline:
         answer = pipeline.submit(image)

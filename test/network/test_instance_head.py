@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import torch
 
-from upsnet_ros.network.instance_head import MaskHead, instance_detections, panoptic_detections
+from upsnet_ros.network.instance_head import (
+    MASK_POOL,
+    MaskHead,
+    instance_detections,
+    panoptic_detections,
+)
+from upsnet_ros.network.roi_pool import pool_rois
 
 LIMITS = {"size": (100, 100), "nms_threshold": 0.5}
 
@@ -65,6 +71,7 @@ def test_own_class_masks_are_the_channels_of_the_full_score() -> None:
     pyramid = [torch.randn(1, 8, 32 // 2**i, 32 // 2**i) for i in range(4)]
     boxes = torch.tensor([[0.0, 0.0, 60.0, 60.0], [10.0, 5.0, 40.0, 90.0]])
     with torch.inference_mode():
-        full = head.mask_score(head.features(pyramid, boxes))
+        pooled = pool_rois(pyramid, boxes, output_size=MASK_POOL)
+        full = head.mask_score(head.features(pooled))
         own = head(pyramid, boxes, torch.tensor([3, 1]))
     torch.testing.assert_close(own, torch.stack((full[0, 3], full[1, 1])))

@@ -1,4 +1,4 @@
-"""From the network's maps to a `PanopticFrame`: public ids, areas and bounds, on the device."""
+"""From what the network says to a `PanopticFrame`, by way of tensors that a GPU can send."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from upsnet_ros.datasets.taxonomy import Taxonomy
-from upsnet_ros.inference.frame import LABEL_DIVISOR, Instance, PanopticFrame, StuffSegment
+from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
 from upsnet_ros.inference.preprocess import Geometry
-from upsnet_ros.network.instance_head import Detections
-from upsnet_ros.network.panoptic_head import UNKNOWN
-from upsnet_ros.network.segments import VOID, Segments, unify
+from upsnet_ros.network.segment_table import segment_table
+from upsnet_ros.network.static.path import StaticResult
 from upsnet_ros.network.upsnet import PanopticResult
 from upsnet_ros.network.variants import Variant
 
@@ -26,9 +26,9 @@ class Assembly:
     Attributes:
         labels: int32 (H, W), as in `PanopticFrame`.
         unknown: bool (H, W).
-        table: int64 (R, 7): label, semantic id, area, x1, y1, x2, y2 of each segment that has a
-            pixel; things in the order of the panoptic head, stuff before them.
-        details: float64 (R, 5): score and detection box in source pixels; zeros for stuff.
+        table: int32 (R, 7): label, semantic id, area, x1, y1, x2, y2 of each segment: stuff, then
+            things in the order of the panoptic head. Rows without area are of none.
+        details: float32 (R, 5): score and detection box in source pixels; zeros for stuff.
         semantic: uint8 (H, W) public ids, or None.
         unknown_score: uint8 (H, W), or None.
         confidence: uint8 (H, W), or None.
@@ -57,30 +57,37 @@ class Assembly:
         return self.map(Tensor.cpu)
 
 
-def _labels_of_regions(segments: Segments, num_stuff: int, public_ids: Tensor) -> Tensor:
-    """Return the label of each region, int64 (R,): things numbered within their class."""
-    semantic = segments.region_semantic
-    present = segments.region_area > 0
-    void = semantic == VOID
-    # The stand-in for "nothing found" has a stuff id and is no thing.
-    thing = present & ~void & (semantic >= num_stuff)
-    same = (semantic[:, None] == semantic) & thing
-    number = torch.tril(same).sum(dim=1)
-    ids = public_ids[semantic.masked_fill(void, 0)]
-    return torch.where(thing, ids * LABEL_DIVISOR + number, ids).masked_fill(void, 0)
+def of_batch(
+    result: StaticResult, *, rows: Tensor, columns: Tensor, scale: float, num_stuff: int
+) -> list[Assembly]:
+    """Describe each image of a batch, without a wait for the device.
 
+    Args:
+        result: The network's.
+        rows: int64 (H,), which row of the network's maps each row of an image shows.
+        columns: int64 (W,), likewise.
+        scale: Network pixels for each pixel of an image.
+        num_stuff: Number of stuff classes.
+    """
+    segments, maps, detections = result.segments, result.maps, result.detections
+    scores, boxes = detections.scores[..., None], detections.boxes / scale
+    details = F.pad(torch.cat((scores, boxes), dim=2), (0, 0, num_stuff, 0))
+    same = maps.panoptic.shape[1:] == (len(rows), len(columns))
 
-def _bounds(index: Tensor, count: int, dim: int) -> tuple[Tensor, Tensor]:
-    """Return the first and last row (dim 0) or column (dim 1) where index (H, W) has each value."""
-    length = index.shape[dim]
-    place = torch.arange(length, device=index.device)
-    place = place[:, None] if dim == 0 else place
-    hits = torch.bincount((index * length + place).flatten(), minlength=count * length)
-    present = hits.view(count, length) > 0
-    positions = torch.arange(length, device=index.device)
-    first = torch.where(present, positions, length).amin(dim=1)
-    last = torch.where(present, positions, -1).amax(dim=1)
-    return first, last
+    def to_source(x: Tensor | None) -> Tensor | None:
+        return x if x is None or same else x[:, rows][:, :, columns]
+
+    batch = Assembly(
+        labels=segments.labels,
+        unknown=segments.unknown,
+        table=segments.table,
+        details=details,
+        semantic=segments.semantic,
+        unknown_score=to_source(maps.unknown_score),
+        confidence=to_source(maps.confidence),
+        max_logit=to_source(maps.max_logit),
+    )
+    return [batch.map(lambda x, i=i: x[i]) for i in range(len(details))]  # type: ignore[misc]
 
 
 def assemble(
@@ -91,7 +98,7 @@ def assemble(
     public_ids: Tensor,
     semantic: bool,
 ) -> Assembly:
-    """Unify the network's result at the source size and describe its segments.
+    """Unify the plain network's result at the source size and describe its segments.
 
     Args:
         result: The network's maps at `geometry.size`.
@@ -101,52 +108,32 @@ def assemble(
         semantic: Whether `Assembly.semantic` is wanted.
     """
     maps, detections = result.maps, result.detections
-    semantic_map = geometry.to_source(maps.semantic)
-    panoptic = geometry.to_source(maps.panoptic)
-    segments = unify(
-        panoptic,
-        semantic_map,
+    segments = segment_table(
+        geometry.to_source(maps.panoptic),
+        geometry.to_source(maps.semantic),
         detections.classes,
+        public_ids,
         num_stuff=variant.num_stuff,
-        num_seg_classes=variant.num_seg_classes,
         stuff_area_limit=variant.stuff_area_limit,
+        want_semantic=semantic,
     )
-    region_labels = _labels_of_regions(segments, variant.num_stuff, public_ids)
-    # Several regions can carry one stuff label; from here on a segment is what has one label.
-    labels, segment_of_region = torch.unique(region_labels, return_inverse=True)
-    index = segment_of_region[segments.region]
-    count = len(labels)
-    y1, y2 = _bounds(index, count, 0)
-    x1, x2 = _bounds(index, count, 1)
-    area = labels.new_zeros(count).index_add_(0, segment_of_region, segments.region_area)
-    ids = labels.new_zeros(count).index_copy_(0, segment_of_region, segments.region_semantic)
-    table = torch.stack((labels, ids, area, x1, y1, x2, y2), dim=1)
-    details = _details(detections, geometry, segment_of_region, count, variant.num_stuff)
-    shown = (area > 0) & (labels > 0)
+    rows = torch.cat((detections.scores[:, None], detections.boxes / geometry.scale), dim=1)
+    details = F.pad(rows, (0, 0, variant.num_stuff, 0))
+    shown = segments.table[:, 2] > 0
 
     def to_source(x: Tensor | None) -> Tensor | None:
         return None if x is None else geometry.to_source(x)
 
     return Assembly(
-        labels=labels.to(torch.int32)[index],
-        unknown=panoptic == UNKNOWN,
-        table=table[shown],
+        labels=segments.labels,
+        unknown=segments.unknown,
+        table=segments.table[shown],
         details=details[shown],
-        semantic=public_ids.to(torch.uint8)[semantic_map.long()] if semantic else None,
+        semantic=segments.semantic,
         unknown_score=to_source(maps.unknown_score),
         confidence=to_source(maps.confidence),
         max_logit=to_source(maps.max_logit),
     )
-
-
-def _details(
-    detections: Detections, geometry: Geometry, segments: Tensor, count: int, num_stuff: int
-) -> Tensor:
-    """Return score and box of the detection behind each segment, float64 (count, 5)."""
-    rows = torch.cat((detections.scores[:, None], detections.boxes / geometry.scale), dim=1)
-    details = rows.new_zeros((count, 5), dtype=torch.float64)
-    of_instances = segments[num_stuff : num_stuff + len(detections)]
-    return details.index_copy_(0, of_instances, rows.double())
 
 
 def to_frame(assembly: Assembly, taxonomy: Taxonomy, num_stuff: int) -> PanopticFrame:
@@ -154,7 +141,10 @@ def to_frame(assembly: Assembly, taxonomy: Taxonomy, num_stuff: int) -> Panoptic
     instances: list[Instance] = []
     stuff: list[StuffSegment] = []
     rows = zip(assembly.table.tolist(), assembly.details.tolist(), strict=True)
-    for (label, semantic_id, area, x1, y1, x2, y2), (score, *detection_box) in rows:
+    # By label, which no two segments share.
+    for (label, semantic_id, area, x1, y1, x2, y2), (score, *detection_box) in sorted(rows):
+        if area == 0:
+            continue
         info = taxonomy.classes[semantic_id]
         box = (x1, y1, x2, y2)
         if semantic_id < num_stuff:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,35 +14,27 @@ import torch
 from torch import Tensor
 
 from upsnet_ros.datasets.taxonomy import Taxonomy, get_taxonomy
-from upsnet_ros.inference.assemble import Assembly, assemble, to_frame
+from upsnet_ros.inference.assemble import Assembly, to_frame
 from upsnet_ros.inference.device import resolve_device
 from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.inference.frame_settings import FrameSettings
+from upsnet_ros.inference.graphs import GraphCache
 from upsnet_ros.inference.model import Origin, load_model
 from upsnet_ros.inference.pipeline import in_order
-from upsnet_ros.inference.preprocess import Geometry, check_image, preprocess, upload
+from upsnet_ros.inference.plain_frames import PlainFrames
+from upsnet_ros.inference.preprocess import Geometry, check_image, upload
 from upsnet_ros.inference.stage_timer import StageTimer, stage_of
-from upsnet_ros.network.panoptic_head import Grid, HeadOptions
+from upsnet_ros.inference.static_frames import StaticFrames
+from upsnet_ros.kernels.camera import BYTES_PER_PIXEL
+from upsnet_ros.network.panoptic_head import HeadOptions
 from upsnet_ros.network.resnet import fold_batch_norm_
-from upsnet_ros.network.upsnet import STAGES, Stage, UPSNet
+from upsnet_ros.network.upsnet import STAGES, Stage, UPSNet, unmeasured
 from upsnet_ros.network.variants import Variant
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LABEL_RESIZES = ("nearest", "bilinear")
 #: All stages that `PanopticFrame.timings` names, in order.
 PREDICTOR_STAGES = ("upload", "preprocess", *STAGES, "download")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrameSettings:
-    """What may change from image to image, as it was when one image came.
-
-    Attributes:
-        score_threshold: Class probability an instance must exceed.
-        head: What is asked of the panoptic head.
-    """
-
-    score_threshold: float
-    head: HeadOptions
 
 
 class Predictor:
@@ -69,6 +62,10 @@ class Predictor:
         semantic: Whether to fill `PanopticFrame.semantic` and ``confidence``.
         max_logit: Whether to fill `PanopticFrame.max_logit`.
         measure: Whether to fill `PanopticFrame.timings`.
+        plain: Whether to run the network as it is defined, image by image and without kernels, to
+            compare with.
+        graphs: Whether on CUDA a frame is captured once as a graph and replayed from then on;
+            `PanopticFrame.timings` know it as one stage.
 
     Raises:
         CheckpointError: The weights are missing or do not fit.
@@ -92,6 +89,8 @@ class Predictor:
         semantic: bool = False,
         max_logit: bool = False,
         measure: bool = False,
+        plain: bool = False,
+        graphs: bool = True,
     ) -> None:
         self.device = resolve_device(device)
         if precision not in PRECISIONS:
@@ -105,7 +104,6 @@ class Predictor:
             raise ValueError(
                 f"unknown label_resize {label_resize!r}; use {', '.join(LABEL_RESIZES)}"
             )
-        self._bilinear = label_resize == "bilinear"
         self._options = HeadOptions(
             unknown_score=unknown_score, confidence=semantic, max_logit=max_logit
         )
@@ -129,9 +127,18 @@ class Predictor:
             dtype=self.dtype,
             memory_format=torch.channels_last,  # type: ignore[call-overload]
         )
-        self._public_ids = torch.from_numpy(
-            np.asarray(self.taxonomy.public_ids, dtype=np.int64)
-        ).to(self.device)
+        ids = np.asarray(self.taxonomy.public_ids, dtype=np.int64)
+        options: dict[str, Any] = {
+            "geometry": self.geometry,
+            "bilinear": label_resize == "bilinear",
+            "public_ids": torch.from_numpy(ids).to(self.device),
+        }
+        self._frames: PlainFrames | StaticFrames
+        if plain:
+            self._frames = PlainFrames(self._network, **options)
+        else:
+            cache = GraphCache(self.device) if graphs and self.device.type == "cuda" else None
+            self._frames = StaticFrames(self._network, graphs=cache, **options)
 
     @property
     def random_weights(self) -> bool:
@@ -165,18 +172,22 @@ class Predictor:
         max_size = round(self.variant.max_size * self.scale / self.variant.scale)
         return Geometry.of((height, width), scale=self.scale, max_size=max_size)
 
-    def __call__(self, image: npt.NDArray[np.uint8]) -> PanopticFrame:
-        """Segment one image, uint8 (H, W, 3) in BGR order.
+    def __call__(self, image: npt.NDArray[np.uint8], encoding: str = "bgr8") -> PanopticFrame:
+        """Segment one image.
+
+        Args:
+            image: uint8 (H, W, 3) in BGR order, or as the encoding has it.
+            encoding: One of `kernels.camera.BYTES_PER_PIXEL`.
 
         Raises:
             ValueError: The image has another dtype or shape, or no pixels.
         """
-        check_image(image)
+        check_image(image, encoding)
         settings, timer = self.settings(), self.timer()
         stage = stage_of(timer)
         with stage("upload"):
             pixels = upload(image, self.device)
-        assembly = self.compute(pixels, settings, stage=stage)
+        (assembly,) = self.compute_batch([pixels], settings, encoding=encoding, stage=stage)
         with stage("download"):
             frame = self.frame(assembly.to_host())
         return frame if timer is None else replace(frame, timings=timer.milliseconds())
@@ -194,6 +205,37 @@ class Predictor:
             for image in images:
                 yield self(image)
 
+    def takes(self, encoding: str) -> bool:
+        """Whether camera bytes of that encoding need not be made BGR for it beforehand.
+
+        Any of `kernels.camera.BYTES_PER_PIXEL` may be given, but on a CPU OpenCV is the faster one.
+        """
+        on_device = self.device.type == "cuda" and encoding in BYTES_PER_PIXEL
+        return on_device or encoding == "bgr8"
+
+    def prepare(
+        self, shape: Sequence[int], *, encoding: str = "bgr8", batches: Iterable[int] = (1,)
+    ) -> None:
+        """Segment noise, so that the first images of that shape are no slower than later ones.
+
+        Libraries choose their algorithms, kernels are compiled, graphs captured and memory taken
+        with the first frames of a size.
+
+        Args:
+            shape: Of the images, (H, W, 3) for bgr8.
+            encoding: Of the images.
+            batches: Numbers of images that will be computed together.
+        """
+        # Noise, so that there is something to find: of an empty picture most stages do nothing.
+        noise = np.random.default_rng(0).integers(0, 256, tuple(shape), np.uint8)
+        check_image(noise, encoding)
+        pixels = upload(noise, self.device)
+        for batch in batches:
+            for assembly in self.compute_batch(
+                [pixels] * batch, self.settings(), encoding=encoding
+            ):
+                assembly.to_host()
+
     def settings(self) -> FrameSettings:
         """Return what an image is to be segmented by that comes now."""
         return FrameSettings(score_threshold=self.score_threshold, head=self._options)
@@ -202,46 +244,25 @@ class Predictor:
         """Return what measures the stages of one image, where that is asked for."""
         return StageTimer(self.device) if self._measure else None
 
-    @torch.inference_mode()
-    def compute(
-        self, pixels: Tensor, settings: FrameSettings, *, stage: Stage | None = None
-    ) -> Assembly:
-        """Segment an image on the device: what `__call__` does between upload and download.
+    def compute_batch(
+        self,
+        images: Sequence[Tensor],
+        settings: FrameSettings,
+        *,
+        encoding: str = "bgr8",
+        stage: Stage = unmeasured,
+    ) -> list[Assembly]:
+        """Segment several images of one size at once: what comes between upload and download.
+
+        On CUDA nothing waits for the device, but the first time for a size, encoding and batch.
 
         Args:
-            pixels: uint8 (H, W, 3), BGR, on the predictor's device.
-            settings: By which it is segmented.
+            images: uint8 (H, W, 3) each, or as the encoding has it, on the predictor's device.
+            settings: By which they are segmented.
+            encoding: One of `kernels.camera.BYTES_PER_PIXEL`.
             stage: Entered with the name of each stage while it runs, to measure it.
         """
-        stage = stage_of() if stage is None else stage
-        geometry = self.geometry(*pixels.shape[:2])
-        with stage("preprocess"):
-            data = preprocess(pixels, geometry, dtype=self.dtype)
-        result = self._network(
-            data,
-            geometry.size,
-            score_threshold=settings.score_threshold,
-            grid=Grid(geometry.source, geometry.scale) if self._bilinear else None,
-            options=settings.head,
-            stage=stage,
-        )
-        with stage("panoptic"):
-            return assemble(
-                result,
-                geometry,
-                variant=self.variant,
-                public_ids=self._public_ids,
-                semantic=settings.head.confidence,
-            )
-
-    def compute_batch(
-        self, images: Sequence[Tensor], settings: FrameSettings, *, stage: Stage | None = None
-    ) -> list[Assembly]:
-        """Segment several images of one size, as `compute` does each.
-
-        One after the other for now: the network takes one image a call.
-        """
-        return [self.compute(pixels, settings, stage=stage) for pixels in images]
+        return self._frames.compute(images, settings, encoding=encoding, stage=stage)
 
     def frame(self, assembly: Assembly) -> PanopticFrame:
         """Turn an assembly in the host's memory into a frame, without timings."""

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from upsnet_ros.kernels.camera import BAYER_RED, BYTES_PER_PIXEL, camera_input, to_bgr
+
 #: Subtracted from blue, green and red; there is no division.
 PIXEL_MEANS = np.array([102.9801, 115.9465, 122.7717])
 #: The padded size is a multiple of the stride of P5.
@@ -80,12 +82,25 @@ class Geometry:
         return values[rows][:, columns]
 
 
-def check_image(image: npt.NDArray[np.uint8]) -> None:
-    """Raise ValueError unless the image is uint8 (H, W, 3) and not empty."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+def check_image(image: npt.NDArray[np.uint8], encoding: str = "bgr8") -> None:
+    """Raise ValueError unless the image is uint8, of the encoding's shape, and not empty.
+
+    Args:
+        image: (H, W, 3) for bgr8 and rgb8, (H, W, 2) for yuyv and uyvy, (H, W) for others.
+        encoding: One of `kernels.camera.BYTES_PER_PIXEL`.
+    """
+    depth = BYTES_PER_PIXEL.get(encoding)
+    if depth is None:
+        raise ValueError(f"unknown encoding {encoding!r}; use {', '.join(BYTES_PER_PIXEL)}")
+    trailing = () if depth == 1 else (depth,)
+    if image.dtype != np.uint8 or image.shape[2:] != trailing or image.size == 0 or image.ndim < 2:
+        shape = ", ".join(("H", "W", *map(str, trailing)))
         raise ValueError(
-            f"need an image of uint8 (H, W, 3), got {image.dtype} {tuple(image.shape)}"
+            f"need an image of uint8 ({shape}), got {image.dtype} {tuple(image.shape)}"
         )
+    height, width = image.shape[:2]
+    if (depth == 2 and width % 2) or (encoding in BAYER_RED and min(height, width) < 2):
+        raise ValueError(f"{width}x{height} pixels cannot be {encoding}")
 
 
 def _resize(image: Tensor, geometry: Geometry) -> Tensor:
@@ -136,3 +151,32 @@ def preprocess(image: Tensor, geometry: Geometry, *, dtype: torch.dtype) -> Tens
     padded = centred.new_zeros((*geometry.padded, 3), dtype=dtype)
     padded[:height, :width] = centred
     return padded.permute(2, 0, 1)[None]
+
+
+def network_input(
+    images: Tensor, encoding: str, geometry: Geometry, *, dtype: torch.dtype
+) -> Tensor:
+    """Turn a batch of camera bytes into the network's input.
+
+    Args:
+        images: uint8 (B, H, W), (B, H, W, 2) or (B, H, W, 3), by encoding; on the device.
+        encoding: One of `kernels.camera.BYTES_PER_PIXEL`.
+        geometry: For this size.
+        dtype: Floating type of the network.
+
+    Returns:
+        (B, 3, padded height, padded width), channels-last, less the means, zero in the padding.
+    """
+    if images.device.type != "cpu":
+        blue, green, red = PIXEL_MEANS.tolist()
+        return camera_input(
+            images,
+            encoding,
+            scale=geometry.scale,
+            size=geometry.size,
+            padded=geometry.padded,
+            means=(blue, green, red),
+            dtype=dtype,
+        )
+    inputs = [preprocess(to_bgr(image, encoding), geometry, dtype=dtype) for image in images]
+    return inputs[0] if len(inputs) == 1 else torch.cat(inputs)

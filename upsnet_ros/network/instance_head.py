@@ -49,8 +49,11 @@ class BoxHead(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits (K, C) and raw deltas (K, 4 C), float32, for boxes (K, 4)."""
-        x = pool_rois(pyramid, boxes, output_size=BOX_POOL).flatten(1)
-        x = F.relu(self.fc6(x), inplace=True)
+        return self.classify(pool_rois(pyramid, boxes, output_size=BOX_POOL))
+
+    def classify(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does for pooled features (K, channels, 7, 7)."""
+        x = F.relu(self.fc6(pooled.flatten(1)), inplace=True)
         x = F.relu(self.fc7(x), inplace=True)
         return self.cls_score(x).float(), self.bbox_pred(x).float()
 
@@ -68,16 +71,20 @@ class MaskHead(nn.Module):
         self.mask_deconv1 = nn.Sequential(nn.ConvTranspose2d(channels, channels, 2, stride=2))
         self.mask_score = nn.Conv2d(channels, num_classes, 1)
 
-    def features(self, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """Return (K, channels, 28, 28) for boxes (K, 4)."""
-        x = pool_rois(pyramid, boxes, output_size=MASK_POOL)
+    def forward(self, pyramid: Sequence[Tensor], boxes: Tensor, classes: Tensor) -> Tensor:
+        """Return the mask logits of each box's own class, float32 (K, 28, 28)."""
+        return self.logits(pool_rois(pyramid, boxes, output_size=MASK_POOL), classes)
+
+    def features(self, pooled: Tensor) -> Tensor:
+        """Return (K, channels, 28, 28) of pooled features (K, channels, 14, 14)."""
+        x = pooled
         for conv in (self.mask_conv1, self.mask_conv2, self.mask_conv3, self.mask_conv4):
             x = F.relu(conv(x), inplace=True)
         return F.relu(self.mask_deconv1(x), inplace=True)
 
-    def forward(self, pyramid: Sequence[Tensor], boxes: Tensor, classes: Tensor) -> Tensor:
-        """Return the mask logits of each box's own class, float32 (K, 28, 28)."""
-        x = self.features(pyramid, boxes)
+    def logits(self, pooled: Tensor, classes: Tensor) -> Tensor:
+        """Return what `forward` does for pooled features (K, channels, 14, 14)."""
+        x = self.features(pooled)
         weight = self.mask_score.weight[classes].flatten(1).unsqueeze(1)
         assert self.mask_score.bias is not None
         bias = self.mask_score.bias[classes].unsqueeze(1)

@@ -82,11 +82,11 @@ class Grid:
     scale: float = 1.0
 
     def boxes(self, boxes: Tensor) -> Tensor:
-        """Bring boxes (N, 4), inclusive corners in the network's input, to the grid."""
+        """Bring boxes (..., 4), inclusive corners in the network's input, to the grid."""
         if self.scale == 1.0:
             return boxes
-        near, far = boxes[:, :2] / self.scale, (boxes[:, 2:] + 1) / self.scale - 1
-        return clip_boxes(torch.cat((near, far), dim=1), self.size)
+        near, far = boxes[..., :2] / self.scale, (boxes[..., 2:] + 1) / self.scale - 1
+        return clip_boxes(torch.cat((near, far), dim=-1), self.size)
 
 
 def upsample_part(logits: Tensor, tile: Tile, *, scale: float = 1.0) -> Tensor:

@@ -19,21 +19,25 @@ def pyramid_levels(boxes: Tensor) -> Tensor:
     return level.clamp(0, 3).long()
 
 
-def pool_rois(pyramid: Sequence[Tensor], boxes: Tensor, *, output_size: int) -> Tensor:
+def pool_rois(
+    pyramid: Sequence[Tensor], boxes: Tensor, *, output_size: int, images: Tensor | None = None
+) -> Tensor:
     """Pool each box from the pyramid level of its size.
 
     Two samples a bin and direction, no half-pixel shift, extents x2 - x1 without the +1.
 
     Args:
-        pyramid: P2 .. P5 (or more) of one image, (1, C, H, W) each.
+        pyramid: P2 .. P5 (or more), (N, C, H, W) each.
         boxes: (K, 4) in image pixels.
         output_size: Bins a side.
+        images: int64 (K,), which image each box is of; by default all are of the first.
 
     Returns:
         (K, C, output_size, output_size) in the order of boxes.
     """
     levels = pyramid_levels(boxes)
-    rois = torch.cat((boxes.new_zeros(len(boxes), 1), boxes), dim=1)
+    image = boxes.new_zeros(len(boxes)) if images is None else images.to(boxes.dtype)
+    rois = torch.cat((image[:, None], boxes), dim=1)
     indices = [torch.nonzero(levels == level).squeeze(1) for level in range(4)]
     pooled = [
         roi_align(pyramid[level], rois[index], output_size, 1 / STRIDES[level])

@@ -28,7 +28,8 @@ STAGES = ("backbone", "fpn_rpn", "box", "mask", "semantic", "panoptic")
 Stage = Callable[[str], AbstractContextManager[object]]
 
 
-def _unmeasured(_: str) -> AbstractContextManager[object]:
+def unmeasured(_: str) -> AbstractContextManager[object]:
+    """Measure nothing: a `Stage`."""
     return nullcontext()
 
 
@@ -86,7 +87,7 @@ class UPSNet(nn.Module):
         score_threshold: float | None = None,
         grid: Grid | None = None,
         options: HeadOptions | None = None,
-        stage: Stage = _unmeasured,
+        stage: Stage = unmeasured,
     ) -> PanopticResult:
         """Segment one image.
 

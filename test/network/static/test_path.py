@@ -1,0 +1,180 @@
+"""The static path against `UPSNet.forward`, by every form of its operators."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from upsnet_ros.kernels import dispatch
+from upsnet_ros.network import UPSNet, get_variant
+from upsnet_ros.network.panoptic_head import Grid, HeadOptions
+from upsnet_ros.network.random_weights import draw_weights_
+from upsnet_ros.network.segment_table import segment_table
+from upsnet_ros.network.static.by_kernels import KernelOperators
+from upsnet_ros.network.static.on_cpu import CpuOperators
+from upsnet_ros.network.static.operators import Operators
+from upsnet_ros.network.static.path import Sizes, StaticPath, StaticResult
+from upsnet_ros.network.upsnet import STAGES
+
+PADDED, SIZE, SOURCE = (64, 96), (60, 90), (90, 135)
+PUBLIC_IDS = torch.arange(1, 20) * 3
+EVERYTHING = HeadOptions(unknown_score=True, confidence=True, max_logit=True)
+
+
+@pytest.fixture(scope="module")
+def network() -> UPSNet:
+    # Small in channels too, for Triton's interpreter.
+    variant = replace(
+        get_variant("cityscapes-r18"),
+        fpn_channels=32,
+        box_channels=32,
+        semantic_channels=16,
+        stuff_area_limit=60,
+        max_detections=20,
+        rpn_top_n=120,
+    )
+    network = UPSNet(variant)
+    draw_weights_(network, seed=2)
+    return network
+
+
+def images(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    data = torch.randn(count, 3, *PADDED, generator=generator) * 60
+    data[:, :, SIZE[0] :] = 0
+    data[:, :, :, SIZE[1] :] = 0
+    return data.contiguous(memory_format=torch.channels_last)
+
+
+def path_of(network: UPSNet, batch: int, operators: Operators, grid: Grid) -> StaticPath:
+    rows, columns = ((torch.arange(n) * m) // n for n, m in zip(SOURCE, grid.size, strict=True))
+    return StaticPath(
+        network,
+        sizes=Sizes(batch=batch, padded=PADDED, size=SIZE, grid=grid),
+        rows=rows,
+        columns=columns,
+        public_ids=PUBLIC_IDS,
+        operators=operators,
+    )
+
+
+@torch.inference_mode()
+def run(path: StaticPath, data: Tensor, threshold: float, **options: object) -> StaticResult:
+    return path(
+        data,
+        score_threshold=torch.tensor([threshold]),
+        unknown_margin=torch.tensor([-0.5]),
+        options=EVERYTHING,
+        **options,
+    )
+
+
+@torch.inference_mode()
+def check(network: UPSNet, data: Tensor, result: StaticResult, threshold: float, grid: Grid) -> int:
+    """Compare with the plain network; returns how many instances there are in all.
+
+    Longer lists are multiplied in other blocks, so that a logit may differ in its last bits and a
+    pixel on an outline in its label.
+    """
+    total = 0
+    for image in range(len(data)):
+        plain = network(
+            data[image, None],
+            SIZE,
+            score_threshold=threshold,
+            grid=grid,
+            options=replace(EVERYTHING, unknown_margin=-0.5),
+        )
+        for name in ("panoptic", "semantic"):
+            got, want = getattr(result.maps, name)[image], getattr(plain.maps, name)
+            assert (got == want).float().mean() > 0.998, name
+        for name in ("unknown_score", "confidence", "max_logit"):
+            got, want = getattr(result.maps, name)[image], getattr(plain.maps, name)
+            close = torch.isclose(got.float(), want.float(), atol=1, rtol=1e-3)
+            assert close.float().mean() > 0.998, name
+        number = len(plain.detections)
+        assert int(result.detections.numbers[image]) == number
+        classes = result.detections.classes[image]
+        assert torch.equal(classes[:number], plain.detections.classes)
+        assert not classes[number:].any()
+        boxes = result.detections.boxes[image, :number]
+        torch.testing.assert_close(boxes, plain.detections.boxes, atol=1e-2, rtol=0)
+        rows, columns = ((torch.arange(n) * m) // n for n, m in zip(SOURCE, grid.size, strict=True))
+        expected = segment_table(
+            result.maps.panoptic[image][rows][:, columns],
+            result.maps.semantic[image][rows][:, columns],
+            plain.detections.classes,
+            PUBLIC_IDS,
+            num_stuff=network.variant.num_stuff,
+            stuff_area_limit=network.variant.stuff_area_limit,
+            want_semantic=True,
+        )
+        assert torch.equal(result.segments.labels[image], expected.labels)
+        assert torch.equal(result.segments.unknown[image], expected.unknown)
+        assert result.segments.semantic is not None and expected.semantic is not None
+        assert torch.equal(result.segments.semantic[image], expected.semantic)
+        table = result.segments.table[image]
+        assert torch.equal(table[: len(expected.table)], expected.table)
+        assert not table[len(expected.table) :].any()
+        total += int((expected.table[network.variant.num_stuff :, 2] > 0).sum())
+    return total
+
+
+@pytest.mark.parametrize("operators", [CpuOperators(), KernelOperators()])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_equals_the_plain_network(network: UPSNet, operators: Operators, batch: int) -> None:
+    grid, data = Grid(SIZE), images(batch)
+    result = run(path_of(network, batch, operators, grid), data, 0.3)
+    assert check(network, data, result, 0.3, grid) > batch
+
+
+@pytest.mark.parametrize("operators", [CpuOperators(), KernelOperators()])
+def test_finds_nothing_where_the_plain_network_finds_nothing(
+    network: UPSNet, operators: Operators
+) -> None:
+    grid, data = Grid(SIZE), images(2)
+    result = run(path_of(network, 2, operators, grid), data, 1.0)
+    assert check(network, data, result, 1.0, grid) == 0
+
+
+@pytest.mark.parametrize("operators", [CpuOperators(), KernelOperators()])
+def test_works_on_the_cameras_own_pixels(network: UPSNet, operators: Operators) -> None:
+    grid, data = Grid(SOURCE, SIZE[0] / SOURCE[0]), images(1)
+    result = run(path_of(network, 1, operators, grid), data, 0.3)
+    assert check(network, data, result, 0.3, grid) > 1
+
+
+def test_stages_are_announced_in_order(network: UPSNet) -> None:
+    entered = []
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        entered.append(name)
+        yield
+
+    run(path_of(network, 1, CpuOperators(), Grid(SIZE)), images(1), 0.3, stage=stage)
+    assert tuple(entered) == STAGES
+
+
+class _Kernels(KernelOperators):
+    # One program a bin of a box takes the interpreter minutes; test/kernels has its comparison.
+    pool = CpuOperators.pool
+
+
+@pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1",
+    reason="needs TRITON_INTERPRET=1, which is set where there is no GPU",
+)
+def test_equals_the_plain_network_by_kernels(network: UPSNet) -> None:
+    pytest.importorskip("triton")
+    grid, data = Grid(SIZE), images(2)
+    with dispatch.interpreted():
+        result = run(path_of(network, 2, _Kernels(), grid), data, 0.3)
+    assert dispatch.failures() == {}
+    assert check(network, data, result, 0.3, grid) > 2
