@@ -1,0 +1,143 @@
+"""The default path of frames against the plain one, by the shipped weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from upsnet_ros import Predictor
+from upsnet_ros.datasets.scenes import DrivingScenes
+from upsnet_ros.inference import static_frames
+from upsnet_ros.inference.frame import PanopticFrame
+
+Image = npt.NDArray[np.uint8]
+EVERYTHING = {"unknown_score": True, "semantic": True, "max_logit": True}
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image]:
+    return [scene.image for scene in DrivingScenes("test", 0, 2, (180, 360))]
+
+
+def predictors(**options: Any) -> tuple[Predictor, Predictor]:
+    settings: dict[str, Any] = {"device": "cpu", "scale": 128} | EVERYTHING | options
+    return Predictor(plain=True, **settings), Predictor(**settings)
+
+
+def assert_same(got: PanopticFrame, want: PanopticFrame) -> None:
+    for field in fields(PanopticFrame):
+        if field.name != "timings":
+            np.testing.assert_equal(getattr(got, field.name), getattr(want, field.name))
+
+
+@pytest.mark.parametrize("label_resize", ["nearest", "bilinear"])
+def test_frames_are_those_of_the_plain_path(images: list[Image], label_resize: str) -> None:
+    plain, static = predictors(label_resize=label_resize)
+    for image in images:
+        frame = static(image)
+        assert_same(frame, plain(image))
+        assert frame.instances and frame.stuff
+
+
+def test_thresholds_and_outputs_are_those_of_the_moment(images: list[Image]) -> None:
+    plain, static = predictors()
+    for predictor in (plain, static):
+        predictor(images[0])  # paths of this size are there when the settings change
+        predictor.set_score_threshold(0.9)
+        predictor.set_unknown_threshold(0.2)
+        predictor.set_outputs(unknown_score=False, semantic=False)
+    frame = static(images[0])
+    assert_same(frame, plain(images[0]))
+    assert frame.semantic is frame.unknown_score is None
+    assert all(instance.score > 0.9 for instance in frame.instances)
+    assert frame.unknown.any()
+
+
+def test_a_picture_of_nothing(images: list[Image]) -> None:
+    plain, static = predictors(score_threshold=0.999)
+    black = np.zeros((70, 90, 3), np.uint8)
+    assert_same(static(black), plain(black))
+
+
+def test_a_batch_holds_the_frames_of_single_calls(images: list[Image]) -> None:
+    _, static = predictors()
+    batch = static.compute_batch([torch.from_numpy(x) for x in images], static.settings())
+    for image, assembly in zip(images, batch, strict=True):
+        frame, alone = static.frame(assembly), static(image)
+        assert (frame.labels == alone.labels).mean() > 0.99
+        assert [i.class_id for i in frame.instances] == [i.class_id for i in alone.instances]
+        np.testing.assert_allclose(
+            [i.detection_box for i in frame.instances],
+            [i.detection_box for i in alone.instances],
+            atol=0.01,
+        )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encode"),
+    [
+        ("rgb8", lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)),
+        ("mono8", lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)),
+        ("uyvy", lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2YUV_UYVY)),
+    ],
+)
+def test_camera_bytes_are_taken_as_they_are(
+    images: list[Image], encoding: str, encode: Callable[[Image], Image]
+) -> None:
+    _, static = predictors()
+    own = encode(images[0])
+    decoded = {
+        "rgb8": lambda: images[0],
+        "mono8": lambda: cv2.cvtColor(own, cv2.COLOR_GRAY2BGR),
+        "uyvy": lambda: cv2.cvtColor(own, cv2.COLOR_YUV2BGR_UYVY),
+    }[encoding]()
+    assert_same(static(own, encoding), static(decoded))
+
+
+@pytest.mark.parametrize(
+    ("shape", "encoding", "message"),
+    [
+        ((4, 4, 3), "mono8", r"uint8 \(H, W\)"),
+        ((4, 4), "bgr8", r"uint8 \(H, W, 3\)"),
+        ((4, 5, 2), "yuyv", "5x4 pixels cannot be yuyv"),
+        ((1, 4), "bayer_rggb8", "4x1 pixels cannot be bayer_rggb8"),
+        ((4, 4, 3), "nv12", "unknown encoding 'nv12'"),
+    ],
+)
+def test_other_bytes_are_refused(shape: tuple[int, ...], encoding: str, message: str) -> None:
+    _, static = predictors()
+    with pytest.raises(ValueError, match=message):
+        static(np.zeros(shape, np.uint8), encoding)
+
+
+def test_prepare_computes_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, static = predictors(scale=64)
+    batches: list[int] = []
+    compute_batch = static.compute_batch
+
+    def counting(images: list[torch.Tensor], *args: Any, **options: Any) -> Any:
+        batches.append(len(images))
+        return compute_batch(images, *args, **options)
+
+    monkeypatch.setattr(static, "compute_batch", counting)
+    static.prepare((64, 128), encoding="bayer_rggb8", batches=(1, 3))
+    assert batches == [1, 3]
+    assert not static.takes("bayer_rggb8") and static.takes("bgr8")  # on a CPU
+
+
+def test_tables_of_sizes_are_kept_within_a_limit(
+    images: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_frames, "_PATHS", 2)
+    plain, static = predictors(scale=64)
+    for rows in (60, 70, 80, 60):
+        image = np.ascontiguousarray(images[0][:rows])
+        assert_same(static(image), plain(image))
+    assert len(static._frames._paths) == 2  # type: ignore[union-attr]
