@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from upsnet_ros.benchmark.rival import MaskRCNN
 
 
-def test_it_runs_on_the_size_and_segments_as_many_boxes_as_it_is_told() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_runs_on_the_size_and_segments_as_many_boxes_as_it_is_told(dtype: torch.dtype) -> None:
     before = torch.random.get_rng_state()
-    rival = MaskRCNN(size=(64, 128), device=torch.device("cpu"), dtype=torch.float32)
+    rival = MaskRCNN(size=(64, 128), device=torch.device("cpu"), dtype=dtype)
     assert torch.equal(torch.random.get_rng_state(), before)
     seen = []
     rival.network.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))

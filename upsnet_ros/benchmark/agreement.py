@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from upsnet_ros.benchmark.frames import Image
 from upsnet_ros.datasets.base import Dataset
@@ -17,7 +18,14 @@ from upsnet_ros.evaluation.evaluation import summarise
 from upsnet_ros.evaluation.measures import FrameMeasures, measure
 from upsnet_ros.inference.frame import LABEL_DIVISOR, PanopticFrame
 
-__all__ = ["Agreement", "AgreementFigures", "SceneFigures", "compare_frames", "compare_on_scenes"]
+__all__ = [
+    "Agreement",
+    "AgreementFigures",
+    "SceneFigures",
+    "compare_frames",
+    "compare_on_scenes",
+    "exactly",
+]
 
 Predict = Callable[[Image], PanopticFrame]
 Labels = npt.NDArray[np.integer[Any]]
@@ -95,6 +103,24 @@ class SceneFigures:
     def difference(self) -> float:
         """How much PQ the fast path wins, in percentage points; negative where it loses."""
         return round(self.fast_pq - self.exact_pq, 3)
+
+
+def exactly(predict: Predict) -> Predict:
+    """Return what predicts without TF32, whose mantissa is no longer than fp16's.
+
+    On CUDA torch lets convolutions in float32 use it unless it is told otherwise.
+    """
+
+    def predict_exactly(image: Image) -> PanopticFrame:
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        allowed = cudnn.allow_tf32, matmul.allow_tf32
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+        try:
+            return predict(image)
+        finally:
+            cudnn.allow_tf32, matmul.allow_tf32 = allowed
+
+    return predict_exactly
 
 
 def compare_frames(

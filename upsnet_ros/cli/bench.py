@@ -1,21 +1,32 @@
-"""`upsnet bench`: where a frame's time goes, alone, beside Mask R-CNN, and in the running node."""
+"""`upsnet bench`: where a frame's time goes, what became of goals, and the running node."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-from rich.table import Table
 
-from upsnet_ros.benchmark.run import BenchSettings, run
+from upsnet_ros.benchmark.compare import compare as compare_all
+from upsnet_ros.benchmark.markdown import to_markdown
+from upsnet_ros.benchmark.run import run
+from upsnet_ros.benchmark.settings import (
+    AUTO,
+    PARTS,
+    BenchSettings,
+    CompareSettings,
+    resolve_precision,
+)
 from upsnet_ros.cli import fail
+from upsnet_ros.cli.bench_tables import show_goals, show_stages
+from upsnet_ros.cli.evaluate_output import write
 
-_NODE = "The running node"
+_COMPARE, _NODE = "The goals, side by side", "The running node"
 
 
 def bench(
@@ -29,7 +40,13 @@ def bench(
         ),
     ] = "1024x2048",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, or on CUDA fp16 or bf16.")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp32, bf16, or on CUDA fp16. auto: fp16 on CUDA, bf16 on CPUs that multiply it,"
+            " else fp32."
+        ),
+    ] = AUTO,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads on the CPU. Not given: torch's choice.")
     ] = None,
@@ -44,9 +61,39 @@ def bench(
     compare: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Time torchvision's Mask R-CNN too, in turn with each frame."
+            "--compare",
+            help="Measure every goal of docs/performance.md in one run: in turn with each frame the"
+            " plain fp32 path and torchvision's Mask R-CNN; cameras in batches; agreement; memory.",
+            rich_help_panel=_COMPARE,
         ),
     ] = False,
+    cameras: Annotated[
+        int, typer.Option(help="Cameras that share the network.", rich_help_panel=_COMPARE)
+    ] = 4,
+    scenes: Annotated[
+        int,
+        typer.Option(
+            help="Drawn scenes on which answers are compared with plain fp32.",
+            rich_help_panel=_COMPARE,
+        ),
+    ] = 12,
+    parity: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of parity cases to compare on too, such as test/parity.",
+            rich_help_panel=_COMPARE,
+        ),
+    ] = None,
+    only: Annotated[
+        str,
+        typer.Option(metavar="PART,...", help="What to measure of it.", rich_help_panel=_COMPARE),
+    ] = ",".join(PARTS),
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the table for documents.", rich_help_panel=_COMPARE
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report for machines.")
     ] = None,
@@ -89,6 +136,7 @@ def bench(
     if shape is None:
         fail(f"--size {size!r} is not HEIGHTxWIDTH, as in 512x1024")
     height, width = int(shape[1]), int(shape[2])
+    console = Console(soft_wrap=True, highlight=False)
     if node:
         from upsnet_ros.benchmark.node_run import NodeBenchSettings
         from upsnet_ros.cli.bench_node import bench_node, show
@@ -110,14 +158,14 @@ def bench(
         values: dict[str, Any] = {
             "variant": variant,
             "device": device,
-            "precision": precision,
+            "precision": resolve_precision(precision, device),
             "scale": min(height, width),
             "weights": "" if weights is None else str(weights),
             "allow_random_weights": weights is None,
         }
         report = bench_node(node_settings, values=values, threads=threads)
-        show(report, Console(soft_wrap=True, highlight=False))
-        _write(report, json_file)
+        show(report, console)
+        _write_json(report, json_file)
         return
     settings = BenchSettings(
         variant=variant,
@@ -130,18 +178,44 @@ def bench(
         warmup=warmup,
         weights=None if weights is None else str(weights),
         image=None if image is None else str(image),
-        compare=compare,
     )
-    errors = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
-        task = progress.add_task("frames", total=warmup + iterations)
+    if not compare:
+        report = _bench(settings)
+        show_stages(report, console)
+        _write_json(report, json_file)
+        return
+    try:
+        goals = CompareSettings(
+            cameras=cameras,
+            scenes=scenes,
+            parity=None if parity is None else str(parity),
+            parts=tuple(part.strip() for part in only.split(",") if part.strip()),
+        )
+    except ValueError as error:
+        fail(str(error))
+    report = _compare(settings, goals)
+    show_goals(report, console)
+    _write_json(report, json_file)
+    if markdown is not None:
+        write(markdown, to_markdown(report))
+
+
+def _compare(settings: BenchSettings, goals: CompareSettings) -> dict[str, Any]:
+    with Console(stderr=True).status("") as status:
         try:
-            report = run(settings, progress=lambda: progress.advance(task))
+            return compare_all(settings, goals, progress=status.update)
         except ValueError as error:
             fail(str(error))
-    _print(report, Console(soft_wrap=True))
-    _write(report, json_file)
+
+
+def _bench(settings: BenchSettings) -> dict[str, Any]:
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("frames", total=settings.warmup + settings.iterations)
+        try:
+            return run(settings, progress=lambda: progress.advance(task))
+        except ValueError as error:
+            fail(str(error))
 
 
 def _rates(text: str) -> tuple[float, ...]:
@@ -151,53 +225,6 @@ def _rates(text: str) -> tuple[float, ...]:
         raise ValueError(f"--rates {text!r} is no list of numbers, as in 10,30,60") from None
 
 
-def _write(report: dict[str, Any], path: Path | None) -> None:
+def _write_json(report: Mapping[str, Any], path: Path | None) -> None:
     if path is not None:
-        path.write_text(json.dumps(report, indent=2) + "\n")
-        Console(stderr=True).print(f"wrote {path}")
-
-
-def _print(report: dict[str, Any], console: Console) -> None:
-    settings, machine = report["settings"], report["machine"]
-    height, width = settings["network_size"]
-    where = machine.get("gpu") or f"{machine['cpu']}, {settings['threads']} threads"
-    console.print(
-        f"UPSNet {settings['variant']}, {height}x{width}, {settings['precision']}, {where};"
-        f" {settings['iterations']} frames after {settings['warmup']};"
-        f" weights: {settings['weights']}"
-    )
-    table = Table()
-    for heading in ("stage", "p50 ms", "p99 ms", "share"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    whole = report["frame_ms"]
-    for name, summary in report["stages_ms"].items():
-        if summary is None:
-            table.add_row(name, "n/a", "n/a", "", style="dim")
-            continue
-        in_frame = name not in ("decode", "publish")
-        share = f"{summary['p50'] / whole['p50']:.1%}" if in_frame else ""
-        table.add_row(name, _ms(summary["p50"]), _ms(summary["p99"]), share)
-    table.add_section()
-    table.add_row("upload to download", _ms(whole["p50"]), _ms(whole["p99"]), "", style="bold")
-    if "maskrcnn_ms" in report:
-        rival = report["maskrcnn_ms"]
-        table.add_row("Mask R-CNN R50-FPN", _ms(rival["p50"]), _ms(rival["p99"]), "")
-    console.print(table)
-    console.print(
-        f"{report['instances']:g} instances of {report['segmented_boxes']:g} segmented boxes;"
-        f" load average {machine['load_average'][0]} at the start"
-    )
-    console.print(f"panoptic head and post-processing: {report['panoptic_share']:.1%} of the frame")
-    if "ratio_to_maskrcnn" in report:
-        spread = report["ratio_to_maskrcnn_spread"]
-        console.print(
-            f"UPSNet takes {spread['median']:.2f} times Mask R-CNN's time (median of"
-            f" {spread['pairs']} pairs, p10 {spread['p10']:.2f}, p90 {spread['p90']:.2f};"
-            f" {report['maskrcnn_instances']:g} instances there)"
-        )
-    if report["stages_ms"]["publish"] is None:
-        console.print("n/a: needs ROS 2 and the messages of this package")
-
-
-def _ms(value: float) -> str:
-    return f"{value:.1f}"
+        write(path, json.dumps(report, indent=2) + "\n")
