@@ -29,7 +29,7 @@ KERNELS = {
 }
 
 
-def test_kernels_compile_for_hopper_and_spill_no_registers(tmp_path: Path) -> None:
+def test_kernels_compile_for_hopper_once_and_spill_no_registers(tmp_path: Path) -> None:
     # A cache of its own, so that it compiles what is here now.
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     result = subprocess.run(
@@ -43,3 +43,5 @@ def test_kernels_compile_for_hopper_and_spill_no_registers(tmp_path: Path) -> No
     usages = json.loads(result.stdout)
     assert {usage["kernel"] for usage in usages} == KERNELS
     assert [usage for usage in usages if usage["spilled_bytes"]] == []
+    anew = [usage for usage in usages if usage["batch"] != 1]
+    assert anew == [], "compiled anew for another batch"

@@ -1,0 +1,245 @@
+"""Every Triton kernel at the sizes of a network, for `kernel_resources` and `kernel_times`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from upsnet_ros.kernels import (
+    camera,
+    camera_triton,
+    deform_conv,
+    deform_conv_triton,
+    fpn_roi_align,
+    fpn_roi_align_triton,
+    hidden_masks,
+    hidden_masks_triton,
+    nms,
+    nms_triton,
+    panoptic,
+    panoptic_triton,
+    segments,
+    segments_triton,
+)
+
+#: Of cityscapes: stuff and all classes.
+STUFF, CLASSES = 11, 19
+BINS, STRIDES = 28, (4, 8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One job of a kernel: `kernel` launches it, and `twin` returns the same in plain torch."""
+
+    name: str
+    kernel: Callable[[], Any]
+    twin: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What a frame has; by default that of cityscapes-r50."""
+
+    image: tuple[int, int] = (1024, 2048)
+    proposals: int = 1000
+    instances: int = 100
+    channels: int = 256
+
+
+class Inputs:
+    """Random inputs with shapes of their own kind: boxes that crowd, regions that are large.
+
+    Args:
+        device: Where they are; on "meta" they hold nothing.
+        dtype: Of features and masks.
+        batch: Frames.
+        sizes: Of a frame.
+    """
+
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, *, batch: int, sizes: Sizes
+    ) -> None:
+        self.device, self.dtype, self.batch, self.sizes = device, dtype, batch, sizes
+
+    def bytes(self, *shape: int) -> Tensor:
+        """Return camera bytes (B, *shape)."""
+        return torch.randint(0, 256, (self.batch, *shape), dtype=torch.uint8, device=self.device)
+
+    def feature(self, channels: int, stride: int) -> Tensor:
+        """Return a channels-last feature (B, C, H / stride, W / stride)."""
+        height, width = (side // stride for side in self.sizes.image)
+        shape = (self.batch, height, width, channels)
+        return torch.randn(shape, device=self.device, dtype=self.dtype).permute(0, 3, 1, 2)
+
+    def boxes(self, lists: int, count: int) -> Tensor:
+        """Return boxes (lists, count, 4) of 16 to 300 pixels, inside the image."""
+        height, width = self.sizes.image
+        limit = torch.tensor([width - 1.0, height - 1.0], device=self.device)
+        extent = 16 * 19 ** torch.rand(lists, count, 2, device=self.device)
+        extent = torch.minimum(extent, limit)
+        corner = torch.rand(lists, count, 2, device=self.device) * (limit - extent)
+        return torch.cat((corner, corner + extent), dim=2)
+
+    def numbers(self, lists: int, count: int) -> Tensor:
+        """Return full lists' numbers (lists,)."""
+        return torch.full((lists,), count, dtype=torch.int32, device=self.device)
+
+    def detections(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return boxes, classes, mask logits and numbers of detections."""
+        count = self.sizes.instances
+        classes = torch.arange(count, device=self.device) % (CLASSES - STUFF) + 1
+        masks = torch.randn(self.batch, count, BINS, BINS, device=self.device, dtype=self.dtype)
+        return (
+            self.boxes(self.batch, count),
+            classes.expand(self.batch, -1),
+            masks + 1,
+            self.numbers(self.batch, count),
+        )
+
+    def semantic(self) -> Tensor:
+        """Return semantic logits (B, S, H / 4, W / 4), channels-last as the network gives them."""
+        height, width = (side // STRIDES[0] for side in self.sizes.image)
+        coarse = torch.randn(self.batch, CLASSES, height // 16 + 1, width // 16 + 1)
+        fine = F.interpolate(coarse.to(self.device) * 4, size=(height, width), mode="bilinear")
+        return fine.to(self.dtype, memory_format=torch.channels_last)
+
+    def ids(self, lowest: int, stop: int) -> Tensor:
+        """Return a map int16 (B, H, W) of squares."""
+        side = 32
+        height, width = (-(-length // side) for length in self.sizes.image)
+        shape = (self.batch, height, width)
+        coarse = torch.randint(lowest, stop, shape, dtype=torch.int16, device=self.device)
+        fine = coarse.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+        return fine[:, : self.sizes.image[0], : self.sizes.image[1]]
+
+
+def cases(
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    batch: int = 1,
+    sizes: Sizes = Sizes(),
+) -> list[Case]:
+    """Return what every kernel has to do for ``batch`` frames, and its rarer variants."""
+    own = Inputs(torch.device(device), dtype, batch=batch, sizes=sizes)
+    return [
+        *_camera(own),
+        *_suppression(own),
+        *_pooling(own),
+        *_deformable(own),
+        *_masks_and_maps(own),
+    ]
+
+
+def _case(name: str, launch: Any, reference: Any, *args: Any, **options: Any) -> Case:
+    return Case(
+        name=name,
+        kernel=partial(launch, *args, **options),
+        twin=partial(reference, *args, **options),
+    )
+
+
+def _camera(own: Inputs) -> list[Case]:
+    height, width = own.sizes.image
+    made = []
+    for encoding, scale, last in (("bgr8", 1.0, 3), ("yuyv", 0.5, 2), ("bayer_rggb8", 0.5, 1)):
+        size = (round(height * scale), round(width * scale))
+        shape = (height, width) if last == 1 else (height, width, last)
+        made.append(
+            _case(
+                f"camera, {encoding}" + ("" if scale == 1 else ", resized"),
+                camera_triton.camera_input,
+                camera.camera_input_reference,
+                own.bytes(*shape),
+                encoding,
+                scale=scale,
+                size=size,
+                padded=size,
+                means=(103.0, 116.0, 123.0),
+                dtype=own.dtype,
+            )
+        )
+    return made
+
+
+def _suppression(own: Inputs) -> list[Case]:
+    forms = (nms_triton.batched_nms, nms.batched_nms_reference)
+    count, lists = own.sizes.proposals, 5 * own.batch
+    kinds = torch.arange(count, device=own.device).expand(own.batch, -1) % (CLASSES - STUFF)
+    levels = (own.boxes(lists, count), own.numbers(lists, count), 0.7)
+    candidates = (own.boxes(own.batch, count), own.numbers(own.batch, count), 0.5)
+    return [
+        _case("nms, five levels", *forms, *levels, limit=count),
+        _case("nms, classes apart", *forms, *candidates, limit=count, groups=kinds),
+    ]
+
+
+def _pooling(own: Inputs) -> list[Case]:
+    pyramid = [own.feature(own.sizes.channels, stride) for stride in STRIDES]
+    return [
+        _case(
+            f"fpn_roi_align, {bins}x{bins}",
+            fpn_roi_align_triton.fpn_roi_align,
+            fpn_roi_align.fpn_roi_align_reference,
+            pyramid,
+            own.boxes(own.batch, count),
+            bins,
+            numbers=own.numbers(own.batch, count),
+        )
+        for count, bins in ((own.sizes.proposals, 7), (own.sizes.instances, 14))
+    ]
+
+
+def _deformable(own: Inputs) -> list[Case]:
+    made = []
+    outputs = own.sizes.channels // 2
+    for channels in (own.sizes.channels, outputs):
+        weight = torch.randn(outputs, channels, 3, 3, device=own.device, dtype=own.dtype) / 48
+        tensors = (own.feature(channels, 4), own.feature(18, 4), weight, weight[:, 0, 0, 0])
+        packed = deform_conv_triton.pack_weight(weight)
+        made.append(
+            Case(
+                name=f"deform_conv, {channels} to {outputs} channels",
+                kernel=partial(deform_conv_triton.deform_conv2d, *tensors, packed=packed),
+                twin=partial(deform_conv.deform_conv2d_reference, *tensors),
+            )
+        )
+    return made
+
+
+def _masks_and_maps(own: Inputs) -> list[Case]:
+    size, detections = own.sizes.image, own.detections()
+    margin = torch.zeros(1, device=own.device)
+    head = (panoptic_triton.panoptic_maps, panoptic.panoptic_maps_reference)
+    inputs = (own.semantic(), *detections, margin)
+    grid = {"size": size, "num_stuff": STUFF}
+    extra = {"unknown_score": True, "confidence": True, "max_logit": True}
+    table = (segments_triton.segment_table, segments.segment_table_reference)
+    maps = (
+        own.ids(-1, STUFF + own.sizes.instances),
+        own.ids(0, CLASSES),
+        detections[1],
+        torch.arange(CLASSES, device=own.device),
+        *(torch.arange(side, device=own.device) for side in size),
+    )
+    rule = {"num_stuff": STUFF, "stuff_area_limit": 2048}
+    return [
+        _case(
+            "hidden_masks",
+            hidden_masks_triton.accept_masks,
+            hidden_masks.accept_masks_reference,
+            *detections,
+            size=size,
+            threshold=0.3,
+        ),
+        _case("panoptic", *head, *inputs, **grid),
+        _case("panoptic, all maps", *head, *inputs, **grid, **extra),
+        _case("segments", *table, *maps, **rule),
+        _case("segments, semantic map", *table, *maps, **rule, want_semantic=True),
+    ]
