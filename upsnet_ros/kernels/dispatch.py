@@ -99,6 +99,8 @@ def run(name: str, device: torch.device, *, kernel: Callable[[], T], twin: Calla
     except torch.OutOfMemoryError:
         raise
     except toolchain as error:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise  # nothing can replace it in a capture that is broken
         reason = str(error).strip() or type(error).__name__
         note_failure(name, reason)
         _LOG.warning("kernel %s failed, its plain form runs instead: %s", name, reason)
