@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upsnet_ros.kernels.conv_relu import conv_relu
 from upsnet_ros.network.boxes import BOX_HEAD_WEIGHTS, clip_boxes, decode_boxes, nms
 from upsnet_ros.network.roi_pool import pool_rois
 
@@ -78,8 +80,8 @@ class MaskHead(nn.Module):
     def features(self, pooled: Tensor) -> Tensor:
         """Return (K, channels, 28, 28) of pooled features (K, channels, 14, 14)."""
         x = pooled
-        for conv in (self.mask_conv1, self.mask_conv2, self.mask_conv3, self.mask_conv4):
-            x = F.relu(conv(x), inplace=True)
+        for layer in (self.mask_conv1, self.mask_conv2, self.mask_conv3, self.mask_conv4):
+            x = conv_relu(cast(nn.Conv2d, layer[0]), x)
         return F.relu(self.mask_deconv1(x), inplace=True)
 
     def logits(self, pooled: Tensor, classes: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from upsnet_ros.kernels.conv_relu import conv_relu
 from upsnet_ros.network.deform import DeformConv2d, offset_conv
 from upsnet_ros.network.variants import Variant
 
@@ -41,6 +42,18 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return features at a quarter of the size."""
         return F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, stride=2, padding=1)
+
+
+def conv_norm_relu(
+    conv: nn.Conv2d, norm: nn.Module, x: Tensor, *, add: Tensor | None = None
+) -> Tensor:
+    """Return ``relu(norm(conv(x)) + add)``; at once where the norm is folded into the weights."""
+    if isinstance(norm, nn.Identity):
+        return conv_relu(conv, x, add=add)
+    output = norm(conv(x))
+    if add is not None:
+        output += add
+    return F.relu(output, inplace=True)
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
@@ -76,14 +89,14 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x plus its residual, after ReLU."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        if self.conv2_offset is None:
-            out = self.conv2(out)
+        out = conv_norm_relu(self.conv1, self.bn1, x)
+        if isinstance(self.conv2, nn.Conv2d):
+            out = conv_norm_relu(self.conv2, self.bn2, out)
         else:
-            out = self.conv2(out, self.conv2_offset(out))
-        out = self.bn3(self.conv3(F.relu(self.bn2(out), inplace=True)))
-        out += x if self.downsample is None else self.downsample(x)
-        return F.relu(out, inplace=True)
+            assert self.conv2_offset is not None
+            out = F.relu(self.bn2(self.conv2(out, self.conv2_offset(out))), inplace=True)
+        straight = x if self.downsample is None else self.downsample(x)
+        return conv_norm_relu(self.conv3, self.bn3, out, add=straight)
 
 
 class BasicBlock(nn.Module):
@@ -105,10 +118,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x plus its residual, after ReLU."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = self.bn2(self.conv2(out))
-        out += x if self.downsample is None else self.downsample(x)
-        return F.relu(out, inplace=True)
+        out = conv_norm_relu(self.conv1, self.bn1, x)
+        straight = x if self.downsample is None else self.downsample(x)
+        return conv_norm_relu(self.conv2, self.bn2, out, add=straight)
 
 
 _BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {

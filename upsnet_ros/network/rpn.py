@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upsnet_ros.kernels.conv_relu import conv_relu
 from upsnet_ros.network.anchors import ANCHOR_RATIOS, grid_anchors
 from upsnet_ros.network.boxes import RPN_WEIGHTS, clip_boxes, decode_boxes, nms
 
@@ -25,8 +26,9 @@ class RPN(nn.Module):
     def forward(self, pyramid: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Return for each level logits (N, 3, H, W) and deltas (N, 12, H, W), anchor-major."""
         outputs = []
+        conv = cast(nn.Conv2d, self.conv_proposal[0])
         for feature in pyramid:
-            hidden = F.relu(self.conv_proposal(feature), inplace=True)
+            hidden = conv_relu(conv, feature)
             outputs.append((self.cls_score(hidden), self.bbox_pred(hidden)))
         return outputs
 
