@@ -33,6 +33,27 @@ def test_kernels_run_on_cuda_alone_and_unless_turned_off() -> None:
     assert choose() == "twin"
 
 
+def test_twins_can_be_had_for_a_while() -> None:
+    pytest.importorskip("triton")
+    with dispatch.twins_only():
+        assert choose() == "twin"
+    assert choose() == "kernel"
+
+
+def test_kernels_can_be_turned_off_by_name() -> None:
+    pytest.importorskip("triton")
+    code = (
+        "import torch; from upsnet_ros.kernels import dispatch; cuda = torch.device('cuda');"
+        "print([dispatch.run(name, cuda, kernel=lambda: 1, twin=lambda: 0)"
+        " for name in ('nms', 'conv_relu 64 -> 64', 'camera')])"
+    )
+    environment = os.environ | {dispatch.ENVIRONMENT: "-nms, -conv_relu"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[0, 0, 1]"
+
+
 def test_without_triton_the_twin_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_triton_installed", lambda: False)
     assert choose() == "twin"

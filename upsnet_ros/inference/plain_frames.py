@@ -10,6 +10,7 @@ from torch import Tensor
 from upsnet_ros.inference.assemble import Assembly, assemble
 from upsnet_ros.inference.frame_settings import FrameSettings
 from upsnet_ros.inference.preprocess import Geometry, preprocess
+from upsnet_ros.kernels import dispatch
 from upsnet_ros.kernels.camera import to_bgr
 from upsnet_ros.network.panoptic_head import Grid
 from upsnet_ros.network.upsnet import Stage, UPSNet
@@ -44,7 +45,8 @@ class PlainFrames:
         self, images: Sequence[Tensor], settings: FrameSettings, *, encoding: str, stage: Stage
     ) -> list[Assembly]:
         """Segment images on the device, one after the other; see `StaticFrames.compute`."""
-        return [self._one(to_bgr(image, encoding), settings, stage) for image in images]
+        with dispatch.twins_only():
+            return [self._one(to_bgr(image, encoding), settings, stage) for image in images]
 
     def _one(self, pixels: Tensor, settings: FrameSettings, stage: Stage) -> Assembly:
         height, width = pixels.shape[:2]

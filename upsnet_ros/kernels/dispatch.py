@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cache
 from typing import TypeVar
 
@@ -15,13 +16,17 @@ import torch
 
 T = TypeVar("T")
 
-#: Set to 0, no, off or false, this environment variable turns kernels off.
+#: Set to 0, no, off or false, this environment variable turns kernels off; set to names with a minus
+#: before each and commas between (``-nms,-conv_relu``), those whose names begin with one of them.
 ENVIRONMENT = "UPSNET_KERNELS"
 
 _LOG = logging.getLogger(__name__)
 _failures: dict[str, str] = {}
-_enabled = os.environ.get(ENVIRONMENT, "1").strip().lower() not in ("0", "no", "off", "false")
+_setting = os.environ.get(ENVIRONMENT, "1").strip().lower()
+_enabled = _setting not in ("0", "no", "off", "false")
+_unwanted = tuple(name.strip()[1:] for name in _setting.split(",") if name.strip().startswith("-"))
 _interpreted = False
+_by_twins = ContextVar("by_twins", default=False)
 
 
 def set_enabled(enabled: bool) -> None:
@@ -66,6 +71,16 @@ def interpreted() -> Iterator[None]:
         _interpreted = before
 
 
+@contextmanager
+def twins_only() -> Iterator[None]:
+    """Let no kernel run in this thread, to compare with."""
+    token = _by_twins.set(True)
+    try:
+        yield
+    finally:
+        _by_twins.reset(token)
+
+
 def is_interpreted() -> bool:
     """Whether kernels run on CPU tensors: inside of `interpreted`."""
     return _interpreted
@@ -85,7 +100,7 @@ def run(name: str, device: torch.device, *, kernel: Callable[[], T], twin: Calla
     """
     if _interpreted and device.type == "cpu":
         return kernel()
-    if device.type != "cuda" or not _enabled or name in _failures or not _triton_installed():
+    if device.type != "cuda" or not _is_wanted(name) or not _triton_installed():
         return twin()
     from triton.errors import TritonError
 
@@ -105,6 +120,11 @@ def run(name: str, device: torch.device, *, kernel: Callable[[], T], twin: Calla
         note_failure(name, reason)
         _LOG.warning("kernel %s failed, its plain form runs instead: %s", name, reason)
     return twin()
+
+
+def _is_wanted(name: str) -> bool:
+    wanted = _enabled and not _by_twins.get() and not name.startswith(_unwanted)
+    return wanted and name not in _failures
 
 
 @cache
