@@ -103,11 +103,11 @@ class Inputs:
         )
 
     def semantic(self) -> Tensor:
-        """Return semantic logits (B, S, H / 4, W / 4), channels-last as the network gives them."""
+        """Return semantic logits (B, S, H / 4, W / 4) as the network gives them."""
         height, width = (side // STRIDES[0] for side in self.sizes.image)
         coarse = torch.randn(self.batch, CLASSES, height // 16 + 1, width // 16 + 1)
         fine = F.interpolate(coarse.to(self.device) * 4, size=(height, width), mode="bilinear")
-        return fine.to(self.dtype, memory_format=torch.channels_last)
+        return fine.contiguous(memory_format=torch.channels_last)
 
     def ids(self, lowest: int, stop: int) -> Tensor:
         """Return a map int16 (B, H, W) of squares."""

@@ -1,7 +1,7 @@
 """RoIAlign over the pyramid as one kernel: see `fpn_roi_align`.
 
-A program makes one bin of one box for a block of channels: sixteen rows of a channels-last level,
-weighted and summed in float32.
+A program makes a row of a box's bins for a block of channels: sixteen pixels of a channels-last
+level a bin, weighted and summed in float32.
 """
 
 # The arguments of kernels get their types when Triton compiles them.
@@ -48,12 +48,14 @@ def _fpn_roi_align_kernel(
     SAMPLE_COUNT: tl.constexpr,
     HAS_NUMBERS: tl.constexpr,
     BLOCK: tl.constexpr,
+    BLOCK_BINS: tl.constexpr,
 ):
     box = tl.program_id(0)
     image = box // per_image
-    cell = tl.program_id(1)
+    row = tl.program_id(1)
+    column = tl.arange(0, BLOCK_BINS)
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    inside = channel < CHANNELS
+    inside = (column < BINS)[:, None] & (channel < CHANNELS)[None, :]
     x1 = tl.load(boxes + 4 * box)
     y1 = tl.load(boxes + 4 * box + 1)
     x2 = tl.load(boxes + 4 * box + 2)
@@ -86,11 +88,10 @@ def _fpn_roi_align_kernel(
     y1 = y1 * scale
     step_x = tl.div_rn(tl.maximum(x2 * scale - x1, 1.0), BINS * 1.0)
     step_y = tl.div_rn(tl.maximum(y2 * scale - y1, 1.0), BINS * 1.0)
-    first_x = x1 + (cell % BINS) * step_x
-    first_y = y1 + (cell // BINS) * step_y
-    total = tl.full((BLOCK,), 0.0, tl.float32)
-    # Written out, so that the loads of all samples are on their way at once.
-    for sample in tl.static_range(SAMPLE_COUNT * SAMPLE_COUNT):
+    first_x = x1 + column * step_x
+    first_y = y1 + row * step_y
+    total = tl.full((BLOCK_BINS, BLOCK), 0.0, tl.float32)
+    for sample in range(SAMPLE_COUNT * SAMPLE_COUNT):
         y = first_y + (sample // SAMPLE_COUNT + 0.5) * step_y / SAMPLE_COUNT
         x = first_x + (sample % SAMPLE_COUNT + 0.5) * step_x / SAMPLE_COUNT
         counts = there & (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
@@ -99,20 +100,22 @@ def _fpn_roi_align_kernel(
         top = y.to(tl.int32)
         left = x.to(tl.int32)
         down = y - top.to(tl.float32)
-        right = x - left.to(tl.float32)
-        upper = top * width
-        lower = tl.minimum(top + 1, height - 1) * width
-        far = tl.minimum(left + 1, width - 1)
-        read = inside & counts
-        a = tl.load(level + (upper + left) * CHANNELS + channel, mask=read, other=0.0)
-        b = tl.load(level + (upper + far) * CHANNELS + channel, mask=read, other=0.0)
-        c = tl.load(level + (lower + left) * CHANNELS + channel, mask=read, other=0.0)
-        d = tl.load(level + (lower + far) * CHANNELS + channel, mask=read, other=0.0)
-        above = (1 - right) * a.to(tl.float32) + right * b.to(tl.float32)
-        below = (1 - right) * c.to(tl.float32) + right * d.to(tl.float32)
+        right = (x - left.to(tl.float32))[:, None]
+        upper = level + top * width * CHANNELS + channel[None, :]
+        lower = level + tl.minimum(top + 1, height - 1) * width * CHANNELS + channel[None, :]
+        near = left[:, None] * CHANNELS
+        far = tl.minimum(left + 1, width - 1)[:, None] * CHANNELS
+        read = inside & counts[:, None]
+        a = tl.load(upper + near, mask=read, other=0.0).to(tl.float32)
+        b = tl.load(upper + far, mask=read, other=0.0).to(tl.float32)
+        c = tl.load(lower + near, mask=read, other=0.0).to(tl.float32)
+        d = tl.load(lower + far, mask=read, other=0.0).to(tl.float32)
+        above = (1 - right) * a + right * b
+        below = (1 - right) * c + right * d
         total += (1 - down) * above + down * below
     total = total / (SAMPLE_COUNT * SAMPLE_COUNT)
-    place = output + box.to(tl.int64) * out_box + cell * out_bin + channel * out_channel
+    place = output + box.to(tl.int64) * out_box + (row * BINS + column)[:, None] * out_bin
+    place += channel[None, :] * out_channel
     tl.store(place, total.to(output.dtype.element_ty), mask=inside)
 
 
@@ -138,8 +141,9 @@ def fpn_roi_align(
         return output
     if block is None:
         block = min(256, triton.next_power_of_2(channels))
+    block_bins = triton.next_power_of_2(output_size)
     boxes = boxes.float().contiguous()
-    _fpn_roi_align_kernel[(batch * count, output_size**2, triton.cdiv(channels, block))](
+    _fpn_roi_align_kernel[(batch * count, output_size, triton.cdiv(channels, block))](
         *levels,
         boxes,
         boxes if numbers is None else numbers.contiguous(),
@@ -154,6 +158,7 @@ def fpn_roi_align(
         SAMPLE_COUNT=SAMPLES,
         HAS_NUMBERS=numbers is not None,
         BLOCK=block,
-        num_warps=max(1, min(4, block // 64)),
+        BLOCK_BINS=block_bins,
+        num_warps=max(1, min(8, block * block_bins // 512)),
     )
     return output
