@@ -16,8 +16,8 @@ import torch
 
 T = TypeVar("T")
 
-#: Set to 0, no, off or false, this environment variable turns kernels off; set to names with a minus
-#: before each and commas between (``-nms,-conv_relu``), those whose names begin with one of them.
+#: Set to 0, no, off or false, this environment variable turns kernels off; set to names with a
+#: minus before each (``-nms,-conv_relu``), those whose names begin with one of them.
 ENVIRONMENT = "UPSNET_KERNELS"
 
 _LOG = logging.getLogger(__name__)
