@@ -86,7 +86,8 @@ fault-test: setup  ## Provoke every fault of docs/reliability.md, each as often 
 
 # Without ROS, and with whatever torch is there: a machine with a GPU need not have more.
 gpu-test:  ## Tests that need a GPU, of what needs no ROS: PYTHON=python3 with torch, triton and pytest
-	$(firstword $(wildcard $(bin)/python) $(PYTHON)) -m pytest -m gpu test/kernels test/inference test/network $(PYTEST_ARGS)
+	$(firstword $(wildcard $(bin)/python) $(PYTHON)) -m pytest -m gpu test/kernels test/inference test/network \
+	    test/benchmark/test_cameras.py test/benchmark/test_clock.py test/benchmark/test_head.py $(PYTEST_ARGS)
 
 lint: setup  ## ruff and mypy
 	$(bin)/ruff check .
@@ -100,7 +101,7 @@ format: setup  ## Let ruff rewrite the sources
 demo: setup  ## Play frames to the node over DDS and record its answers: SOURCE=frames/ OUT=demo_output
 	$(bin)/upsnet demo $(if $(SOURCE),'$(SOURCE)') --out '$(OUT)' $(DEMO_ARGS)
 
-bench: setup  ## Time every stage of the network: BENCH_ARGS='--variant cityscapes-r50'
+bench: setup  ## Time every stage, or reach for the goals: BENCH_ARGS='--compare --parity test/parity'
 	$(bin)/upsnet bench $(BENCH_ARGS)
 
 # A workspace as on a ROS machine, with the environment for an underlay. Empty `install`: colcon leaves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from upsnet_ros.benchmark.agreement import Agreement, AgreementFigures, SceneFigures
 from upsnet_ros.benchmark.cameras import CameraFigures
@@ -81,7 +81,13 @@ def test_what_was_not_measured_says_why() -> None:
     assert {outcome.verdict for outcome in judged.values()} == {NOT_MEASURED}
     assert judged["head"].why == "no room"
     assert judged["agreement"].why == "no folder of parity cases given: --parity"
-    assert judged["plain"].why == "not asked for"
+    assert judged["plain"].why == judged["memory"].why == "not asked for"
+
+
+def test_a_failure_is_told_on_a_cpu_too() -> None:
+    on_cpu = replace(THERE, gpu=None, precision="bf16")
+    judged = {o.key: o for o in outcomes(Figures(head_failed="no room"), on_cpu)}
+    assert judged["head"].why == "no room"
 
 
 def test_table_of_documents() -> None:

@@ -22,7 +22,6 @@ def test_all_of_the_drawn_masks_stay() -> None:
         instances=INSTANCES,
         seed=0,
         device=torch.device("cpu"),
-        dtype=torch.float32,
     )
     assert inputs.semantic.shape == (1, 19, 256, 512)
     assert int(inputs.detections.numbers) == INSTANCES

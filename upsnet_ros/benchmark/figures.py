@@ -58,7 +58,7 @@ def outcomes(figures: Figures, conditions: Conditions) -> list[Outcome]:
         "cameras": _cameras(figures.cameras),
         "agreement": _agreement(figures.parity),
         "quality": _quality(figures.scenes),
-        "memory": _memory(figures.memory),
+        "memory": _memory(figures),
     }
     judged = []
     for goal in GOALS:
@@ -122,9 +122,10 @@ def _quality(scenes: SceneFigures | None) -> _Found:
     return scenes.difference, shown, f"{scenes.agreement.pictures} drawn scenes, shipped weights"
 
 
-def _memory(memory: MemoryFigures | None) -> _Found:
+def _memory(figures: Figures) -> _Found:
+    memory = figures.memory
     if memory is None:
-        return None, "", _NOT_ASKED  # or there is no GPU, which goes without saying here
+        return None, "", "no GPU" if figures.race is not None else _NOT_ASKED
     shown = f"{memory.beyond_mib / 1024:.2f} GiB beside {memory.weights_mib / 1024:.2f} of weights"
     return memory.beyond_mib / 1024, shown, ""
 

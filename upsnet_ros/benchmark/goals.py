@@ -161,11 +161,11 @@ def judge(
         value: The figure; None where there is none.
         shown: The figure with its unit and spread.
         conditions: Of the run.
-        note: Why there is no figure, or what else has to be known.
+        note: What else has to be known of the figure; where there is none, why.
     """
     misfits = _misfits(goal, conditions)
     if value is None:
-        verdict, why = NOT_MEASURED, ("no GPU" if "no GPU" in misfits else note)
+        verdict, why = NOT_MEASURED, note
     elif misfits:
         verdict, why = NOT_MEASURED, "; ".join(misfits)
     else:

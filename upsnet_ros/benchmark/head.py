@@ -63,7 +63,6 @@ class _Head:
             instances=instances,
             seed=_SEED,
             device=device,
-            dtype=predictor.dtype,
         )
         self._semantic = inputs.semantic
         self._detections = self._operators.worth_computing(inputs.detections)
@@ -127,7 +126,7 @@ def measure_head(
     """Time what follows the network's heads.
 
     Args:
-        predictor: Of which it takes device, precision and classes.
+        predictor: Of which it takes device and classes.
         warmup: Calls before those that count.
         iterations: Calls that count.
         size: Height and width of the grid; by default the goal's.

@@ -33,7 +33,7 @@ _MOST_OVERLAP, _TRIES = 0.2, 200
 
 @dataclass(frozen=True, slots=True)
 class HeadInputs:
-    """What the network hands to the panoptic head.
+    """What the network hands to the panoptic head, in float32 whatever its precision.
 
     Attributes:
         semantic: Logits (1, S, h, w), a quarter of the size, channels-last.
@@ -53,7 +53,6 @@ def draw_head_inputs(
     instances: int,
     seed: int,
     device: torch.device,
-    dtype: torch.dtype,
 ) -> HeadInputs:
     """Draw a street: patches of classes, and boxes as near and far things have.
 
@@ -63,7 +62,6 @@ def draw_head_inputs(
         instances: Boxes.
         seed: Of all that is drawn.
         device: Where tensors shall be.
-        dtype: Of logits.
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -84,9 +82,9 @@ def draw_head_inputs(
     lists = (x.to(device) for x in (boxes, scores, classes, numbers))
     semantic = _semantic(variant.num_seg_classes, size, generator)
     return HeadInputs(
-        semantic.to(device, dtype, memory_format=torch.channels_last),
+        semantic.to(device, memory_format=torch.channels_last),
         DetectionLists(*lists),
-        masks.to(device, dtype),
+        masks.to(device),
     )
 
 
