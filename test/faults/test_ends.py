@@ -215,6 +215,7 @@ def test_a_bag_on_a_file_system_that_is_full(run, tmp_path, monkeypatch, kind):
 # Writes a bag until it is ended.
 WRITER = """
 import signal, sys, time
+from bag_messages import IMAGE, make_image
 from upsnet_ros.bags import BagWriter
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 with BagWriter(path=sys.argv[1], storage=sys.argv[2]) as bag:
