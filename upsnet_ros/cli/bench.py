@@ -153,13 +153,13 @@ def bench(
                 repeats=repeats,
                 timeout=timeout,
             )
-            half = resolve_precision(precision, device)
+            precision = resolve_precision(precision, device)
         except ValueError as error:
             fail(str(error))
         values: dict[str, Any] = {
             "variant": variant,
             "device": device,
-            "precision": half,
+            "precision": precision,
             "scale": min(height, width),
             "weights": "" if weights is None else str(weights),
             "allow_random_weights": weights is None,
