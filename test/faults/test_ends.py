@@ -24,7 +24,7 @@ from node_bench import BEST_EFFORT, Bench, image
 from sensor_msgs.msg import Image
 from small_disk import small_disk
 
-from upsnet_ros.bags import open_bag
+from upsnet_ros.bags import BagError, open_bag
 from upsnet_ros.ros.transport import PROFILE_VARIABLES, shared_memory_profile
 
 pytestmark = pytest.mark.dds
@@ -76,6 +76,20 @@ def family(process):
     return []
 
 
+def wait_for_a_recording(stream, out, bag):
+    """Until the first frame is in the table, and what comes once at the start is in the bag."""
+    table = out / "frames.csv"
+
+    def begun():
+        if not table.exists() or table.read_text().count("\n") < 2:
+            return False
+        with contextlib.suppress(BagError), open_bag(bag, topics=["/ends/label_info"]) as found:
+            return any(record.message is not None for record in found)
+        return False
+
+    stream.until(begun, "a first frame, and label_info in the bag")
+
+
 def assert_no_process_is_left(members):
     _, alive = psutil.wait_procs(members, timeout=60)
     assert not alive, f"still there: {alive}"
@@ -106,8 +120,7 @@ def test_a_recorder_that_is_ended(stream, start, tmp_path, times):
     for number in range(times):
         out, bag = tmp_path / f"out{number}", tmp_path / f"bag{number}"
         recorder = start("record", "--namespace", "/ends", "--out", str(out), "--bag", str(bag))
-        table = out / "frames.csv"
-        stream.until(lambda t=table: t.exists() and t.read_text().count("\n") > 1, "a first frame")
+        wait_for_a_recording(stream, out, bag)
         end = time.monotonic() + moments.uniform(0, 1)
         stream.until(lambda end=end: time.monotonic() > end, "the moment")
         members = family(recorder)
@@ -129,8 +142,7 @@ def test_a_disk_that_is_full(stream, start, tmp_path):
         *("record", "--namespace", "/ends", "--out", str(out)),
         *("--no-video", "--bag", str(bag)),
     )
-    table = out / "frames.csv"
-    stream.until(lambda: table.exists() and table.read_text().count("\n") > 1, "a first frame")
+    wait_for_a_recording(stream, out, bag)
     # Not from the start: shared memory is files too.
     full = (bag / "bag.mcap").stat().st_size + 100_000
     psutil.Process(recorder.popen.pid).rlimit(psutil.RLIMIT_FSIZE, (full, full))

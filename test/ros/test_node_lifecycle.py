@@ -97,12 +97,14 @@ def test_cleanup_gives_the_memory_back(domain):
     environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
-    # The first time libraries, too, take memory.
-    (_, before), *later = json.loads(result.stdout)
-    for configured, cleaned_up in later:
-        network, left = configured - before, cleaned_up - before
-        assert network > 60 * MIB
-        assert left < 0.2 * network, f"{left / MIB:.0f} of {network / MIB:.0f} MiB are left"
+    # The first time libraries, too, take memory. How much of it the allocator has in use later on is
+    # chance, so what may be left is told by the weights alone, which are 58 MiB.
+    sizes = json.loads(result.stdout)
+    before = sizes[0][1]
+    assert max(configured for configured, _ in sizes) > before + 30 * MIB
+    for _, cleaned_up in sizes[1:]:
+        left = cleaned_up - before
+        assert left < 12 * MIB, f"{left / MIB:.0f} MiB are left"
 
 
 @pytest.mark.gpu
