@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,17 @@ def test_what_cannot_be_written_is_raised_and_nobody_waits_for_ever(tmp_path: Pa
         for index in range(1000):
             bag.write("/odd", b"", index, "unknown_msgs/msg/Odd")
     assert len(read(tmp_path / "bag")) == 1
+
+
+def test_a_disk_that_is_full_when_the_bag_is_closed(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            pytest.raises(BagError, match=r"cannot write .*: File too large"),
+            BagThread(tmp_path / "bag") as bag,
+        ):
+            bag.write("/said", text(0), 0, STRING)
+            full = (tmp_path / "bag" / "bag.mcap").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (full, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -97,8 +97,8 @@ def test_cleanup_gives_the_memory_back(domain):
     environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
-    # The first time libraries, too, take memory. How much of it the allocator has in use later on is
-    # chance, so what may be left is told by the weights alone, which are 58 MiB.
+    # The first time libraries, too, take memory. How much of it the allocator has in use later on
+    # is chance, so what may be left is told by the weights alone, which are 58 MiB.
     sizes = json.loads(result.stdout)
     before = sizes[0][1]
     assert max(configured for configured, _ in sizes) > before + 30 * MIB

@@ -94,13 +94,15 @@ class BagThread:
             self._opened.set()
             return
         self._opened.set()
+        ended = False
         try:
             with writer:
                 while (entry := self._entries.get()) is not None:
                     topic, raw, time_ns, msgtype = entry
                     writer.add_topic(topic, msgtype, latched=topic in self._latched)
                     writer.write(topic, raw, time_ns, msgtype)
+                ended = True  # before the writer closes the bag, which may fail too
         except Exception as error:  # noqa: BLE001 - raised again in the other thread
             self._failure = error
-            while self._entries.get() is not None:
-                pass  # so that the other thread never waits for room
+            while not ended:  # so that the other thread never waits for room
+                ended = self._entries.get() is None
