@@ -380,6 +380,52 @@ def test_a_batch_is_a_computation(predictor: Predictor, gate: Gate) -> None:
     assert gate.count == 2
 
 
+def _as_encoded(seed: int, encoding: str) -> np.ndarray:
+    """Some bytes in the shape of that encoding; not contiguous where it has less than three."""
+    image = _image(seed)
+    return {"yuyv": image[..., :2], "bayer_rggb8": image[..., 0]}.get(encoding, image)
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "yuyv", "bayer_rggb8"])
+def test_it_takes_what_cameras_send(
+    predictor: Predictor, pipeline: Pipeline, encoding: str
+) -> None:
+    image = _as_encoded(0, encoding)
+    frame = pipeline.submit(image, encoding=encoding).result(LONG)
+    _assert_same(frame, predictor(image, encoding))
+
+
+def test_frames_of_another_encoding_are_another_computation(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encodings = ["bgr8", "bgr8", "rgb8", "yuyv"]
+    images = [_as_encoded(0, encoding) for encoding in encodings]
+    want = [predictor(image, encoding) for image, encoding in zip(images, encodings, strict=True)]
+    batches: list[tuple[int, str]] = []
+    compute_batch = predictor.compute_batch
+
+    def noting(images: list[Tensor], *args: Any, encoding: str, **options: Any) -> list[Assembly]:
+        batches.append((len(images), encoding))
+        return compute_batch(images, *args, encoding=encoding, **options)
+
+    monkeypatch.setattr(predictor, "compute_batch", noting)
+    with Pipeline(predictor, depth=2, batch=4) as pipeline:
+        frames = [
+            answer.result(LONG) for answer in pipeline.submit_together(images, encodings=encodings)
+        ]
+    assert batches == [(2, "bgr8"), (1, "rgb8"), (1, "yuyv")]
+    for frame, same in zip(frames[2:], want[2:], strict=True):
+        _assert_same(frame, same)
+    assert (frames[0].labels == want[0].labels).mean() > 0.9
+
+
+def test_bytes_that_are_not_of_the_encoding_are_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(ValueError, match=r"need an image of uint8 \(H, W\), got"):
+        pipeline.submit(_image(0), encoding="mono8")
+    with pytest.raises(ValueError, match="unknown encoding 'jpeg'"):
+        pipeline.submit(_image(0), encoding="jpeg")
+
+
 def test_closing_need_not_wait(predictor: Predictor, gate: Gate) -> None:
     pipeline = Pipeline(predictor)
     answer = pipeline.submit(_image(0))

@@ -16,6 +16,7 @@ from upsnet_ros import Predictor
 from upsnet_ros.datasets.scenes import DrivingScenes
 from upsnet_ros.inference import static_frames
 from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.inference.preprocess import Geometry, network_input
 
 Image = npt.NDArray[np.uint8]
 EVERYTHING = {"unknown_score": True, "semantic": True, "max_logit": True}
@@ -78,6 +79,15 @@ def test_a_batch_holds_the_frames_of_single_calls(images: list[Image]) -> None:
             [i.detection_box for i in alone.instances],
             atol=0.01,
         )
+
+
+def test_a_batch_lies_in_memory_as_one_image_does() -> None:
+    geometry = Geometry.of((60, 90), scale=64, max_size=128)
+    images = torch.zeros(3, 60, 90, 3, dtype=torch.uint8)
+    for count in (1, 3):
+        data = network_input(images[:count], "bgr8", geometry, dtype=torch.float32)
+        assert data.is_contiguous(memory_format=torch.channels_last)
+        assert data.shape == (count, 3, *geometry.padded)
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.inference.frame_settings import FrameSettings
 from upsnet_ros.inference.ring import CudaSlot, HostSlot, Ring
+from upsnet_ros.inference.segmenter import Segmenter
 from upsnet_ros.inference.stage_timer import StageTimer, stage_of
-
-if TYPE_CHECKING:
-    from upsnet_ros.inference.predictor import FrameSettings, Predictor
 
 __all__ = ["Job", "compute", "outcome"]
 
@@ -49,7 +47,7 @@ class Job:
         )
 
 
-def compute(predictor: Predictor, ring: Ring, jobs: list[Job]) -> None:
+def compute(predictor: Segmenter, ring: Ring, jobs: list[Job]) -> None:
     """Launch what computes these jobs, but for cancelled ones, and what brings the results here.
 
     An error becomes that of its job. A batch that fails is computed once more, frame by frame: to
@@ -74,19 +72,19 @@ def compute(predictor: Predictor, ring: Ring, jobs: list[Job]) -> None:
 
 
 @torch.inference_mode()
-def _compute_together(predictor: Predictor, ring: Ring, jobs: list[Job]) -> None:
+def _compute_together(predictor: Segmenter, ring: Ring, jobs: list[Job]) -> None:
     stage = stage_of(*(job.timer for job in jobs))  # a batch's time is that of each frame in it
     with ring.computing():
         images = [job.slot.arrive() for job in jobs]
         first = jobs[0]
-        # Not every predictor knows of encodings.
-        options = {} if first.encoding == "bgr8" else {"encoding": first.encoding}
-        assemblies = predictor.compute_batch(images, first.settings, stage=stage, **options)
+        assemblies = predictor.compute_batch(
+            images, first.settings, encoding=first.encoding, stage=stage
+        )
         for job, assembly in zip(jobs, assemblies, strict=True):
             job.slot.download(assembly, stage_of(job.timer))
 
 
-def outcome(predictor: Predictor, job: Job) -> tuple[PanopticFrame | None, Exception | None]:
+def outcome(predictor: Segmenter, job: Job) -> tuple[PanopticFrame | None, Exception | None]:
     """Wait for a job: its frame, or why there is none, or neither if it was cancelled.
 
     Nothing uses the job's slot afterwards.

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +17,8 @@ from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.inference.job import Job, compute, outcome
 from upsnet_ros.inference.preprocess import check_image
 from upsnet_ros.inference.ring import CudaSlot, HostSlot, Ring
+from upsnet_ros.inference.segmenter import Segmenter
 from upsnet_ros.inference.stage_timer import stage_of
-
-if TYPE_CHECKING:
-    from upsnet_ros.inference.predictor import Predictor
 
 __all__ = ["Pipeline", "in_order"]
 
@@ -54,7 +51,7 @@ class Pipeline:
         ValueError: `depth` or `batch` is less than 1.
     """
 
-    def __init__(self, predictor: Predictor, *, depth: int = 2, batch: int = 1) -> None:
+    def __init__(self, predictor: Segmenter, *, depth: int = 2, batch: int = 1) -> None:
         for name, value in (("depth", depth), ("batch", batch)):
             if value < 1:
                 raise ValueError(f"{name} of a pipeline is {value}, but must be at least 1")
@@ -127,10 +124,7 @@ class Pipeline:
         """
         encodings = ["bgr8"] * len(images) if encodings is None else encodings
         for image, encoding in zip(images, encodings, strict=True):
-            if encoding == "bgr8":
-                check_image(image)
-            else:
-                check_image(image, encoding)
+            check_image(image, encoding)
         if len(images) > self._depth * self._batch:
             raise ValueError(
                 f"{len(images)} images at once, but this pipeline holds {self._depth * self._batch}"
@@ -264,7 +258,7 @@ class Pipeline:
 
 
 def in_order(
-    predictor: Predictor, images: Iterable[npt.NDArray[np.uint8]], *, depth: int = 2
+    predictor: Segmenter, images: Iterable[npt.NDArray[np.uint8]], *, depth: int = 2
 ) -> Iterator[PanopticFrame]:
     """Segment images through a `Pipeline`, yielding what ``map(predictor, images)`` does.
 

@@ -179,4 +179,7 @@ def network_input(
             dtype=dtype,
         )
     inputs = [preprocess(to_bgr(image, encoding), geometry, dtype=dtype) for image in images]
-    return inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+    if len(inputs) == 1:
+        return inputs[0]
+    # torch.cat of single images forgets how they lie in memory.
+    return torch.cat(inputs).contiguous(memory_format=torch.channels_last)
