@@ -45,6 +45,7 @@ class Sample:
         answered: Frames in the period.
         p50_ms: Median latency of these, from publishing the image to its labels.
         p99_ms: 99th percentile.
+        cpu_ms: Processor time that the node took for a frame, which other load distorts least.
         rss_mib: Memory of the node's process.
         descriptors: Its open files and sockets.
         threads: Its threads.
@@ -54,6 +55,7 @@ class Sample:
     answered: int
     p50_ms: float
     p99_ms: float
+    cpu_ms: float
     rss_mib: float
     descriptors: int
     threads: int
@@ -99,7 +101,7 @@ def judge(samples: list[Sample]) -> dict[str, Any]:
     hours = np.array([one.seconds for one in kept]) / 3600
     slopes = {
         name: float(theilslopes([getattr(one, name) for one in kept], hours)[0])
-        for name in (*ALLOWED_AN_HOUR, "p50_ms", "p99_ms")
+        for name in (*ALLOWED_AN_HOUR, "p50_ms", "p99_ms", "cpu_ms")
     }
     grown = [name for name, most in ALLOWED_AN_HOUR.items() if slopes[name] > most]
     median = float(np.median([one.p50_ms for one in kept]))
@@ -108,6 +110,10 @@ def judge(samples: list[Sample]) -> dict[str, Any]:
     return {
         "verdict": f"grew: {', '.join(grown)}" if grown else "steady",
         "slopes_an_hour": {name: round(slope, 3) for name, slope in slopes.items()},
+        "medians": {
+            name: round(float(np.median([getattr(one, name) for one in kept])), 3)
+            for name in slopes
+        },
         "first": asdict(kept[0]),
         "last": asdict(kept[-1]),
     }
@@ -133,7 +139,7 @@ def _watch(pid: int, *, size: tuple[int, int], seconds: float, period: float) ->
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     process, samples, latencies, number = psutil.Process(pid), [], [], 0
     begun: float | None = None
-    sampled = 0.0
+    sampled = used = 0.0
     while begun is None or time.monotonic() < begun + seconds:
         number += 1
         header = Header()
@@ -146,25 +152,38 @@ def _watch(pid: int, *, size: tuple[int, int], seconds: float, period: float) ->
             rclpy.spin_once(beside, timeout_sec=0.1)
         now = time.monotonic()
         if number in answers:
-            begun, sampled = begun or now, sampled or now
+            if begun is None:
+                begun = sampled = now
+                used = _processor_seconds(process)
             latencies.append(1e3 * (now - shown))
         elif begun or not process.is_running():
             raise typer.BadParameter(f"frame {number} was not answered")
         answers.clear()
         if begun and now - sampled > period:
             median, high = np.percentile(latencies, (50, 99)).tolist()
-            memory = process.memory_info().rss / MIB
+            before, used = used, _processor_seconds(process)
             samples.append(
                 Sample(
-                    now - begun, len(latencies), median, high, memory, process.num_fds(),
-                    process.num_threads(),
+                    seconds=now - begun,
+                    answered=len(latencies),
+                    p50_ms=median,
+                    p99_ms=high,
+                    cpu_ms=1e3 * (used - before) / len(latencies),
+                    rss_mib=process.memory_info().rss / MIB,
+                    descriptors=process.num_fds(),
+                    threads=process.num_threads(),
                 )
-            )  # fmt: skip
+            )
             sampled = now
             latencies.clear()
     beside.destroy_node()
     rclpy.shutdown()
     return samples
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 if __name__ == "__main__":
