@@ -6,11 +6,14 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from upsnet_ros.inference.preprocess import check_image
+from upsnet_ros.kernels import camera
 from upsnet_ros.ros import image_codec
-from upsnet_ros.ros.image_codec import ImageError, check, to_bgr
+from upsnet_ros.ros.image_codec import ImageError, check, read_pixels, to_bgr
 
 # Two rows of three colours, BGR: blue, green, red / white, black, a mixture.
 BGR = np.array(
@@ -149,6 +152,58 @@ def test_bgr8_is_a_view_of_the_message():
     view = to_bgr(msg)
     msg.data[0] = 1
     assert view[0, 0, 0] == 1
+
+
+EVERY = camera.BYTES_PER_PIXEL.__contains__
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize(
+    ("encoding", "short"),
+    [(name, name) for name in camera.BYTES_PER_PIXEL]
+    + [("8UC1", "mono8"), ("8UC3", "bgr8"), ("yuv422", "uyvy"), ("yuv422_yuy2", "yuyv")],
+)
+def test_the_cameras_own_bytes(encoding, short, padding):
+    depth = camera.BYTES_PER_PIXEL[short]
+    values = np.random.default_rng(0).integers(0, 256, (4, 6, depth), np.uint8)
+    msg = message(values, encoding, padding=padding)
+    pixels, own = read_pixels(msg, takes=EVERY)
+    assert own == short
+    check_image(pixels, own)
+    np.testing.assert_array_equal(pixels, values if depth > 1 else values[:, :, 0])
+    # What the network makes of them is what it would be given else.
+    ours = camera.to_bgr(torch.from_numpy(pixels.copy()), own).numpy()
+    if not encoding.startswith("bayer"):  # of which OpenCV interpolates the edges otherwise
+        assert np.abs(ours.astype(int) - to_bgr(msg)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "encoding"),
+    [
+        (np.zeros((2, 3, 4), np.uint8), "bgra8"),
+        (np.zeros((2, 3, 1), np.uint16), "mono16"),
+        (np.zeros((1, 6, 1), np.uint8), "bayer_rggb8"),
+    ],
+)
+def test_what_no_network_takes_is_made_bgr(pixels, encoding):
+    converted, own = read_pixels(message(pixels, encoding), takes=EVERY)
+    assert own == "bgr8"
+    assert converted.shape == (*pixels.shape[:2], 3)
+
+
+def test_a_reader_that_takes_none_of_it_gets_bgr():
+    msg = message(BGR[:, :, ::-1], "rgb8")
+    pixels, own = read_pixels(msg, takes="bgr8".__eq__)
+    assert own == "bgr8"
+    np.testing.assert_array_equal(pixels, BGR)
+    packed = compressed(encode(".png", BGR), "rgb8; png compressed bgr8")
+    np.testing.assert_array_equal(read_pixels(packed, takes=EVERY)[0], BGR)
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "nonsense"])
+def test_own_bytes_are_checked_like_any(encoding):
+    with pytest.raises(ImageError):
+        read_pixels(message(BGR, encoding, step=1), takes=EVERY)
 
 
 @pytest.mark.parametrize("extension", [".png", ".jpg"])

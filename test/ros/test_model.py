@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from upsnet_ros.inference.pipeline import PipelineClosedError
+from upsnet_ros.ros.camera_image import CameraImage
+from upsnet_ros.ros.engine import batch_size
 from upsnet_ros.ros.model import Model
 from upsnet_ros.ros.settings import NodeSettings
 from upsnet_ros.weights import SHIPPED_VARIANT
@@ -14,7 +20,7 @@ SETTINGS = NodeSettings(device="cpu", warm_up="none")
 def test_nothing_named_runs_what_ships():
     model = Model()
     assert model.describe() == {}
-    predictor = model.load(SETTINGS, sizes=[])
+    predictor = model.load(SETTINGS, kinds=[])
     told = model.describe()
     assert (told["variant"], told["weights"]) == (SHIPPED_VARIANT, "shipped weights")
     assert model.predictor is predictor
@@ -24,7 +30,52 @@ def test_nothing_named_runs_what_ships():
 
 def test_weights_of_other_classes_do_not_take_the_place_of_those_that_run():
     model = Model()
-    before = model.load(SETTINGS, sizes=[])
+    before = model.load(SETTINGS, kinds=[])
     with pytest.raises(RuntimeError, match="the weights are of coco's classes, the node runs with"):
-        model.reload(replace(SETTINGS, variant="coco-r50", allow_random_weights=True), sizes=[])
+        model.reload(replace(SETTINGS, variant="coco-r50", allow_random_weights=True), kinds=[])
     assert model.predictor is before
+
+
+def picture() -> CameraImage:
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    return CameraImage(
+        message=None, pixels=pixels, encoding="bgr8", arrived=0.0, begun=0.0, decoded=0.0
+    )
+
+
+def test_a_frame_that_meets_a_reload_goes_to_the_new_weights(monkeypatch: pytest.MonkeyPatch):
+    model = Model()
+    model.load(SETTINGS, kinds=[])
+    old = model.pipeline
+    assert old is not None
+    submit = old.submit_together
+
+    def reload_and_submit(*images: Any, **options: Any) -> Any:
+        model.reload(SETTINGS, kinds=[])
+        return submit(*images, **options)
+
+    monkeypatch.setattr(old, "submit_together", reload_and_submit)
+    (answer,) = model.submit([picture()])
+    assert answer.result(60).labels.shape == (48, 64)
+    assert model.pipeline is not old
+    model.release()
+
+
+def test_without_a_network_or_past_its_end_a_frame_is_refused():
+    model = Model()
+    with pytest.raises(RuntimeError, match="no network is loaded"):
+        model.submit([picture()])
+    model.load(SETTINGS, kinds=[])
+    assert model.pipeline is not None
+    model.pipeline.close()
+    with pytest.raises(PipelineClosedError):
+        model.submit([picture()])
+    model.release()
+
+
+@pytest.mark.parametrize(
+    ("wished", "device", "expected"), [(0, "cpu", 1), (0, "cuda", 2), (1, "cuda", 1), (5, "cpu", 5)]
+)
+def test_cameras_computed_together(wished: int, device: str, expected: int):
+    settings = replace(SETTINGS, batch=wished, cameras=("front", "rear"))
+    assert batch_size(settings, torch.device(device)) == expected

@@ -119,8 +119,9 @@ def test_no_camera_starves_and_one_that_stops_holds_up_no_other(bench):
         return frame
 
     one.answer_by(slow)
-    answered = one.node._worker._answer
-    one.node._worker._answer = lambda name, arrival: turns.append(name) or answered(name, arrival)
+    steps = one.node._worker._steps
+    publish = steps.publish
+    steps.publish = lambda name, *frame: turns.append(name) or publish(name, *frame)
     with Senders(one, {"a": 100.0, "b": 60.0, "c": 30.0}) as senders:
         one.until(lambda: {*turns} == {"a", "b", "c"}, "all three")
         turns.clear()
@@ -168,11 +169,11 @@ def test_a_bag_that_is_played_again_is_answered_and_told(bench, capfd):
 
 
 def test_frames_lost_on_the_way_are_told_while_the_node_is_idle(bench, capfd):
-    one = bench("max_rate:=0.001")  # it computes nothing meanwhile
-    camera = one.camera(qos=100)
+    one = bench("max_rate:=0.001")  # it computes the first frame only
+    camera, labels = one.camera(qos=100), one.collect("labels")
     assert one.node.start()
-    one.until(camera.get_subscription_count, "the node listens")
-    numbers = iter([*range(40), *range(40, 4000, 3)])
+    one.show(camera, lambda: labels)
+    numbers = iter([*range(1, 40), *range(40, 4000, 3)])
 
     def send():
         camera.publish(image(NS + next(numbers) * NS // 30))

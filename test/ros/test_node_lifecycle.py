@@ -38,14 +38,14 @@ def bench(domain):
 
 @pytest.fixture
 def shapes(monkeypatch):
-    """The size (width, height) of every image that a predictor is given."""
-    seen, call = [], Predictor.__call__
+    """The size (width, height) of every image that a predictor is given, batch by batch."""
+    seen, compute = [], Predictor.compute_batch
 
-    def spy(self, image):
-        seen.append((image.shape[1], image.shape[0]))
-        return call(self, image)
+    def spy(self, images, *args, **options):
+        seen.append(*{(image.shape[1], image.shape[0]) for image in images})
+        return compute(self, images, *args, **options)
 
-    monkeypatch.setattr(Predictor, "__call__", spy)
+    monkeypatch.setattr(Predictor, "compute_batch", spy)
     return seen
 
 

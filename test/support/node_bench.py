@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from upsnet_ros.ros.engine import open_pipeline
 from upsnet_ros.ros.node import UpsnetNode
 
 ARGUMENTS = (
@@ -35,8 +36,11 @@ class StandIn:
     def __init__(self, predictor, predict):
         self._predictor, self._predict = predictor, predict
 
-    def __call__(self, image):
-        return self._predict(image)
+    def compute_batch(self, images, settings, *, encoding, stage):
+        return [self._predict(image.numpy()) for image in images]
+
+    def frame(self, computed):
+        return computed
 
     def __getattr__(self, name):
         return getattr(self._predictor, name)
@@ -84,7 +88,9 @@ class Bench:
         """Lets ``predict`` stand for the network from the next frame on."""
         loaded = self.node.model._loaded
         stand_in = predict if hasattr(predict, "taxonomy") else StandIn(loaded.predictor, predict)
-        self.node.model._loaded = replace(loaded, predictor=stand_in)
+        pipeline = open_pipeline(stand_in, batch=loaded.pipeline.batch)
+        self.node.model._loaded = replace(loaded, predictor=stand_in, pipeline=pipeline)
+        loaded.pipeline.close()
 
     def until(self, condition, what, again=lambda: None, every=1.0):
         """Spins until the condition holds; calls ``again`` from time to time meanwhile."""

@@ -20,9 +20,14 @@ from upsnet_ros.inference.ring import CudaSlot, HostSlot, Ring
 from upsnet_ros.inference.segmenter import Segmenter
 from upsnet_ros.inference.stage_timer import stage_of
 
-__all__ = ["Pipeline", "in_order"]
+__all__ = ["Pipeline", "PipelineClosedError", "in_order"]
 
-_CLOSED = "the pipeline is closed"
+
+class PipelineClosedError(RuntimeError):
+    """A pipeline takes no frames any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the pipeline is closed")
 
 
 class Pipeline:
@@ -47,6 +52,10 @@ class Pipeline:
             settings. It takes those that wait when it starts, and never waits for more, so a lone
             frame is not held up. Each one's future is done as soon as its own answer is here.
 
+    Attributes:
+        depth: As given.
+        batch: As given.
+
     Raises:
         ValueError: `depth` or `batch` is less than 1.
     """
@@ -56,7 +65,7 @@ class Pipeline:
             if value < 1:
                 raise ValueError(f"{name} of a pipeline is {value}, but must be at least 1")
         self._predictor = predictor
-        self._depth, self._batch = depth, batch
+        self.depth, self.batch = depth, batch
         self._ring = Ring(device=predictor.device, size=depth * batch)
         self._free = list(self._ring.slots)
         self._waiting: deque[Job] = deque()
@@ -96,8 +105,8 @@ class Pipeline:
             ValueError: The encoding is unknown, or the image has another dtype or shape, or no
                 pixels.
             TimeoutError: There was no room in that time.
-            RuntimeError: The pipeline is closed; or a future's callback, which would wait for
-                itself, submits.
+            PipelineClosedError: It takes no frames any more.
+            RuntimeError: A future's callback, which would wait for itself, submits.
         """
         (answer,) = self.submit_together([image], encodings=[encoding], timeout=timeout)
         return answer
@@ -125,9 +134,9 @@ class Pipeline:
         encodings = ["bgr8"] * len(images) if encodings is None else encodings
         for image, encoding in zip(images, encodings, strict=True):
             check_image(image, encoding)
-        if len(images) > self._depth * self._batch:
+        if len(images) > self.depth * self.batch:
             raise ValueError(
-                f"{len(images)} images at once, but this pipeline holds {self._depth * self._batch}"
+                f"{len(images)} images at once, but this pipeline holds {self.depth * self.batch}"
             )
         if threading.current_thread() in self._threads:
             raise RuntimeError("a pipeline's callback cannot submit to it; use another thread")
@@ -140,7 +149,7 @@ class Pipeline:
                 jobs.append(Job(slot, image.shape, encoding, settings, timer, Future()))
             with self._changed:
                 if self._closed:
-                    raise RuntimeError(_CLOSED)
+                    raise PipelineClosedError
                 self._waiting.extend(jobs)
                 self._changed.notify_all()
         except BaseException:
@@ -167,7 +176,6 @@ class Pipeline:
         if wait and threading.current_thread() not in self._threads:
             for thread in self._threads:
                 thread.join()
-            atexit.unregister(self.close)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -188,7 +196,7 @@ class Pipeline:
             if not self._changed.wait_for(room, timeout):
                 raise TimeoutError("no room in the pipeline: all its frames are in flight")
             if self._closed:
-                raise RuntimeError(_CLOSED)
+                raise PipelineClosedError
             return [self._free.pop() for _ in range(number)]
 
     def _drop(self, slots: Sequence[HostSlot | CudaSlot]) -> None:
@@ -217,13 +225,15 @@ class Pipeline:
                 self._answer(jobs)
             del jobs  # else the last frame is held until the next one comes
         self._computed.put(None)
+        if not self._overlaps:
+            self._forget()
 
     def _next_jobs(self) -> list[Job] | None:
         """Return the frames to compute, as soon as there are any; None where there will be none."""
 
         def something_to_do() -> bool:
             if self._waiting:
-                return self._computations < self._depth
+                return self._computations < self.depth
             return self._closed
 
         with self._changed:
@@ -231,7 +241,7 @@ class Pipeline:
             if not self._waiting:
                 return None
             jobs = [self._waiting.popleft()]
-            while self._waiting and len(jobs) < self._batch and self._waiting[0].goes_with(jobs[0]):
+            while self._waiting and len(jobs) < self.batch and self._waiting[0].goes_with(jobs[0]):
                 jobs.append(self._waiting.popleft())
             self._computations += 1
             return jobs
@@ -241,6 +251,11 @@ class Pipeline:
         while (jobs := self._computed.get()) is not None:
             self._answer(jobs)
             del jobs
+        self._forget()
+
+    def _forget(self) -> None:
+        """End of the last thread: nothing is left that the interpreter would have to close."""
+        atexit.unregister(self.close)
 
     def _answer(self, jobs: list[Job]) -> None:
         over = 1  # all of a computation is over once the first of its frames is here

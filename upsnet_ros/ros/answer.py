@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage
-from std_msgs.msg import Header
 
 from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.inference.overlay import draw_overlay
 from upsnet_ros.msg import PanopticInstanceArray
 from upsnet_ros.ros import messages
+from upsnet_ros.ros.camera_image import CameraImage
 from upsnet_ros.ros.cdr_image import write_image
 from upsnet_ros.ros.settings import NodeSettings
 
@@ -42,24 +42,27 @@ class Answer:
     """All that outputs are made of.
 
     Attributes:
-        image: uint8 (H, W, 3), BGR: the camera's image.
+        image: The camera's.
         frame: Its segmentation.
-        header: The camera's, which every output carries unchanged.
         taxonomy: Of the frame's classes.
         settings: The node's, of this moment.
     """
 
-    image: npt.NDArray[np.uint8]
+    image: CameraImage
     frame: PanopticFrame
-    header: Header
     taxonomy: Taxonomy
     settings: NodeSettings
+
+    @property
+    def header(self) -> Any:
+        """The camera's, which every output carries unchanged."""
+        return self.image.header
 
     @cached_property
     def overlay(self) -> npt.NDArray[np.uint8]:
         """The image with the segments drawn on it, BGR; drawn when first asked for."""
         return draw_overlay(
-            self.image, self.frame, self.taxonomy, alpha=self.settings.overlay_alpha
+            self.image.bgr, self.frame, self.taxonomy, alpha=self.settings.overlay_alpha
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rclpy.lifecycle import LifecycleNode
@@ -14,10 +13,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.ros import qos
-from upsnet_ros.ros.answer import Answer
+from upsnet_ros.ros.camera_image import Arrival, CameraImage, ImageKind
 from upsnet_ros.ros.camera_settings import CameraSettings
 from upsnet_ros.ros.cdr_image import read_compressed_image, read_image
-from upsnet_ros.ros.image_codec import ImageError, check, to_bgr
+from upsnet_ros.ros.image_codec import ImageError, check
 from upsnet_ros.ros.outputs import Outputs
 from upsnet_ros.ros.rate_limit import RateLimit
 from upsnet_ros.ros.settings import NodeSettings
@@ -26,26 +25,12 @@ from upsnet_ros.ros.statistics import CameraStatistics
 from upsnet_ros.ros.transitions import first_line
 
 if TYPE_CHECKING:
-    from upsnet_ros.inference.predictor import Predictor  # and torch
     from upsnet_ros.tracking import Tracker  # and scipy
 
-__all__ = ["Arrival", "Camera"]
+__all__ = ["Camera"]
 
 _LOG_SECONDS = 5.0
 _LOSS_LOG_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """An image, and the monotonic second at which it came.
-
-    Attributes:
-        message: A sensor_msgs Image or CompressedImage, or what `cdr_image` reads of one.
-        at: Monotonic seconds.
-    """
-
-    message: Any
-    at: float
 
 
 class Camera:
@@ -73,8 +58,8 @@ class Camera:
     ) -> None:
         self.name = name
         self.statistics = CameraStatistics()
-        #: Width and height of the last image that was segmented, pixels.
-        self.last_size: tuple[int, int] | None = None
+        #: Of the last image that was segmented.
+        self.last_kind: ImageKind | None = None
         self._node = node
         self._qos_watch = qos_watch
         self._offer = offer
@@ -150,49 +135,49 @@ class Camera:
             self._subscription = None
             self._qos_watch.forget(self.topic)
 
-    def answer(
-        self, arrival: Arrival, *, predictor: Predictor, settings: NodeSettings
-    ) -> dict[str, float]:
-        """Segments an image and publishes the outputs; called in the worker's thread.
+    def decode(self, arrival: Arrival, *, takes: Callable[[str], bool]) -> CameraImage | None:
+        """Makes of a message what the network takes; called in the worker's first thread.
+
+        Args:
+            arrival: The message.
+            takes: Whether an encoding need not be made BGR.
 
         Returns:
-            Milliseconds by stage; empty where the image turned out to be malformed.
+            The image, or None where it turned out to be malformed.
+        """
+        try:
+            return CameraImage.read(arrival, takes=takes)
+        except ImageError as error:
+            self._reject(error)
+            return None
+
+    def publish(
+        self, image: CameraImage, frame: PanopticFrame, *, settings: NodeSettings
+    ) -> dict[str, float]:
+        """Answers an image; called in the worker's second thread.
+
+        Returns:
+            Milliseconds by stage.
         """
         assert self._outputs is not None, "the worker runs between activate and deactivate only"
         begun = time.monotonic()
-        try:
-            image = to_bgr(arrival.message)
-        except ImageError as error:
-            self._reject(error)
-            return {}
-        decoded = time.monotonic()
-        frame = predictor(image)
-        predicted = time.monotonic()
         if settings.tracking:
-            frame = self._track(frame, arrival.message.header.stamp)
+            frame = self._track(frame, image.header.stamp)
         tracked = time.monotonic()
-        self._outputs.publish(
-            Answer(
-                image=image,
-                frame=frame,
-                header=arrival.message.header,
-                taxonomy=predictor.taxonomy,
-                settings=settings,
-            )
-        )
+        self._outputs.publish(image, frame, settings=settings)
         published = time.monotonic()
-        self.last_size = (image.shape[1], image.shape[0])
-        self.statistics.answered(latency_ms=1e3 * (published - arrival.at))
+        self.last_kind = image.kind
+        self.statistics.answered(latency_ms=1e3 * (published - image.arrived))
         return {
-            "wait": 1e3 * (begun - arrival.at),
-            "decode": 1e3 * (decoded - begun),
+            "wait": 1e3 * (image.begun - image.arrived),
+            "decode": 1e3 * (image.decoded - image.begun),
             **frame.timings,
-            **({"track": 1e3 * (tracked - predicted)} if settings.tracking else {}),
+            **({"track": 1e3 * (tracked - begun)} if settings.tracking else {}),
             "publish": 1e3 * (published - tracked),
         }
 
     def failed(self, error: Exception) -> None:
-        """Reports that a frame's inference raised; called in the worker's thread."""
+        """Reports that a frame's inference raised; called in either of the worker's threads."""
         reason = f"{type(error).__name__}: {first_line(error)}"
         self._node.get_logger().error(
             f"{self.topic}: a frame was not segmented: {reason}",
@@ -201,7 +186,7 @@ class Camera:
         self.statistics.failed(reason)
 
     def _track(self, frame: PanopticFrame, stamp: Any) -> PanopticFrame:
-        """The frame with track ids; called in the worker's thread."""
+        """The frame with track ids; called in the worker's second thread."""
         tracker = self._tracker
         if tracker is None:
             from upsnet_ros.tracking import Tracker

@@ -8,19 +8,22 @@ import sys
 import traceback
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 
+from upsnet_ros.inference.pipeline import Pipeline
 from upsnet_ros.inference.predictor import Predictor
+from upsnet_ros.ros.camera_image import ImageKind
 from upsnet_ros.ros.settings import NodeSettings
 from upsnet_ros.ros.transitions import first_line
 
 __all__ = [
     "apply_settings",
+    "batch_size",
     "free_memory",
     "gpu_memory",
     "let_go",
     "load_predictor",
+    "open_pipeline",
     "ran_out_of_memory",
     "warm_up",
 ]
@@ -58,17 +61,34 @@ def apply_settings(predictor: Predictor, settings: NodeSettings) -> None:
     )
 
 
-def warm_up(predictor: Predictor, sizes: Iterable[tuple[int, int]]) -> None:
-    """Computes a frame of each size (width, height), or of the network's own where there is none.
+def batch_size(settings: NodeSettings, device: torch.device) -> int:
+    """How many frames are computed together at most."""
+    if settings.batch:
+        return settings.batch
+    # docs/performance.md: on a CPU a batch is no faster than its frames are one by one.
+    return len(settings.cameras) if device.type == "cuda" else 1
 
-    Libraries choose their algorithms, and memory is taken, with the first frame of a size.
+
+def warm_up(predictor: Predictor, kinds: Iterable[ImageKind], *, batch: int) -> None:
+    """Computes frames of each kind, or of the network's own size where there is none.
+
+    Libraries choose their algorithms, and memory is taken, with the first frames of a size.
+
+    Args:
+        predictor: To be warmed up.
+        kinds: Of the images that are expected.
+        batch: How many of them are computed together at most.
     """
     variant, scale = predictor.variant, predictor.scale
-    own = (round(variant.max_size * scale / variant.scale), scale)
-    for width, height in list(sizes) or [own]:
-        # Noise, so that there is something to find: of an empty picture most stages do nothing.
-        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-        predictor(noise)
+    own = ImageKind((scale, round(variant.max_size * scale / variant.scale), 3))
+    for kind in list(kinds) or [own]:
+        predictor.prepare(kind.shape, encoding=kind.encoding, batches=range(1, batch + 1))
+
+
+def open_pipeline(predictor: Predictor, *, batch: int) -> Pipeline:
+    """What carries the cameras' frames through the network, up to ``batch`` of them together."""
+    # A CPU is busy with one computation, and what waits for the next would only grow old.
+    return Pipeline(predictor, depth=2 if predictor.device.type == "cuda" else 1, batch=batch)
 
 
 def free_memory() -> None:

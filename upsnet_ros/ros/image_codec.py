@@ -1,12 +1,13 @@
-"""Camera messages in, BGR pixels out: one function over raw and compressed images.
+"""Camera messages in, pixels out: one function over raw and compressed images.
 
-Messages come off a network and may hold anything. `check` and `to_bgr` read nothing before it was
-checked, and answer every malformed message with an `ImageError` that says what is wrong with it.
+Messages come off a network and may hold anything. Nothing is read before it was checked, and every
+malformed message is answered with an `ImageError` that says what is wrong with it.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from upsnet_ros.ros.compressed import ImageError, check_compressed, check_size, decode_compressed
 from upsnet_ros.ros.converters import BgrImage, PlainImage, converter
 
-__all__ = ["ImageError", "check", "to_bgr"]
+__all__ = ["ImageError", "check", "read_pixels", "to_bgr"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ def _layouts() -> dict[str, _Layout]:
 
 
 _LAYOUTS = _layouts()
+# The short names of encodings that have several, by the long ones.
+_SHORT = {"yuv422": "uyvy", "yuv422_yuy2": "yuyv"}
 _TWO_PLANES = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
 
 
@@ -103,6 +106,33 @@ def to_bgr(msg: Any) -> BgrImage:
         return _convert(pixels[:, :, None], mosaic, _LAYOUTS[mosaic]) if mosaic else pixels
     layout = _LAYOUTS[msg.encoding]
     return _convert(_pixels(msg, layout), msg.encoding, layout)
+
+
+def read_pixels(msg: Any, *, takes: Callable[[str], bool]) -> tuple[npt.NDArray[np.uint8], str]:
+    """The pixels of a camera message, as they came where the reader takes them so.
+
+    Args:
+        msg: As `to_bgr` takes it.
+        takes: Whether an encoding of 8 bits (bgr8, rgb8, mono8, bayer_rggb8, yuyv, uyvy, ...) need
+            not be made BGR.
+
+    Returns:
+        The pixels and their encoding: a view of the message's data, uint8 (H, W) for a single byte
+        a pixel, else (H, W, bytes), whose rows may have gaps between them; or `to_bgr` and bgr8.
+
+    Raises:
+        ImageError: Where the message is malformed or of an unknown encoding.
+    """
+    layout = None if hasattr(msg, "format") else _LAYOUTS.get(msg.encoding)
+    if layout is None or not layout.plain or layout.bits != 8 or layout.plain == "bgr8":
+        return to_bgr(msg), "bgr8"
+    encoding = _SHORT.get(layout.plain, layout.plain)
+    # A mosaic of a single row or column has pixels of two colours at most.
+    if not takes(encoding) or min(msg.height, msg.width) < 2:
+        return to_bgr(msg), "bgr8"
+    check(msg)
+    pixels = _pixels(msg, layout)
+    return (pixels[:, :, 0] if layout.channels == 1 else pixels), encoding
 
 
 def _rows(height: int, layout: _Layout) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Mapping
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from upsnet_ros.ros.camera import Arrival, Camera
+from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.ros.camera import Camera
+from upsnet_ros.ros.camera_image import Arrival, CameraImage, ImageKind
 from upsnet_ros.ros.camera_settings import CameraSettings
 from upsnet_ros.ros.converters import converter
 from upsnet_ros.ros.diagnostics import RANDOM_WEIGHTS, CameraHealth, Diagnostics, NodeHealth
+from upsnet_ros.ros.frame_steps import FrameSteps
 from upsnet_ros.ros.model import SHIPPED_WEIGHTS, Model
 from upsnet_ros.ros.parameters import NodeParameters
 from upsnet_ros.ros.qos import QosWatch
@@ -19,7 +21,7 @@ from upsnet_ros.ros.service_guard import guard_services
 from upsnet_ros.ros.services import Services
 from upsnet_ros.ros.settings import NodeSettings
 from upsnet_ros.ros.statistics import StageTimes
-from upsnet_ros.ros.transitions import first_line, transition
+from upsnet_ros.ros.transitions import transition
 from upsnet_ros.ros.worker import FrameWorker
 
 __all__ = ["UpsnetNode"]
@@ -29,9 +31,9 @@ class UpsnetNode(LifecycleNode):
     """UPSNet on camera topics. Its parameters are those of `NodeSettings`.
 
     configure loads the network, warms it up and makes the output topics; activate listens to the
-    cameras; deactivate stops listening and finishes the frame that was begun; cleanup gives the
-    memory back. One thread (the executor's) takes messages and parameters, the worker's computes
-    and publishes, and a third loads weights on request.
+    cameras; deactivate stops listening and finishes the frames that were begun; cleanup gives the
+    memory back. One thread (the executor's) takes messages and parameters, the worker's two decode
+    and publish, the pipeline's compute, and another loads weights on request.
 
     Args:
         name: Of the node, where several are in one process; remapped as ROS does it.
@@ -53,8 +55,16 @@ class UpsnetNode(LifecycleNode):
             changed=self._settings_changed,
         )
         cameras = self._node_parameters.cameras
-        self._worker: FrameWorker[Arrival] = FrameWorker(
-            cameras=tuple(cameras), answer=self._answer, failed=self._failed
+        self._stages = StageTimes()
+        self._worker: FrameWorker[Arrival, CameraImage, PanopticFrame] = FrameWorker(
+            cameras=tuple(cameras),
+            steps=FrameSteps(
+                cameras=self._cameras,
+                model=self.model,
+                stages=self._stages,
+                settings=lambda: self.settings,
+                logger=self.get_logger(),
+            ),
         )
         self._qos_watch = QosWatch(self)
         for camera, settings in cameras.items():
@@ -66,7 +76,6 @@ class UpsnetNode(LifecycleNode):
                 idle=lambda: self._worker.idle,
                 qos_watch=self._qos_watch,
             )
-        self._stages = StageTimes()
         self._offered_services = Services(self, enable=self._set_enabled, reload=self._reload)
         self._diagnostics = Diagnostics(
             self, period=self.settings.diagnostics_period, health=self._health
@@ -106,7 +115,7 @@ class UpsnetNode(LifecycleNode):
         self._drain(timeout)
         self._offered_services.wait(max(0.0, end - time.monotonic()))
         if self.computing:
-            what = "last frame takes" if self._worker.left_alone else "new weights take"
+            what = "last frames take" if self._worker.left_alone else "new weights take"
             self.get_logger().warning(f"the {what} longer than {timeout:g} s: left alone")
         if self.state in ("unconfigured", "inactive", "active"):
             self.trigger_shutdown()
@@ -117,7 +126,7 @@ class UpsnetNode(LifecycleNode):
         settings = self.settings
         try:
             converter()
-            predictor = self.model.load(settings, sizes=self._last_sizes())
+            predictor = self.model.load(settings, kinds=self._last_kinds())
             for camera in self._cameras.values():
                 camera.create_outputs(settings=settings, taxonomy=predictor.taxonomy)
             super().on_configure(state)
@@ -134,8 +143,10 @@ class UpsnetNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> None:
         """Says what the labels mean, and listens to the cameras unless that was disabled."""
         super().on_activate(state)
+        pipeline = self.model.pipeline
+        assert pipeline is not None, "configure comes before activate"
         try:
-            self._worker.start()
+            self._worker.start(batch=pipeline.batch, depth=pipeline.depth)
             for camera in self._cameras.values():
                 camera.announce()
                 if self._takes_frames:
@@ -150,7 +161,7 @@ class UpsnetNode(LifecycleNode):
 
     @transition
     def on_deactivate(self, state: LifecycleState) -> None:
-        """Stops listening, and finishes the frame that was begun."""
+        """Stops listening, and finishes the frames that were begun."""
         self._drain()
         super().on_deactivate(state)
 
@@ -190,23 +201,7 @@ class UpsnetNode(LifecycleNode):
             camera.destroy_outputs()
         self._qos_watch.forget()
         self._stages.clear()
-        self.model.release()
-
-    def _answer(self, name: str, arrival: Arrival) -> None:
-        predictor = self.model.predictor
-        assert predictor is not None, "the worker runs between activate and deactivate only"
-        self._stages.add(
-            self._cameras[name].answer(arrival, predictor=predictor, settings=self.settings)
-        )
-
-    def _failed(self, name: str, error: Exception) -> None:
-        self._cameras[name].failed(error)
-        trace = "".join(traceback.format_exception(error))
-        self.get_logger().debug(trace)
-        try:
-            self.model.recover(error)
-        except RuntimeError as failure:  # of a device that does not work any more
-            self.get_logger().error(f"memory was not given back: {first_line(failure)}")
+        self.model.release(wait=not self._worker.left_alone)
 
     def _set_enabled(self, wished: bool) -> str:
         self._takes_frames = wished
@@ -224,10 +219,10 @@ class UpsnetNode(LifecycleNode):
         return "enabled" if wished else "disabled"
 
     def _reload(self) -> str:
-        return self.model.reload(self.settings, sizes=self._last_sizes())
+        return self.model.reload(self.settings, kinds=self._last_kinds())
 
-    def _last_sizes(self) -> set[tuple[int, int]]:
-        return {one.last_size for one in self._cameras.values() if one.last_size is not None}
+    def _last_kinds(self) -> set[ImageKind]:
+        return {one.last_kind for one in self._cameras.values() if one.last_kind is not None}
 
     def _settings_changed(
         self, settings: NodeSettings, cameras: Mapping[str, CameraSettings]

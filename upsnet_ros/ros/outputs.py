@@ -16,10 +16,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from upsnet_ros.datasets.taxonomy import Taxonomy
+from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
 from upsnet_ros.ros import answer as answers
 from upsnet_ros.ros import messages, qos
 from upsnet_ros.ros.answer import Answer
+from upsnet_ros.ros.camera_image import CameraImage
 from upsnet_ros.ros.settings import NodeSettings
 
 __all__ = ["Outputs"]
@@ -36,7 +38,7 @@ class Outputs:
     """Publishes one camera's answers; each message is made only while somebody subscribes to it.
 
     Topics come and go (`create`, `update`, `destroy`) in the executor's thread; `publish` is called
-    in the worker's.
+    in the worker's second.
 
     Args:
         node: The publishers are managed ones of this node, silent until it is active.
@@ -111,8 +113,9 @@ class Outputs:
         if "vision_label_info" in self._publishers:
             self._announce_vision()
 
-    def publish(self, answer: Answer) -> None:
-        """Publishes a frame on every topic that somebody subscribes to."""
+    def publish(self, image: CameraImage, frame: PanopticFrame, *, settings: NodeSettings) -> None:
+        """Publishes an image's segmentation on every topic that somebody subscribes to."""
+        answer = Answer(image=image, frame=frame, taxonomy=self._taxonomy, settings=settings)
         with self._lock:
             for name, make in self._makers.items():
                 publisher = self._publishers[name]

@@ -113,6 +113,14 @@ class NodeSettings:
         changes=Changes.ALWAYS,
         limits=(0.01, 0.99),
     )
+    batch: int = parameter(
+        0,
+        "Cameras whose frames the network takes together at most, where they wait and are of one"
+        " size; a lone frame waits for no other. 0: all cameras on a GPU, where that is faster, and"
+        " 1 on a CPU, where it is not.",
+        group="Model",
+        limits=(0, 16),
+    )
     warm_up: str = parameter(
         "auto",
         "Size of a frame that configure and ~/reload_weights compute for nobody, so that the first"

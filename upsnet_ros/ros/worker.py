@@ -1,85 +1,121 @@
-"""One thread that computes, while the executor's thread stays free: the newest frame wins."""
+"""Threads that see to the cameras' frames, while the executor's stays free; the newest wins."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
 
-__all__ = ["FrameWorker"]
+__all__ = ["FrameWorker", "Steps"]
 
 Frame = TypeVar("Frame")
+Frame_contra = TypeVar("Frame_contra", contravariant=True)
+Image = TypeVar("Image")
+Result = TypeVar("Result")
 
 
-class FrameWorker(Generic[Frame]):
-    """Answers the cameras' frames one at a time, in a thread of its own.
+class Steps(Protocol[Frame_contra, Image, Result]):
+    """A frame's way. What a step raises is given to `failed`, and ends one frame only."""
 
-    At most one frame of each camera waits; a newer one takes its place. Cameras take turns, so that
-    under overload each gets the same number of answers, however fast another one sends. A frame
-    once begun is always finished.
+    def decode(self, camera: str, frame: Frame_contra) -> Image | None:
+        """Makes of a camera's frame what is submitted; None where it was refused."""
+        ...
+
+    def submit(self, images: Sequence[Image]) -> Sequence[Future[Result]]:
+        """Has images computed, in their order; returns at once."""
+        ...
+
+    def publish(self, camera: str, image: Image, result: Result) -> None:
+        """Answers the camera with what was computed of its image."""
+        ...
+
+    def failed(self, camera: str, error: Exception) -> None:
+        """Reports that a camera's frame is not answered."""
+        ...
+
+
+class FrameWorker(Generic[Frame, Image, Result]):
+    """Sees to it that the cameras' frames are computed and answered, in two threads of its own.
+
+    The first decodes and submits, the second waits for results and publishes, in the order of
+    submission. So images are decoded and answers published while others are computed.
+
+    At most one frame of each camera waits; a newer one takes its place. Frames are chosen as late
+    as can be, when a computation has ended. Cameras take turns, so that under overload each gets
+    the same number of answers, however fast another one sends. A frame once begun is always
+    finished.
 
     Args:
         cameras: The cameras' names.
-        answer: Called in the worker's thread with a camera's name and its frame.
-        failed: Called in the worker's thread with a camera's name and what ``answer`` raised; the
-            worker lives on.
+        steps: What is done with a frame. `decode` and `submit` are called in the first thread,
+            `publish` in the second, `failed` in both.
     """
 
-    def __init__(
-        self,
-        *,
-        cameras: Sequence[str],
-        answer: Callable[[str, Frame], None],
-        failed: Callable[[str, Exception], None],
-    ) -> None:
-        self._answer = answer
-        self._failed = failed
+    def __init__(self, *, cameras: Sequence[str], steps: Steps[Frame, Image, Result]) -> None:
+        self._steps = steps
         self._turns = list(cameras)  # who was served longest ago comes first
         self._waiting: dict[str, Frame] = {}
-        self._computing = False
+        self._batch = self._depth = 1
+        self._computations = 0  # submitted, the last result of which is not here
+        self._unfinished = 0  # frames that were taken and are neither answered nor failed
+        self._begun: SimpleQueue[deque[tuple[str, Image, Future[Result]]] | None] = SimpleQueue()
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._left_alone: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._stopped: list[threading.Thread] = []
 
     @property
     def left_alone(self) -> bool:
-        """Whether a frame is still being computed that `stop` did not wait for."""
-        return self._left_alone is not None and self._left_alone.is_alive()
+        """Whether frames are still under way that `stop` did not wait for."""
+        return any(thread.is_alive() for thread in self._stopped)
 
     @property
     def idle(self) -> bool:
-        """Whether no frame is computed or waits."""
+        """Whether no frame is under way or waits."""
         with self._changed:
-            return not self._computing and not self._waiting
+            return not self._unfinished and not self._waiting
 
-    def start(self) -> None:
+    def start(self, *, batch: int = 1, depth: int = 1) -> None:
         """Begins to take frames.
+
+        Args:
+            batch: Cameras whose frames are submitted together at most, if they wait.
+            depth: Submissions under way: one is computed, the others are prepared for their turn.
 
         Raises:
             RuntimeError: Where it has begun already, or has not ended yet.
         """
-        if self._thread is not None or self.left_alone:
+        if self._threads or self.left_alone:
             raise RuntimeError("the worker runs already")
-        self._thread = threading.Thread(target=self._run, name="upsnet_worker")
-        self._thread.start()
+        self._batch, self._depth = batch, depth
+        self._threads = [
+            threading.Thread(target=self._submit_all, name="upsnet_worker"),
+            threading.Thread(target=self._publish_all, name="upsnet_publisher"),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, *, timeout: float | None = None) -> dict[str, Frame]:
-        """Finishes the frame that was begun, and ends the thread; does nothing where none runs.
+        """Finishes the frames that were begun, and ends the threads; does nothing where none run.
 
         Args:
-            timeout: Seconds to wait for that frame; as long as it takes by default. See
+            timeout: Seconds to wait for those frames; as long as they take by default. See
                 `left_alone` for whether they were enough.
 
         Returns:
             The frames that still waited, by camera; they will not be answered.
         """
         with self._changed:
-            thread, self._thread = self._thread, None
+            stopped, self._threads = self._threads, []
             left, self._waiting = self._waiting, {}
-            self._changed.notify()
-        if thread is not None:
-            thread.join(timeout)
-            self._left_alone = thread
+            self._changed.notify_all()
+        end = None if timeout is None else time.monotonic() + timeout
+        for thread in stopped:
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        self._stopped = stopped or self._stopped
         return left
 
     def offer(self, camera: str, frame: Frame) -> Frame | None:
@@ -90,31 +126,98 @@ class FrameWorker(Generic[Frame]):
             where the worker does not run, else None.
         """
         with self._changed:
-            if self._thread is None:
+            if not self._threads:
                 return frame
             older = self._waiting.get(camera)
             self._waiting[camera] = frame
-            self._changed.notify()
+            self._changed.notify_all()
             return older
 
-    def _run(self) -> None:
-        while (turn := self._next()) is not None:
-            camera, frame = turn
-            try:
-                self._answer(camera, frame)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it ends one frame, not the node
-                self._failed(camera, error)
-            del turn, frame  # else the last image is held until the next one comes
+    def _submit_all(self) -> None:
+        """Body of the first thread."""
+        while (frames := self._next()) is not None:
+            begun = self._submit(frames)
+            del frames  # else the last images are held until the next ones come
+            if begun:
+                self._begun.put(begun)
+            else:
+                self._computed()
+            del begun
+        self._begun.put(None)
 
-    def _next(self) -> tuple[str, Frame] | None:
-        """The frame whose turn it is, as soon as there is one; None where the worker stops."""
+    def _next(self) -> list[tuple[str, Frame]] | None:
+        """The frames whose turn it is, as soon as there are any; None where the worker stops."""
+
+        def something_to_do() -> bool:
+            return not self._threads or bool(self._waiting and self._computations < self._depth)
+
         with self._changed:
-            self._computing = False
-            self._changed.wait_for(lambda: self._waiting or self._thread is None)
-            if self._thread is None:
+            self._changed.wait_for(something_to_do)
+            if not self._threads:
                 return None
-            camera = next(name for name in self._turns if name in self._waiting)
-            self._turns.remove(camera)
-            self._turns.append(camera)
-            self._computing = True
-            return camera, self._waiting.pop(camera)
+            turns = [name for name in self._turns if name in self._waiting][: self._batch]
+            self._turns = [name for name in self._turns if name not in turns] + turns
+            self._computations += 1
+            self._unfinished += len(turns)
+            return [(name, self._waiting.pop(name)) for name in turns]
+
+    def _submit(
+        self, frames: Sequence[tuple[str, Frame]]
+    ) -> deque[tuple[str, Image, Future[Result]]]:
+        cameras, images = [], []
+        for camera, frame in frames:
+            try:
+                image = self._steps.decode(camera, frame)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it ends one frame
+                self._fail(camera, error)
+                continue
+            if image is None:
+                self._finished()
+            else:
+                cameras.append(camera)
+                images.append(image)
+        try:
+            results = self._steps.submit(images) if images else []
+        except Exception as error:  # noqa: BLE001 - as above
+            for camera in cameras:
+                self._fail(camera, error)
+            return deque()
+        return deque(zip(cameras, images, results, strict=True))
+
+    def _publish_all(self) -> None:
+        """Body of the second thread."""
+        while (begun := self._begun.get()) is not None:
+            while begun:
+                self._publish(*begun.popleft(), is_last=not begun)
+
+    def _publish(self, camera: str, image: Image, result: Future[Result], *, is_last: bool) -> None:
+        try:
+            answer = result.result()
+        except Exception as error:  # noqa: BLE001 - as above
+            # Before the next one is begun: what it needs may have to be given back first.
+            self._fail(camera, error)
+            if is_last:
+                self._computed()
+            return
+        if is_last:
+            self._computed()
+        try:
+            self._steps.publish(camera, image, answer)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(camera, error)
+        else:
+            self._finished()
+
+    def _fail(self, camera: str, error: Exception) -> None:
+        self._steps.failed(camera, error)
+        self._finished()
+
+    def _computed(self) -> None:
+        """The last result of a submission is here: the next one may begin."""
+        with self._changed:
+            self._computations -= 1
+            self._changed.notify_all()
+
+    def _finished(self) -> None:
+        with self._changed:
+            self._unfinished -= 1
