@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -15,13 +14,19 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from upsnet_ros.ros.launch_support import (
+    flags,
+    is_on,
+    namespace_argument,
+    namespace_of,
+    optional,
+    process,
+    switch,
+)
+from upsnet_ros.ros.names import full_name
 from upsnet_ros.ros.settings import ParameterInfo, parameters
 from upsnet_ros.ros.settings_text import yaml_value
-from upsnet_ros.ros.transport import (
-    PROFILE_VARIABLES,
-    TRANSPORT_VARIABLES,
-    shared_memory_profile,
-)
+from upsnet_ros.ros.transport import transport_environment
 
 NODE = "upsnet"
 CONFIG = Path(__file__).resolve().parent.parent / "config"
@@ -69,35 +74,15 @@ def _own_arguments() -> list[DeclareLaunchArgument]:
             default_value=str(CONFIG / "camera.yaml"),
             description="YAML file with the node's parameters; the arguments below override it.",
         ),
-        DeclareLaunchArgument(
-            "namespace",
-            default_value="panoptic",
-            description="Namespace of the node and its topics: labels is /<namespace>/labels.",
-        ),
-        DeclareLaunchArgument(
-            "use_sim_time",
-            default_value="false",
-            choices=["true", "false"],
-            description="Take the time from /clock, as when a bag is played with --clock.",
-        ),
-        DeclareLaunchArgument(
+        namespace_argument(),
+        switch("use_sim_time", "Take the time from /clock, as when a bag is played with --clock."),
+        optional(
             "video",
-            default_value="",
-            description="Video file, folder of images or webcam index to publish on image_topic."
+            "Video file, folder of images or webcam index to publish on image_topic."
             " Empty: a camera driver publishes there.",
         ),
-        DeclareLaunchArgument(
-            "loop",
-            default_value="false",
-            choices=["true", "false"],
-            description="Play the video again and again.",
-        ),
-        DeclareLaunchArgument(
-            "rviz",
-            default_value="false",
-            choices=["true", "false"],
-            description="Show overlay, unknown mask and camera in RViz (raw images of the camera).",
-        ),
+        switch("loop", "Play the video again and again."),
+        switch("rviz", "Show overlay, unknown mask and camera in RViz (raw images of the camera)."),
         DeclareLaunchArgument(
             "log_level",
             default_value="info",
@@ -109,47 +94,46 @@ def _own_arguments() -> list[DeclareLaunchArgument]:
 
 def _node_argument(info: ParameterInfo) -> DeclareLaunchArgument:
     # Empty, not the parameter's default: what was not given must not override params_file.
-    return DeclareLaunchArgument(
-        info.name,
-        default_value="",
-        description=f"{info.text} Not given: as in params_file, or {yaml_value(info.default)}.",
+    return optional(
+        info.name, f"{info.text} Not given: as in params_file, or {yaml_value(info.default)}."
     )
 
 
 def _transport_profile(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Camera images need more shared memory than Fast DDS takes by itself."""
-    if any(context.environment.get(name) for name in TRANSPORT_VARIABLES):
-        return []
-    profile = str(shared_memory_profile())
-    return [SetEnvironmentVariable(name, profile) for name in PROFILE_VARIABLES]
+    variables = transport_environment(context.environment)
+    return [SetEnvironmentVariable(name, value) for name, value in variables.items()]
 
 
 def _panoptic_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     arguments = context.launch_configurations
     given = {
-        info.name: _checked(info, arguments[info.name])
+        info.name: _typed(info.parse(arguments[info.name]))
         for info in parameters()
         if info.name in NODE_ARGUMENTS and arguments[info.name]
     }
     image_topic = arguments["image_topic"]
-    logger = ".".join([*_namespace(context).split("/")[1:], NODE])
+    namespace = namespace_of(context)
+    logger = full_name(NODE, namespace=namespace)[1:].replace("/", ".")
     return [
-        Node(
-            package="upsnet_ros",
-            executable="upsnet_node",
-            name=NODE,
-            namespace=_namespace(context),
+        process(
+            "upsnet_node",
+            NODE,
+            namespace=namespace,
             parameters=[
                 arguments["params_file"],
-                {"use_sim_time": arguments["use_sim_time"] == "true", **given},
+                {"use_sim_time": is_on(context, "use_sim_time"), **given},
             ],
             remappings=[("image", image_topic), ("image/compressed", f"{image_topic}/compressed")],
             ros_arguments=["--log-level", f"{logger}:={arguments['log_level']}"],
-            output="screen",
-            emulate_tty=True,
             on_exit=Shutdown(reason="the panoptic node has ended"),
         )
     ]
+
+
+def _typed(value: bool | int | float | str) -> ParameterValue:
+    # Or launch would read the text 42 as a number.
+    return ParameterValue(value, value_type=type(value))
 
 
 def _player(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -158,34 +142,21 @@ def _player(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         return []
     command = ["play", arguments["video"], "--topic", arguments["image_topic"]]
     # The node reads images once its network is loaded; the first frames would be gone by then.
-    command += ["--wait-for-subscribers", "1", "--timeout", "600"]
-    if arguments["loop"] == "true":
-        command.append("--loop")
+    command += ["--wait-for-subscribers", "1", "--timeout", "600", *flags(context, "loop")]
     if arguments["image_transport"] == "compressed":
         command.append("--compressed")
-    return [
-        Node(
-            package="upsnet_ros",
-            executable="upsnet",
-            name="player",
-            namespace=_namespace(context),
-            arguments=command,
-            output="screen",
-            emulate_tty=True,
-        )
-    ]
+    return [process("upsnet", "player", namespace=namespace_of(context), arguments=command)]
 
 
 def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    namespace = namespace_of(context)
     # The file holds absolute topics: those of the default namespace, and the default camera.
     remappings = [
-        (f"/panoptic/{topic}", f"{_namespace(context)}/{topic}")
+        (f"/panoptic/{topic}", full_name(topic, namespace=namespace))
         for topic in ("overlay", "unknown_mask")
     ]
     image_topic = context.launch_configurations["image_topic"]
-    if not image_topic.startswith("/"):
-        image_topic = f"{_namespace(context)}/{image_topic}"
-    remappings.append(("/camera/image_raw", image_topic))
+    remappings.append(("/camera/image_raw", full_name(image_topic, namespace=namespace)))
     return [
         Node(
             package="rviz2",
@@ -196,25 +167,3 @@ def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             condition=IfCondition(LaunchConfiguration("rviz")),
         )
     ]
-
-
-def _checked(info: ParameterInfo, text: str) -> ParameterValue:
-    """An argument's text as the parameter's value.
-
-    Raises:
-        SettingsError: Where it is none; the message names the argument.
-    """
-    value: bool | int | float | str = text
-    if isinstance(info.default, bool):
-        value = {"true": True, "false": False}.get(text.lower(), text)
-    elif isinstance(info.default, int | float):
-        with suppress(ValueError):
-            value = type(info.default)(text)
-    info.check(value)
-    # With its type, or launch would read the text 42 as a number.
-    return ParameterValue(value, value_type=type(value))
-
-
-def _namespace(context: LaunchContext) -> str:
-    """The namespace as an absolute name, empty for the root."""
-    return f"/{context.launch_configurations['namespace'].strip('/')}".rstrip("/")

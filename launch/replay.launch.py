@@ -16,8 +16,17 @@ from launch.actions import (
     Shutdown,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch_ros.actions import Node
 
+from upsnet_ros.ros.launch_support import (
+    flags,
+    is_on,
+    namespace_argument,
+    namespace_of,
+    optional,
+    options,
+    process,
+    switch,
+)
 from upsnet_ros.ros.replay_topics import topics_of
 
 CAMERA = Path(__file__).resolve().parent / "camera.launch.py"
@@ -45,44 +54,25 @@ def generate_launch_description() -> LaunchDescription:
 def _arguments() -> list[DeclareLaunchArgument]:
     return [
         DeclareLaunchArgument("bag", description="Folder of the bag to play, or one file of it."),
-        DeclareLaunchArgument(
-            "topic",
-            default_value="",
-            description="The camera in the bag. Empty: its only topic of Image or CompressedImage.",
+        optional(
+            "topic", "The camera in the bag. Empty: its only topic of Image or CompressedImage."
         ),
-        DeclareLaunchArgument(
+        optional(
             "realtime",
-            default_value="",
-            description="How many times as fast as it was recorded the bag is played; images that"
-            " the node cannot answer in time are lost. Empty: in lockstep, where none is.",
+            "How many times as fast as it was recorded the bag is played; images that the node"
+            " cannot answer in time are lost. Empty: in lockstep, where none is.",
         ),
-        DeclareLaunchArgument(
-            "start", default_value="", description="Seconds into the bag at which to begin."
-        ),
-        DeclareLaunchArgument("duration", default_value="", description="Seconds of it to play."),
-        DeclareLaunchArgument(
-            "loop",
-            default_value="false",
-            choices=["true", "false"],
-            description="Play the bag again and again; the first round is recorded.",
-        ),
+        optional("start", "Seconds into the bag at which to begin."),
+        optional("duration", "Seconds of it to play."),
+        switch("loop", "Play the bag again and again; the first round is recorded."),
         DeclareLaunchArgument(
             "out",
             default_value="replay_output",
             description="Folder for the bag of answers and the figures.",
         ),
-        DeclareLaunchArgument(
-            "overwrite",
-            default_value="false",
-            choices=["true", "false"],
-            description="Replace a replay that is there.",
-        ),
-        DeclareLaunchArgument(
-            "evaluate",
-            default_value="false",
-            choices=["true", "false"],
-            description="Judge the answers by the bag's ground truth, into report.html.",
-        ),
+        switch("overwrite", "Replace a replay that is there."),
+        switch("evaluate", "Judge the answers by the bag's ground truth, into report.html."),
+        namespace_argument(),  # needed before camera.launch.py declares it
     ]
 
 
@@ -96,9 +86,8 @@ def _camera_of_the_bag(context: LaunchContext) -> None:
     for name, instead in DECIDED.items():
         if name in arguments:
             raise ValueError(f"{name} cannot be given to a replay: {instead}")
-    namespace = "/" + arguments.get("namespace", "panoptic").strip("/")
     topics = topics_of(
-        Path(arguments["bag"]), camera=arguments["topic"] or None, namespace=namespace
+        Path(arguments["bag"]), camera=arguments["topic"] or None, namespace=namespace_of(context)
     )
     arguments["image_topic"] = topics.base
     arguments["image_transport"] = "compressed" if topics.compressed else "raw"
@@ -108,26 +97,19 @@ def _camera_of_the_bag(context: LaunchContext) -> None:
 
 
 def _replay(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    arguments = context.launch_configurations
+    bag = context.launch_configurations["bag"]
     # The node answers once its network is loaded, and then every image in its own time.
-    command = ["replay", arguments["bag"], "--no-node", "--timeout", "600"]
-    command += ["--namespace", arguments["namespace"], "--out", arguments["out"]]
-    for name in ("topic", "realtime", "start", "duration"):
-        if arguments[name]:
-            command += [f"--{name}", arguments[name]]
-    command += [
-        f"--{name}" for name in ("loop", "overwrite", "evaluate") if arguments[name] == "true"
-    ]
-    if arguments["use_sim_time"] == "true":
+    command = ["replay", bag, "--no-node", "--timeout", "600"]
+    command += ["--namespace", namespace_of(context)]
+    command += options(context, "out", "topic", "realtime", "start", "duration")
+    command += flags(context, "loop", "overwrite", "evaluate")
+    if is_on(context, "use_sim_time"):
         command.append("--clock")
     return [
-        Node(
-            package="upsnet_ros",
-            executable="upsnet",
-            name="upsnet_replay",
+        process(
+            "upsnet",
+            "upsnet_replay",
             arguments=command,
-            output="screen",
-            emulate_tty=True,
             on_exit=Shutdown(reason="the replay has ended"),
         )
     ]

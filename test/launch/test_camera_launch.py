@@ -105,6 +105,12 @@ def test_namespace(namespace):
     assert options(node, "--log-level") == ["front.eye.upsnet:=debug"]
 
 
+def test_the_root_is_a_namespace_too():
+    node = start(namespace="", log_level="debug")["upsnet_node"]
+    assert "__ns:=/" in options(node, "-r")
+    assert options(node, "--log-level") == ["upsnet:=debug"]
+
+
 def test_video_is_played_on_the_topic_that_the_node_reads():
     started = start(video="drive.mp4", image_topic="/eye")
     assert started.keys() == {"upsnet_node", "upsnet"}

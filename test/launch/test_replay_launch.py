@@ -48,7 +48,7 @@ def test_a_bag_alone_is_replayed_in_lockstep(drive):
     assert values["use_sim_time"] is False
     command = replay.cmd[replay.cmd.index("replay") : replay.cmd.index("--ros-args")]
     assert command[1:3] == [drive, "--no-node"]
-    assert options(replay, "--namespace") == ["panoptic"]
+    assert options(replay, "--namespace") == ["/panoptic"]
     assert options(replay, "--out") == ["replay_output"]
     assert not {"--realtime", "--loop", "--clock", "--evaluate", "--overwrite"} & set(command)
     for process in started.values():
@@ -78,7 +78,7 @@ def test_arguments_reach_the_replay_and_the_node(drive):
         "--start": "1",
         "--duration": "2.5",
         "--out": "there",
-        "--namespace": "front/eye",
+        "--namespace": "/front/eye",
     }.items():
         assert options(replay, option) == [value]
     assert {"--loop", "--overwrite", "--evaluate", "--clock"} <= set(replay.cmd)
@@ -86,6 +86,12 @@ def test_arguments_reach_the_replay_and_the_node(drive):
     values = node_parameters(node)
     assert (values["scale"], values["use_sim_time"]) == (128, True)
     assert values["image_reliability"] == "best_effort", "a camera's loss is what realtime shows"
+
+
+def test_the_root_is_a_namespace_too(drive):
+    started = REPLAY.start(bag=drive, namespace="")
+    assert options(started["upsnet"], "--namespace") == ["/"]
+    assert "__ns:=/" in options(started["upsnet_node"], "-r")
 
 
 def test_compressed_images(tmp_path):

@@ -38,6 +38,12 @@ def test_what_the_user_chose_stays(
     assert os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] == ""
 
 
+def test_another_process_is_given_what_this_one_would_take(install: Path) -> None:
+    expected = dict.fromkeys(transport.PROFILE_VARIABLES, str(install))
+    assert transport.transport_environment({"FASTDDS_BUILTIN_TRANSPORTS": ""}) == expected
+    assert transport.transport_environment({"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"}) == {}
+
+
 def test_a_missing_profile_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
     monkeypatch.setattr("sys.prefix", str(tmp_path))

@@ -17,6 +17,7 @@ from upsnet_ros.cli import fail
 from upsnet_ros.cli.progress import frame_progress
 from upsnet_ros.inference.recording import RecordingError, RecordingSettings
 from upsnet_ros.inference.video import VideoError
+from upsnet_ros.ros.names import full_name
 from upsnet_ros.ros.recorder import Keep, Recorder, RecorderError, RecorderSettings
 from upsnet_ros.ros.signals import stop_on_signals
 from upsnet_ros.ros.transport import use_shared_memory_profile
@@ -140,7 +141,7 @@ def _bag(path: Path | None, *, namespace: str, overwrite: bool) -> Iterator[Keep
     try:
         if overwrite and (path / "metadata.yaml").exists():
             shutil.rmtree(path)
-        with BagThread(path, latched=[f"/{namespace.strip('/')}/label_info"]) as bag:
+        with BagThread(path, latched=[full_name("label_info", namespace=namespace)]) as bag:
             yield bag.write
     except BagError as error:
         fail(str(error))

@@ -18,6 +18,7 @@ from upsnet_ros.cli.node_options import OF_A_DRIVEN_NODE, given, ros_arguments, 
 from upsnet_ros.cli.processes import ProcessError
 from upsnet_ros.cli.replay_run import BAG, FIGURES, ReplayJob, make_room, run
 from upsnet_ros.cli.replay_summary import histogram_table, summary_lines
+from upsnet_ros.ros.names import absolute_namespace
 from upsnet_ros.ros.replay_settings import ReplaySettings
 from upsnet_ros.ros.replay_topics import TRUTH, ReplayTopics, topics_of
 from upsnet_ros.ros.replayer import ReplayError
@@ -185,7 +186,7 @@ def replay(
         fail(f"--no-node starts none that could take --{next(iter(values)).replace('_', '-')}")
     if realtime is None and values.get("max_rate"):
         fail("--max-rate loses images, and in lockstep each has to be answered: use --realtime")
-    namespace = "/" + namespace.strip("/")
+    namespace = absolute_namespace(namespace)
     try:
         settings = ReplaySettings(
             rate=realtime,

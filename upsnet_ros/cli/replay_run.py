@@ -19,6 +19,7 @@ from upsnet_ros.bags.writer import Compression, Storage
 from upsnet_ros.cli.processes import ProcessGroup
 from upsnet_ros.cli.progress import frame_progress
 from upsnet_ros.ros.bag_thread import BagThread
+from upsnet_ros.ros.names import full_name
 from upsnet_ros.ros.replay_settings import ReplaySettings
 from upsnet_ros.ros.replay_topics import ReplayTopics
 from upsnet_ros.ros.replayer import Replayer, ReplayError
@@ -110,7 +111,7 @@ def run(job: ReplayJob) -> dict[str, Any]:
                 storage=job.storage,
                 compression=job.compression,
                 types=source.types,
-                latched=[f"{job.namespace.rstrip('/')}/label_info", *job.topics.latched],
+                latched=[full_name("label_info", namespace=job.namespace), *job.topics.latched],
             )
         )
         group = stack.enter_context(ProcessGroup(job.out / "logs", {})) if job.node else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
@@ -63,6 +64,21 @@ class ParameterInfo:
         if self.minimum is None or self.maximum is None:
             return ""
         return f"{self.minimum} to {self.maximum}"
+
+    def parse(self, text: str) -> bool | int | float | str:
+        """The value that a text stands for, of a parameter that is no list.
+
+        Raises:
+            SettingsError: Where it stands for none, or for one that is out of range.
+        """
+        value: bool | int | float | str = text
+        if isinstance(self.default, bool):
+            value = {"true": True, "false": False}.get(text.lower(), text)
+        elif isinstance(self.default, int | float):
+            with suppress(ValueError):  # `check` says what it should be
+                value = type(self.default)(text)
+        self.check(value)
+        return value
 
     def check(self, value: object) -> None:
         """Raises `SettingsError` where ``value`` is of the wrong type or out of range."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "free_domain",
     "private_environment",
     "shared_memory_profile",
+    "transport_environment",
     "use_shared_memory_profile",
 ]
 
@@ -24,14 +26,28 @@ TRANSPORT_VARIABLES = (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
 
 
 def use_shared_memory_profile() -> None:
-    """Give this process ``config/fastdds_shm.xml``, unless the user has chosen other transports.
+    """Give this process the variables of `transport_environment`. Call before `rclpy.init`."""
+    os.environ.update(transport_environment(os.environ))
+
+
+def transport_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that let a process use ``config/fastdds_shm.xml``.
 
     By default Fast DDS cuts a camera's image into many pieces, and a best-effort subscriber then
-    loses most images. Call before `rclpy.init`; other middlewares do not read these variables.
+    loses most images. Other middlewares do not read these variables.
+
+    Args:
+        environment: That of the process.
+
+    Returns:
+        What to add to it: nothing where the user has chosen transports there.
+
+    Raises:
+        FileNotFoundError: If the profile was not installed.
     """
-    if not any(os.environ.get(name) for name in TRANSPORT_VARIABLES):
-        profile = str(shared_memory_profile())
-        os.environ.update(dict.fromkeys(PROFILE_VARIABLES, profile))
+    if any(environment.get(name) for name in TRANSPORT_VARIABLES):
+        return {}
+    return dict.fromkeys(PROFILE_VARIABLES, str(shared_memory_profile()))
 
 
 def shared_memory_profile() -> Path:
