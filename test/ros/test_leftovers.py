@@ -2,10 +2,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dds_fixtures import Process
+from leaks import is_of_one_domain, shared_memory
 
+from upsnet_ros.ros import leftovers
 from upsnet_ros.ros.leftovers import remove_leftovers
 
 DEAD, ALIVE, YOUNG = (f"fastrtps_{number:016x}" for number in range(3))
@@ -37,3 +43,39 @@ def test_only_what_no_living_process_holds_is_removed(tmp_path: Path, lock_by: s
 
 def test_without_shared_memory_there_is_nothing_to_do(tmp_path: Path) -> None:
     assert remove_leftovers(tmp_path / "none") == []
+
+
+PARTICIPANT = """
+import rclpy
+rclpy.init()
+node = rclpy.create_node("participant")
+print("here", flush=True)
+rclpy.spin(node)
+"""
+
+
+def join(run: Callable[..., Process]) -> tuple[Process, set[Path], set[Path]]:
+    """A process on the network, its segments, and the ports of this domain that it reads."""
+    process = run(sys.executable, "-c", PARTICIPANT)
+    process.until_it_says("here")
+    files = {file for file in shared_memory(process.popen.pid) if file.exists()}
+    ports = {file for file in files if "port" in file.name}
+    return process, files - ports, {file for file in ports if is_of_one_domain(file)}
+
+
+@pytest.mark.dds
+def test_a_killed_process_leaves_no_segment_and_its_ports_to_the_next(
+    run: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "_YOUNG_SECONDS", 0.0)
+    killed, segments, ports = join(run)
+    assert segments and ports
+    killed.signal(signal.SIGKILL)
+    assert all(file.exists() for file in segments | ports)
+    remove_leftovers()
+    assert not any(file.exists() for file in segments)
+    alive, its_segments, its_ports = join(run)
+    assert its_ports == ports
+    remove_leftovers()
+    assert all(file.exists() for file in its_segments | its_ports)
+    assert alive.popen.poll() is None

@@ -42,6 +42,14 @@ class Process:
     def output(self) -> str:
         return self._log.read_text(errors="replace")
 
+    def until_it_says(self, text: str) -> None:
+        """Waits for a text in the output."""
+        end = time.monotonic() + SECONDS
+        while text not in self.output:
+            assert self.popen.poll() is None, f"ended before {text!r}: {self.output}"
+            assert time.monotonic() < end, f"waited {SECONDS} s for {text!r}: {self.output}"
+            time.sleep(0.02)
+
     def wait(self) -> int:
         """Waits for the process to end by itself; its exit code."""
         return self.popen.wait(SECONDS)

@@ -64,6 +64,12 @@ def shared_memory(pid: int) -> set[Path]:
     return {path for path in maps if path.name.startswith("fastrtps_")}
 
 
+def is_of_one_domain(file: Path) -> bool:
+    """Whether a file of shared memory is no port for which processes of all domains queue up."""
+    number = file.name.partition("port")[2]
+    return not number or int(number) >= 7400  # where DDS's own ports begin
+
+
 def is_abandoned(file: Path) -> bool:
     """Whether a file of shared memory is there, and no living process holds it."""
     mapped = set()

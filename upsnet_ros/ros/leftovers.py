@@ -2,9 +2,12 @@
 
 Each segment is a file in /dev/shm beside an empty one, ``..._el``, which its process keeps locked
 as long as it lives (Fast DDS's own `fastdds shm clean` goes by it too). With our profile a killed
-node would else leave 128 MiB, until the machine is started anew. Ports, some 50 KiB each, are left
-alone: Fast DDS takes those of dead processes up again itself, and whoever just does must not lose
-one.
+node would else leave 128 MiB, until the machine is started anew.
+
+Ports, some 50 KiB each, are left alone. Only who reads from a port locks it, so that nothing tells
+whether a living process still writes to one; and taking it away would let that one write to where
+nobody reads any more. They do not add up either: Fast DDS gives the number, and with it the file,
+of a dead reader's port to the next process that asks for one.
 """
 
 from __future__ import annotations
