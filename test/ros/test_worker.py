@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import gc
+import itertools
+import random
+import subprocess
+import sys
 import threading
+import time
+import weakref
 from collections import Counter
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from upsnet_ros.ros.worker import FrameWorker
 
@@ -84,6 +93,13 @@ def worker(steps):
                 if not future.done():
                     future.set_result("at the end")
         ending.join(0.01)
+
+
+def wait_until(condition):
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.0005)
 
 
 def names(published):
@@ -271,3 +287,210 @@ def test_stop_need_not_wait_for_a_frame_that_takes_too_long(steps, worker):
     assert not worker.left_alone
     assert names(steps.published) == [("front", 1)]
     worker.start()
+
+
+class Picture:
+    """An image that tells whether it is still held."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_image_is_let_go_as_soon_as_its_frame_is_over(steps, worker, fails):
+    gc.disable()  # which would only hide for how long it was held
+    try:
+        worker.start()
+        image = Picture()
+        held = weakref.ref(image)
+        worker.offer("front", image)
+        steps.wait_submitted()
+        del image
+        steps.under_way[0][0].clear()
+        steps.compute(0, RuntimeError("no kernel image") if fails else "computed")
+        steps.under_way.clear()
+        wait_until(lambda: worker.idle)
+        steps.published.clear()
+        steps.failures.clear()
+        wait_until(lambda: held() is None)
+    finally:
+        gc.enable()
+
+
+def test_where_there_is_no_thread_for_it_it_can_be_started_later(steps, worker, monkeypatch):
+    start, started = threading.Thread.start, []
+
+    def none_left(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            worker.start()
+        assert worker.stop() == {}
+    worker.start()
+    worker.offer("front", 1)
+    steps.wait_submitted()
+    steps.compute(0)
+    worker.stop()
+    assert names(steps.published) == [("front", 1)]
+
+
+NOT_STOPPED = """
+import threading, time
+from concurrent.futures import Future
+from upsnet_ros.ros.worker import FrameWorker
+
+class Steps:
+    def decode(self, camera, frame):
+        return frame
+    def submit(self, images):
+        future = Future()
+        threading.Timer(0.2, future.set_result, [images[0]]).start()
+        begun.set()
+        return [future]
+    def publish(self, camera, image, result):
+        print("answered", result, flush=True)
+
+begun = threading.Event()
+worker = FrameWorker(cameras=["front"], steps=Steps())
+worker.start()
+worker.offer("front", 1)
+begun.wait(30)
+"""
+
+
+def test_the_interpreter_ends_though_nobody_stops_it_and_finishes_what_was_begun():
+    ended = subprocess.run(
+        [sys.executable, "-c", NOT_STOPPED], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (ended.stdout, ended.stderr) == ("answered 1\n", "")
+
+
+class Chance:
+    """Steps that end as a frame, which is a number and a word, says; they note all that happens."""
+
+    def __init__(self, *, batch, depth, seed):
+        self.batch, self.depth = batch, depth
+        self.ends = []  # (frame, how it ended)
+        self.submitted, self.answered = [], []
+        self.most_under_way = 0
+        self._under_way = 0
+        self._chance = random.Random(seed)
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(4)
+
+    def end(self, frame, how):
+        with self._lock:
+            self.ends.append((frame, how))
+
+    def decode(self, camera, frame):
+        if frame[1] == "malformed":
+            self.end(frame, "rejected")
+            return None
+        self._raise(frame, "decode")
+        return frame
+
+    def submit(self, images):
+        for frame in images:
+            self._raise(frame, "submit")
+        assert 0 < len(images) <= self.batch
+        with self._lock:
+            self._under_way += 1
+            self.most_under_way = max(self.most_under_way, self._under_way)
+            delays = [self._chance.random() / 1000 for _ in images]
+            self.submitted += images
+        futures = [Future() for _ in images]
+        self._pool.submit(self._compute, list(zip(images, futures, delays, strict=True)))
+        return futures
+
+    def _compute(self, jobs):
+        for number, (frame, future, delay) in enumerate(jobs, 1):
+            time.sleep(delay)
+            if number == len(jobs):  # before the worker can hear of it
+                with self._lock:
+                    self._under_way -= 1
+            if frame[1] == "cancelled":
+                future.cancel()
+            elif frame[1] == "compute":
+                future.set_exception(RuntimeError(frame[1]))
+            else:
+                future.set_result(frame)
+
+    def publish(self, camera, image, result):
+        assert image is result
+        self._raise(image, "publish")
+        self.answered.append(image)
+        self.end(image, "answered")
+
+    def failed(self, camera, error):
+        self.end(camera, "failed")
+
+    def close(self):
+        self._pool.shutdown()
+
+    @staticmethod
+    def _raise(frame, step):
+        if frame[1] == step:
+            raise RuntimeError(step)
+
+
+CAMERAS = ("front", "left", "right")
+FATES = ("good",) * 8 + ("malformed", "decode", "submit", "compute", "cancelled", "publish")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 4),
+    depth=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+    fates=st.lists(st.lists(st.sampled_from(FATES), max_size=40), min_size=3, max_size=3),
+    stops=st.booleans(),
+)
+def test_whatever_happens_each_frame_ends_once_and_answers_keep_their_order(
+    batch, depth, seed, fates, stops
+):
+    steps = Chance(batch=batch, depth=depth, seed=seed)
+    worker = FrameWorker(cameras=CAMERAS, steps=steps)
+    numbers = itertools.count()
+    offered, overtaken, left = [], [], {}
+
+    def send(camera, words, chance):
+        for word in words:
+            frame = (next(numbers), word)
+            offered.append(frame)
+            older = worker.offer(camera, frame)
+            if older is not None:
+                overtaken.append(older)
+            if chance.random() < 0.5:
+                time.sleep(chance.random() / 1000)
+
+    worker.start(batch=batch, depth=depth)
+    senders = [
+        threading.Thread(target=send, args=(camera, words, random.Random(seed + number)))
+        for number, (camera, words) in enumerate(zip(CAMERAS, fates, strict=True))
+    ]
+    for sender in senders:
+        sender.start()
+    if stops:  # in the midst of it, and begins anew
+        left = dict(worker.stop())
+        assert not worker.left_alone
+        worker.start(batch=batch, depth=depth)
+    for sender in senders:
+        sender.join(SECONDS)
+    wait_until(lambda: worker.idle)
+    assert worker.stop() == {}
+    steps.close()
+
+    assert steps.most_under_way <= depth
+    assert steps.answered == [one for one in steps.submitted if one in set(steps.answered)]
+    # Who fails is told by camera alone; no end but that may be missing, and none be there twice.
+    told = [frame for frame, how in steps.ends if how != "failed"]
+    told += [*overtaken, *left.values()]
+    assert len(told) == len(set(told))
+    missing = set(offered) - set(told)
+    failures = Counter(camera for camera, how in steps.ends if how == "failed")
+    assert failures.total() == len(missing)
+    assert len(offered) == len(set(offered)) == len(told) + len(missing)
+    # A submission is refused as a whole, so others may fail beside the one that it is refused for.
+    assert "submit" in {word for _, word in missing} or "good" not in {word for _, word in missing}

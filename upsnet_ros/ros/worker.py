@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections import deque
@@ -16,6 +17,8 @@ Frame = TypeVar("Frame")
 Frame_contra = TypeVar("Frame_contra", contravariant=True)
 Image = TypeVar("Image")
 Result = TypeVar("Result")
+#: What is submitted together, in its order.
+_Submission = deque[tuple[str, Image, Future[Result]]]
 
 
 class Steps(Protocol[Frame_contra, Image, Result]):
@@ -47,7 +50,7 @@ class FrameWorker(Generic[Frame, Image, Result]):
     At most one frame of each camera waits; a newer one takes its place. Frames are chosen as late
     as can be, when a computation has ended. Cameras take turns, so that under overload each gets
     the same number of answers, however fast another one sends. A frame once begun is always
-    finished.
+    finished, also where nobody stops the worker before the interpreter ends.
 
     Args:
         cameras: The cameras' names.
@@ -62,7 +65,7 @@ class FrameWorker(Generic[Frame, Image, Result]):
         self._batch = self._depth = 1
         self._computations = 0  # submitted, the last result of which is not here
         self._unfinished = 0  # frames that were taken and are neither answered nor failed
-        self._begun: SimpleQueue[deque[tuple[str, Image, Future[Result]]] | None] = SimpleQueue()
+        self._running = False
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._stopped: list[threading.Thread] = []
@@ -88,15 +91,19 @@ class FrameWorker(Generic[Frame, Image, Result]):
         Raises:
             RuntimeError: Where it has begun already, or has not ended yet.
         """
-        if self._threads or self.left_alone:
+        if self._running or self.left_alone:
             raise RuntimeError("the worker runs already")
         self._batch, self._depth = batch, depth
-        self._threads = [
-            threading.Thread(target=self._submit_all, name="upsnet_worker"),
-            threading.Thread(target=self._publish_all, name="upsnet_publisher"),
-        ]
-        for thread in self._threads:
+        self._running = True
+        begun: SimpleQueue[_Submission[Image, Result] | None] = SimpleQueue()
+        for body in (self._submit_all, self._publish_all):
+            # Daemons, since the interpreter would else wait for them before it calls `_end`.
+            thread = threading.Thread(
+                target=body, args=(begun,), name=f"upsnet{body.__name__}", daemon=True
+            )
             thread.start()
+            self._threads.append(thread)  # one by one: the system may have none for the second
+        atexit.register(self._end)
 
     def stop(self, *, timeout: float | None = None) -> dict[str, Frame]:
         """Finishes the frames that were begun, and ends the threads; does nothing where none run.
@@ -109,7 +116,7 @@ class FrameWorker(Generic[Frame, Image, Result]):
             The frames that still waited, by camera; they will not be answered.
         """
         with self._changed:
-            stopped, self._threads = self._threads, []
+            stopped, self._threads, self._running = self._threads, [], False
             left, self._waiting = self._waiting, {}
             self._changed.notify_all()
         end = None if timeout is None else time.monotonic() + timeout
@@ -126,34 +133,40 @@ class FrameWorker(Generic[Frame, Image, Result]):
             where the worker does not run, else None.
         """
         with self._changed:
-            if not self._threads:
+            if not self._running:
                 return frame
             older = self._waiting.get(camera)
             self._waiting[camera] = frame
             self._changed.notify_all()
             return older
 
-    def _submit_all(self) -> None:
+    def _end(self) -> None:
+        """Finishes all at the interpreter's end, where nobody stopped the worker before."""
+        self.stop()
+        for thread in self._stopped:
+            thread.join()
+
+    def _submit_all(self, begun: SimpleQueue[_Submission[Image, Result] | None]) -> None:
         """Body of the first thread."""
         while (frames := self._next()) is not None:
-            begun = self._submit(frames)
+            submission = self._submit(frames)
             del frames  # else the last images are held until the next ones come
-            if begun:
-                self._begun.put(begun)
+            if submission:
+                begun.put(submission)
             else:
                 self._computed()
-            del begun
-        self._begun.put(None)
+            del submission
+        begun.put(None)
 
     def _next(self) -> list[tuple[str, Frame]] | None:
         """The frames whose turn it is, as soon as there are any; None where the worker stops."""
 
         def something_to_do() -> bool:
-            return not self._threads or bool(self._waiting and self._computations < self._depth)
+            return not self._running or bool(self._waiting and self._computations < self._depth)
 
         with self._changed:
             self._changed.wait_for(something_to_do)
-            if not self._threads:
+            if not self._running:
                 return None
             turns = [name for name in self._turns if name in self._waiting][: self._batch]
             self._turns = [name for name in self._turns if name not in turns] + turns
@@ -161,9 +174,7 @@ class FrameWorker(Generic[Frame, Image, Result]):
             self._unfinished += len(turns)
             return [(name, self._waiting.pop(name)) for name in turns]
 
-    def _submit(
-        self, frames: Sequence[tuple[str, Frame]]
-    ) -> deque[tuple[str, Image, Future[Result]]]:
+    def _submit(self, frames: Sequence[tuple[str, Frame]]) -> _Submission[Image, Result]:
         cameras, images = [], []
         for camera, frame in frames:
             try:
@@ -184,11 +195,12 @@ class FrameWorker(Generic[Frame, Image, Result]):
             return deque()
         return deque(zip(cameras, images, results, strict=True))
 
-    def _publish_all(self) -> None:
+    def _publish_all(self, begun: SimpleQueue[_Submission[Image, Result] | None]) -> None:
         """Body of the second thread."""
-        while (begun := self._begun.get()) is not None:
-            while begun:
-                self._publish(*begun.popleft(), is_last=not begun)
+        while (submission := begun.get()) is not None:
+            while submission:
+                self._publish(*submission.popleft(), is_last=not submission)
+        atexit.unregister(self._end)
 
     def _publish(self, camera: str, image: Image, result: Future[Result], *, is_last: bool) -> None:
         try:
@@ -198,6 +210,7 @@ class FrameWorker(Generic[Frame, Image, Result]):
             self._fail(camera, error)
             if is_last:
                 self._computed()
+            del result  # the error's traceback holds this frame; it must not hold itself by that
             return
         if is_last:
             self._computed()
