@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from upsnet_ros.network.anchors import grid_anchors
 from upsnet_ros.network.rpn import select_proposals as plain_proposals
 from upsnet_ros.network.static.by_kernels import KernelOperators
 from upsnet_ros.network.static.on_cpu import CpuOperators
 from upsnet_ros.network.static.operators import Operators
-from upsnet_ros.network.static.proposals import candidates, select_proposals
+from upsnet_ros.network.static.proposals import Anchors, select_proposals
 
 STRIDES = (4, 8, 16)
 SIZE = (60, 90)
@@ -31,14 +30,10 @@ def outputs_of(batch: int, *, spread: float) -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("nms_threshold", [0.7, 0.05])  # of which the latter leaves few
 def test_lists_hold_what_the_plain_way_selects(operators: Operators, nms_threshold: float) -> None:
     outputs = outputs_of(2, spread=2.0)
-    anchors = [
-        grid_anchors(64 // stride, 96 // stride, stride=stride, device="cpu") for stride in STRIDES
-    ]
-    numbers = torch.tensor([candidates(len(level), TOP_N) for level in anchors], dtype=torch.int32)
+    sizes = [(64 // stride, 96 // stride) for stride in STRIDES]
     lists = select_proposals(
         outputs,
-        anchors,
-        numbers.repeat_interleave(2),
+        Anchors.of(sizes, STRIDES, top_n=TOP_N, device="cpu"),
         size=SIZE,
         top_n=TOP_N,
         nms_threshold=nms_threshold,
@@ -63,15 +58,10 @@ def test_lists_hold_what_the_plain_way_selects(operators: Operators, nms_thresho
 
 def test_a_level_may_have_fewer_anchors_than_proposals_are_kept() -> None:
     sizes, strides = ((1, 2), (1, 1)), (64, 128)
-    anchors = [
-        grid_anchors(*size, stride=stride, device="cpu")
-        for size, stride in zip(sizes, strides, strict=True)
-    ]
     outputs = [(torch.zeros(1, 3, *size), torch.zeros(1, 12, *size)) for size in sizes]
     lists = select_proposals(
         outputs,
-        anchors,
-        torch.tensor([6, 3], dtype=torch.int32),
+        Anchors.of(sizes, strides, top_n=100, device="cpu"),
         size=(64, 128),
         top_n=100,
         nms_threshold=1.0,

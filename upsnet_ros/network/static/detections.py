@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from upsnet_ros.network.boxes import BOX_HEAD_WEIGHTS, clip_boxes, decode_boxes
+from upsnet_ros.kernels.decode import decode_at
+from upsnet_ros.network.boxes import BOX_HEAD_WEIGHTS
 from upsnet_ros.network.static.lists import DetectionLists, ProposalLists, take, there
 from upsnet_ros.network.static.operators import Operators
 
@@ -43,25 +44,25 @@ def select_detections(
         Lists of ``limit + ROOM_FOR_EQUALS`` places.
     """
     batch, length = proposals.boxes.shape[:2]
-    things = logits.shape[1] - 1
-    scores = logits.softmax(dim=1).view(batch, length, -1)[..., 1:]
+    kinds = logits.shape[1]
+    scores = logits.softmax(dim=1).view(batch, length, kinds)
     passes = (scores > score_threshold) & there(proposals.numbers, length)[..., None]
+    passes[..., 0] = False  # the background
+    numbers = passes.flatten(1).sum(dim=1, dtype=torch.int32).clamp(max=CANDIDATES)
     scores, order = (
         torch.where(passes, scores, -1.0)
         .flatten(1)
         .sort(dim=1, descending=True, stable=True)  # of equals the earlier proposal, as there
     )
     scores, order = scores[:, :CANDIDATES], order[:, :CANDIDATES]
-    numbers = passes.flatten(1).sum(dim=1).clamp(max=order.shape[1]).int()
-    proposal, classes = order // things, order % things + 1
-    chosen = take(deltas.view(batch, -1, 4), proposal * (things + 1) + classes)
-    boxes = decode_boxes(take(proposals.boxes, proposal), chosen, BOX_HEAD_WEIGHTS)
-    found = DetectionLists(clip_boxes(boxes, size), scores, classes, numbers)
+    table = deltas.view(batch, -1, 4)
+    boxes = decode_at(proposals.boxes, table, order, weights=BOX_HEAD_WEIGHTS, size=size)
 
     places = limit + ROOM_FOR_EQUALS
-    kept = operators.suppress(found.boxes, numbers, nms_threshold, limit=places)
-    best = found.at(kept.place, kept.number)
+    kept = operators.suppress(boxes, numbers, nms_threshold, limit=places)
+    place = kept.place.long()
     # The padding's scores are zeros, which no threshold passes.
-    equals = best.scores >= best.scores[:, limit - 1 : limit]
-    number = torch.minimum(kept.number, equals.sum(dim=1)).int()
-    return best.first(number)
+    best = take(scores, place) * there(kept.number, places)
+    equals = (best >= best[:, limit - 1 : limit]).sum(dim=1, dtype=torch.int32)
+    found = DetectionLists(boxes, scores, order % kinds, numbers)
+    return found.at(place, torch.minimum(kept.number, equals))

@@ -16,8 +16,8 @@ def there(numbers: Tensor, length: int) -> Tensor:
 
 
 def take(values: Tensor, place: Tensor) -> Tensor:
-    """Return the entries of lists (B, N, ...) at places (B, M): (B, M, ...)."""
-    index = place.long().view(*place.shape, *[1] * (values.dim() - 2))
+    """Return the entries of lists (B, N, ...) at places int64 (B, M): (B, M, ...)."""
+    index = place.view(*place.shape, *[1] * (values.dim() - 2))
     return values.gather(1, index.expand(*place.shape, *values.shape[2:]))
 
 
@@ -51,16 +51,10 @@ class DetectionLists:
     numbers: Tensor
 
     def at(self, place: Tensor, numbers: Tensor) -> DetectionLists:
-        """Return lists of the entries at places (B, M), of which the first `numbers` are there."""
+        """Return lists of the entries at int64 places (B, M), of which `numbers` are there."""
+        inside = there(numbers, place.shape[1])
         boxes, scores, classes = (take(x, place) for x in (self.boxes, self.scores, self.classes))
-        return DetectionLists(boxes, scores, classes, numbers).first(numbers)
-
-    def first(self, numbers: Tensor) -> DetectionLists:
-        """Return the first `numbers` (B,) of each list, and padding for the rest."""
-        inside = there(numbers, self.scores.shape[1])
-        return DetectionLists(
-            self.boxes * inside[..., None], self.scores * inside, self.classes * inside, numbers
-        )
+        return DetectionLists(boxes * inside[..., None], scores * inside, classes * inside, numbers)
 
     def cut(self, length: int) -> DetectionLists:
         """Return the first entries of the lists."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from upsnet_ros.kernels.panoptic import HeadMaps
 from upsnet_ros.kernels.segments import SegmentTable
-from upsnet_ros.network.anchors import grid_anchors
 from upsnet_ros.network.fpn import STRIDES
 from upsnet_ros.network.instance_head import BOX_POOL, MASK_POOL
 from upsnet_ros.network.panoptic_head import Grid, HeadOptions
@@ -18,7 +16,7 @@ from upsnet_ros.network.static.detections import select_detections
 from upsnet_ros.network.static.lists import DetectionLists, ProposalLists, take, there
 from upsnet_ros.network.static.on_cpu import CpuOperators
 from upsnet_ros.network.static.operators import Operators
-from upsnet_ros.network.static.proposals import candidates, select_proposals
+from upsnet_ros.network.static.proposals import Anchors, select_proposals
 from upsnet_ros.network.upsnet import Stage, UPSNet, unmeasured
 
 
@@ -82,14 +80,12 @@ class StaticPath:
         self._operators = operators or on_device
         self._rows, self._columns, self._public_ids = rows, columns, public_ids
         # Once for all frames: they are copied from the host.
-        self._anchors = [
-            grid_anchors(*_cells(sizes.padded, stride), stride=stride, device=device)
-            for stride in STRIDES
-        ]
-        top_n = network.variant.rpn_top_n
-        numbers = [candidates(len(level), top_n) for level in self._anchors]
-        self._candidates = torch.tensor(numbers, dtype=torch.int32).repeat_interleave(sizes.batch)
-        self._candidates = self._candidates.to(device)
+        self._anchors = Anchors.of(
+            [_cells(sizes.padded, stride) for stride in STRIDES],
+            STRIDES,
+            top_n=network.variant.rpn_top_n,
+            device=device,
+        )
 
     def __call__(
         self,
@@ -145,7 +141,6 @@ class StaticPath:
         return select_proposals(
             self._network.rpn(pyramid),
             self._anchors,
-            self._candidates,
             size=self._sizes.size,
             top_n=variant.rpn_top_n,
             nms_threshold=variant.rpn_nms_threshold,
@@ -167,12 +162,13 @@ class StaticPath:
             size=self._sizes.size,
             share=variant.mask_overlap_threshold,
         )
-        detections = detections.at(accepted.place, accepted.number)
+        place = accepted.place.long()
+        detections = detections.at(place, accepted.number)
         stays = there(accepted.number, masks.shape[1]) & ~accepted.blank[:, None]
         maps = operators.head(
             semantic,
             detections,
-            take(masks, accepted.place) * stays[..., None, None],
+            take(masks, place) * stays[..., None, None],
             unknown_margin,
             grid=self._sizes.grid,
             num_stuff=variant.num_stuff,
