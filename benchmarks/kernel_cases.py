@@ -14,6 +14,8 @@ from torch import Tensor
 from upsnet_ros.kernels import (
     camera,
     camera_triton,
+    decode,
+    decode_triton,
     deform_conv,
     deform_conv_triton,
     fpn_roi_align,
@@ -130,6 +132,7 @@ def cases(
     own = Inputs(torch.device(device), dtype, batch=batch, sizes=sizes)
     return [
         *_camera(own),
+        *_decoding(own),
         *_suppression(own),
         *_pooling(own),
         *_deformable(own),
@@ -165,6 +168,24 @@ def _camera(own: Inputs) -> list[Case]:
                 dtype=own.dtype,
             )
         )
+    return made
+
+
+def _decoding(own: Inputs) -> list[Case]:
+    forms = (decode_triton.decode_at, decode.decode_at_reference)
+    count, size, things = own.sizes.proposals, own.sizes.image, CLASSES - STUFF + 1
+    anchors = sum(3 * (size[0] // stride) * (size[1] // stride) for stride in (*STRIDES, 64))
+    made = []
+    for name, lists, number, each, picked in (
+        ("proposals", 1, anchors, 1, 5 * count),
+        ("detections", own.batch, count, things, count),
+    ):
+        rows = number * each
+        deltas = torch.randn(own.batch, rows, 4, device=own.device, dtype=own.dtype)
+        place = torch.randint(rows, (own.batch, picked), device=own.device)
+        tensors = (own.boxes(lists, number), deltas, place)
+        weights = (10.0, 10.0, 5.0, 5.0)
+        made.append(_case(f"decode, {name}", *forms, *tensors, weights=weights, size=size))
     return made
 
 
@@ -206,8 +227,10 @@ def _deformable(own: Inputs) -> list[Case]:
         made.append(
             Case(
                 name=f"deform_conv, {channels} to {outputs} channels",
-                kernel=partial(deform_conv_triton.deform_conv2d, *tensors, packed=packed),
-                twin=partial(deform_conv.deform_conv2d_reference, *tensors),
+                kernel=partial(
+                    deform_conv_triton.deform_conv2d, *tensors, relu=True, packed=packed
+                ),
+                twin=partial(deform_conv.deform_conv2d_reference, *tensors, relu=True),
             )
         )
     return made

@@ -94,7 +94,7 @@ def _watch(network: nn.Module, stage: list[Stage]) -> None:
             layer.register_forward_hook(count)
 
 
-def _deformable(self: DeformConv2d, x: Tensor, offset: Tensor) -> Tensor:
+def _deformable(self: DeformConv2d, x: Tensor, offset: Tensor, *, relu: bool) -> Tensor:
     """The shape that a deformable layer returns."""
     return x.new_empty(x.shape[0], self.weight.shape[0], *offset.shape[2:])
 

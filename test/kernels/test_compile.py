@@ -15,6 +15,7 @@ pytest.importorskip("triton")
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kernel_resources.py"
 KERNELS = {
     "camera",
+    "decode",
     "overlap",
     "suppress",
     "fpn_roi_align",

@@ -120,6 +120,21 @@ def test_fast_form_equals_the_twin(
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("trains", [False, True])
+def test_relu_cuts_off_what_is_below_zero(trains: bool, channels_last: bool) -> None:
+    input, offset, weight, bias = make_case()
+    if channels_last:
+        input = input.to(memory_format=torch.channels_last)
+    weight.requires_grad_(trains)
+    for operator in (deform_conv2d, deform_conv2d_reference):
+        plain = operator(input, offset, weight, bias)
+        result = operator(input, offset, weight, bias, relu=True)
+        assert (plain < 0).any() and torch.equal(result, plain.relu())
+        assert result.stride() == plain.stride()
+        assert result.requires_grad == trains
+
+
 def test_without_displacement_it_is_a_convolution() -> None:
     input, offset, weight, bias = make_case()
     result = deform_conv2d(input, torch.zeros_like(offset), weight, bias)

@@ -94,15 +94,17 @@ def test_whole_pixels_and_places_far_outside(device: torch.device) -> None:
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_packed_weight_and_relu(device: torch.device) -> None:
-    input, offset, weight, bias = make_case(device)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_packed_weight_and_relu(dtype: torch.dtype, device: torch.device) -> None:
+    input, offset, weight, bias = make_case(device, dtype=dtype)
     packed = deform_conv_triton.pack_weight(weight)
     result = deform_conv_triton.deform_conv2d(
         input, offset, weight, bias, relu=True, packed=packed, block=BLOCK
     )
-    expected = deform_conv2d_reference(input, offset, weight, bias).relu()
+    expected = deform_conv2d_reference(input, offset, weight, bias, relu=True)
     assert (expected == 0).any()
-    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(result, expected, atol=tolerance, rtol=tolerance)
 
 
 def test_a_weight_is_packed_once_until_it_changes(

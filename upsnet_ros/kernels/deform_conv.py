@@ -37,6 +37,7 @@ def deform_conv2d(
     stride: int = 1,
     padding: int = 1,
     dilation: int = 1,
+    relu: bool = False,
 ) -> Tensor:
     """Convolve ``input`` at taps displaced by ``offset``, by the fastest form at hand.
 
@@ -53,6 +54,7 @@ def deform_conv2d(
         stride: Pixels of ``input`` from one output to the next.
         padding: Pixels by which the first taps lie outside ``input``.
         dilation: Pixels of ``input`` from one tap to the next.
+        relu: Whether what is below zero becomes zero.
 
     Returns:
         (N, O, H', W') in the dtype of ``input``, channels-last where ``input`` is.
@@ -75,18 +77,20 @@ def deform_conv2d(
         output = deform_conv_autograd.sample_and_multiply(
             input, offset, weight, bias, corners=corners
         )
-        return _in_format_of(input, output)
-    placement = {"stride": stride, "padding": padding, "dilation": dilation}
+        output = _in_format_of(input, output)
+        return F.relu(output, inplace=True) if relu else output
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    options["relu"] = relu
     on_cpu = input.device.type == "cpu" and not dispatch.is_interpreted()
     if on_cpu and not wants_gradient:
-        return _gather_and_multiply(input, offset, weight, bias, **placement)
+        return _gather_and_multiply(input, offset, weight, bias, **options)
     if wants_gradient or input.dtype == torch.float64:
-        return deform_conv2d_reference(input, offset, weight, bias, **placement)
+        return deform_conv2d_reference(input, offset, weight, bias, **options)
     return dispatch.run(
         "deform_conv",
         input.device,
-        kernel=lambda: _launch(input, offset, weight, bias, **placement),
-        twin=lambda: deform_conv2d_reference(input, offset, weight, bias, **placement),
+        kernel=lambda: _launch(input, offset, weight, bias, **options),
+        twin=lambda: deform_conv2d_reference(input, offset, weight, bias, **options),
     )
 
 
@@ -99,6 +103,7 @@ def deform_conv2d_reference(
     stride: int = 1,
     padding: int = 1,
     dilation: int = 1,
+    relu: bool = False,
 ) -> Tensor:
     """What `deform_conv2d` must return: torchvision's operator, which has gradients.
 
@@ -115,16 +120,18 @@ def deform_conv2d_reference(
         padding=padding,
         dilation=dilation,
     )
+    if relu:
+        output = F.relu(output, inplace=True)
     return _in_format_of(input, output.to(input.dtype))
 
 
 def _launch(
-    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, **placement: Any
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, **options: Any
 ) -> Tensor:
     from upsnet_ros.kernels import deform_conv_triton
 
     packed = _packed(weight, deform_conv_triton.pack_weight)
-    return deform_conv_triton.deform_conv2d(input, offset, weight, bias, packed=packed, **placement)
+    return deform_conv_triton.deform_conv2d(input, offset, weight, bias, packed=packed, **options)
 
 
 def _packed(weight: Tensor, pack: Callable[[Tensor], Tensor]) -> Tensor:
@@ -158,6 +165,7 @@ def _gather_and_multiply(
     stride: int,
     padding: int,
     dilation: int,
+    relu: bool,
 ) -> Tensor:
     """The form for CPUs: sample with ``embedding_bag``, then multiply, block by block.
 
@@ -201,6 +209,8 @@ def _gather_and_multiply(
                     torch.mm(samples, matrix, out=out)
                 else:
                     torch.addmm(bias, samples, matrix, out=out)
+    if relu:
+        output.relu_()
     return _in_format_of(input, output.permute(0, 3, 1, 2))
 
 

@@ -22,9 +22,9 @@ class DeformConv2d(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
+    def forward(self, x: Tensor, offset: Tensor, *, relu: bool = False) -> Tensor:
         """Convolve x (N, C, H, W) sampled at offset (N, 18, H, W), (dy, dx) tap by tap."""
-        return deform_conv2d(x, offset, self.weight, self.bias)
+        return deform_conv2d(x, offset, self.weight, self.bias, relu=relu)
 
 
 def offset_conv(in_channels: int) -> nn.Conv2d:

@@ -94,7 +94,10 @@ class Bottleneck(nn.Module):
             out = conv_norm_relu(self.conv2, self.bn2, out)
         else:
             assert self.conv2_offset is not None
-            out = F.relu(self.bn2(self.conv2(out, self.conv2_offset(out))), inplace=True)
+            folded = isinstance(self.bn2, nn.Identity)
+            out = self.conv2(out, self.conv2_offset(out), relu=folded)
+            if not folded:
+                out = F.relu(self.bn2(out), inplace=True)
         straight = x if self.downsample is None else self.downsample(x)
         return conv_norm_relu(self.conv3, self.bn3, out, add=straight)
 

@@ -24,7 +24,7 @@ class DeformLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, out_channels, H, W) of x (N, in_channels, H, W)."""
-        return F.relu(self.conv(x, self.conv_offset(x)), inplace=True)
+        return self.conv(x, self.conv_offset(x), relu=True)
 
 
 class SemanticSubnet(nn.Module):
