@@ -8,16 +8,16 @@ shape depend on values, to copy from the host's memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 import torch
+from benchmark_script import load
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -27,8 +27,6 @@ from upsnet_ros.inference.assemble import Assembly
 from upsnet_ros.inference.frame_settings import FrameSettings
 from upsnet_ros.inference.preprocess import Geometry
 from upsnet_ros.inference.static_frames import StaticFrames
-from upsnet_ros.kernels import conv_relu, dispatch
-from upsnet_ros.network import UPSNet, get_variant
 from upsnet_ros.network.panoptic_head import HeadOptions
 from upsnet_ros.network.upsnet import unmeasured
 
@@ -56,36 +54,17 @@ class OnDevice(TorchDispatchMode):
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def launched() -> Iterator[list[str]]:
     """Names of the kernels that were launched; none of them runs."""
-    runtime = pytest.importorskip("triton.runtime.jit")
+    pytest.importorskip("triton")
     names: list[str] = []
 
-    def note(kernel: Any, grid: Any) -> Callable[..., None]:
-        return lambda *args, **options: names.append(kernel.fn.__name__)
+    def note(name: str) -> AbstractContextManager[None]:
+        names.append(name)
+        return nullcontext()
 
-    monkeypatch.setattr(runtime.KernelInterface, "__getitem__", note)
-    # cuDNN's operator has no fake form, torch's convolution does.
-    by_torch = conv_relu.conv_relu_reference
-    monkeypatch.setattr(conv_relu, "_by_cudnn", lambda conv, x, add: by_torch(conv, x, add=add))
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(dispatch, "_failures", {})
-    monkeypatch.setattr(dispatch, "_enabled", True)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with load("launches").pretended_gpu(note):
         yield names
-
-
-def _network() -> UPSNet:
-    with torch.device("cuda"):
-        network = UPSNet(get_variant("cityscapes-r18"))
-    for module in network.modules():  # fake modules cannot be cast as a whole
-        for name, weight in list(module.named_parameters(recurse=False)):
-            half = weight.detach().half()
-            if half.dim() == 4:
-                half = half.contiguous(memory_format=torch.channels_last)
-            setattr(module, name, torch.nn.Parameter(half, requires_grad=False))
-    return network
 
 
 def _geometry(height: int, width: int) -> Geometry:
@@ -101,7 +80,7 @@ def test_no_frame_waits_for_the_gpu(
     launched: list[str], encoding: str, batch: int, bilinear: bool
 ) -> None:
     frames = StaticFrames(
-        _network(),
+        load("launches").network_on_gpu("cityscapes-r18", torch.float16),
         geometry=_geometry,
         bilinear=bilinear,
         public_ids=torch.arange(19, device="cuda"),

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from benchmark_script import load
 from torch import Tensor
 
 pytest.importorskip("triton")
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "kernel_cases.py"
-
 
 @pytest.fixture(scope="module")
 def kernel_cases() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("kernel_cases", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kernel_cases"] = module  # where dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+    return load("kernel_cases")
 
 
 def tensors_of(result: Any) -> list[Tensor]:
