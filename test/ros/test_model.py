@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import threading
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +62,31 @@ def test_a_frame_that_meets_a_reload_goes_to_the_new_weights(monkeypatch: pytest
     assert answer.result(60).labels.shape == (48, 64)
     assert model.pipeline is not old
     model.release()
+
+
+def pipelines() -> int:
+    """Number of pipelines whose thread runs."""
+    return sum(thread.name == "upsnet_compute_all" for thread in threading.enumerate())
+
+
+def test_neither_reload_nor_release_keeps_a_network_or_a_thread():
+    before = pipelines()
+    model = Model()
+    gone = [weakref.ref(model.load(SETTINGS, kinds=[]))]
+    for _ in range(2):
+        model.reload(SETTINGS, kinds=[])
+        gc.collect()
+        assert [one() for one in gone] == [None] * len(gone)
+        assert pipelines() == before + 1
+        assert model.predictor is not None
+        gone.append(weakref.ref(model.predictor))
+    with pytest.raises(RuntimeError, match="the weights are of coco's classes"):
+        model.reload(replace(SETTINGS, variant="coco-r50", allow_random_weights=True), kinds=[])
+    assert pipelines() == before + 1
+    model.release()
+    gc.collect()
+    assert gone[-1]() is None
+    assert pipelines() == before
 
 
 def test_without_a_network_or_past_its_end_a_frame_is_refused():

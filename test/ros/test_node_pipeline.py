@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -33,10 +35,16 @@ def bench(domain):
 
 
 class Gate:
-    """Notes a predictor's computations, and holds them up while it is closed."""
+    """Notes a predictor's computations, and holds them up while it is closed.
 
-    def __init__(self, predictor):
-        self.batches, self.encodings = [], []
+    Args:
+        predictor: Whose.
+        height: Of images that it holds up; all by default.
+    """
+
+    def __init__(self, predictor, *, height=None):
+        self.batches, self.encodings, self.heights = [], [], []
+        self._held = height
         self.open = threading.Event()
         self.open.set()
         self._compute = predictor.compute_batch
@@ -45,7 +53,9 @@ class Gate:
     def __call__(self, images, settings, *, encoding, stage):
         self.batches.append(len(images))
         self.encodings.append(encoding)
-        assert self.open.wait(60)
+        self.heights.append(images[0].shape[0])
+        if self._held in (None, images[0].shape[0]):
+            assert self.open.wait(60)
         return self._compute(images, settings, encoding=encoding, stage=stage)
 
 
@@ -173,27 +183,44 @@ def test_a_frame_that_was_begun_before_a_reload_is_answered_by_the_old_weights(b
 def test_deactivate_finishes_what_was_begun(bench):
     one = bench("cameras:=[a, b]", "batch:=2")
     assert one.node.start()
-    gate = Gate(one.node.model.predictor)
+    gate = Gate(one.node.model.predictor, height=40)  # earlier images may still be on their way
     cameras = {name: one.camera(f"{name}/image") for name in "ab"}
     heard = {name: one.collect(f"{name}/labels") for name in "ab"}
     for name, camera in cameras.items():
         one.show(camera, lambda name=name: heard[name])
     gate.open.clear()
-    before = len(gate.batches)
 
     def show():
         for camera in cameras.values():
-            camera.publish(image(7 * NS))
+            camera.publish(image(height=40))
 
-    one.until(lambda: len(gate.batches) > before, "a computation", again=show)
+    one.until(lambda: 40 in gate.heights, "a computation that does not end", again=show)
     threading.Timer(0.2, gate.open.set).start()
     assert one.node.trigger_deactivate() is SUCCESS
     assert one.node._worker.idle and not one.node._worker.left_alone
     one.until(
-        lambda: any(stamp(messages[-1]) == 7 * NS for messages in heard.values()),
+        lambda: any(messages[-1].height == 40 for messages in heard.values()),
         "the answer to what was begun",
     )
+    counts = [
+        one.node._cameras[name].statistics.report(now=0, stale_after=1).counts for name in "ab"
+    ]
+    assert sum(each.answered for each in counts) == sum(gate.batches)
+    assert all(each.received == each.answered + each.dropped for each in counts)
     assert one.node.trigger_activate() is SUCCESS
     for name, camera in cameras.items():
         del heard[name][:]
         one.show(camera, lambda name=name: heard[name], "an answer afterwards")
+
+
+def test_a_node_that_is_destroyed_while_it_is_active_keeps_neither_network_nor_threads(bench):
+    before = set(threading.enumerate())
+    one = bench()
+    camera, labels = one.camera(), one.collect("labels")
+    assert one.node.start()
+    one.show(camera, lambda: labels)
+    network = weakref.ref(one.node.model.predictor)
+    one.node.destroy_node()
+    gc.collect()
+    assert network() is None
+    assert set(threading.enumerate()) <= before

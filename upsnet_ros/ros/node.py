@@ -186,9 +186,11 @@ class UpsnetNode(LifecycleNode):
         self._release()
 
     def destroy_node(self) -> None:
-        """Ends the worker, then the node."""
+        """Ends the worker and the node, and gives the network's memory back."""
         self._drain()
         super().destroy_node()
+        # Else the pipeline's thread would keep it until the process ends.
+        self.model.release(wait=not self._worker.left_alone)
 
     def _drain(self, timeout: float | None = None) -> None:
         for camera in self._cameras.values():
