@@ -80,7 +80,7 @@ def resident():
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-bench, sizes = Bench(int(sys.argv[1]), "warm_up:=auto"), []
+bench, sizes = Bench(int(sys.argv[1]), "warm_up:=auto", "precision:=fp32"), []
 for _ in range(3):
     bench.node.trigger_configure()
     configured = resident()

@@ -6,7 +6,7 @@ import pytest
 
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
 from upsnet_ros.inference.model import AUTO
-from upsnet_ros.inference.predictor import PRECISIONS
+from upsnet_ros.inference.precision import PRECISIONS
 from upsnet_ros.network.variants import VARIANTS
 from upsnet_ros.ros.settings import NodeSettings, SettingsError, parameters
 from upsnet_ros.weights import SHIPPED_VARIANT
@@ -17,7 +17,7 @@ INFOS = {info.name: info for info in parameters()}
 def test_what_the_network_offers_is_what_can_be_set():
     assert set(INFOS["variant"].choices) == {AUTO, *VARIANTS}
     assert INFOS["variant"].default == AUTO
-    assert set(INFOS["precision"].choices) == set(PRECISIONS)
+    assert set(INFOS["precision"].choices) == {"auto", *PRECISIONS}
 
 
 def test_every_default_is_allowed_and_every_parameter_described():
@@ -34,7 +34,7 @@ def test_every_default_is_allowed_and_every_parameter_described():
             {"variant": "cityscapes-r34"},
             "variant must be one of auto, cityscapes-r50, .*'cityscapes-r34'",
         ),
-        ({"precision": "int8"}, "precision must be one of fp32, fp16, bf16, not 'int8'"),
+        ({"precision": "int8"}, "precision must be one of auto, fp32, fp16, bf16, not 'int8'"),
         ({"score_threshold": 1.0}, r"score_threshold must be 0.0 to 0.99, not 1.0"),
         ({"score_threshold": math.nan}, "score_threshold must be 0.0 to 0.99, not nan"),
         ({"score_threshold": 1}, "score_threshold must be of type double, not 1"),

@@ -31,13 +31,12 @@ from upsnet_ros.benchmark.settings import (
     BenchSettings,
     CompareSettings,
     make_predictor,
-    resolve_precision,
     set_threads,
 )
 from upsnet_ros.benchmark.stages import graph_ms, measure_stages
 from upsnet_ros.datasets.drawn import DrawnScenes
 from upsnet_ros.inference.pipeline import Pipeline
-from upsnet_ros.inference.predictor import PRECISIONS, Predictor
+from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.kernels import failures
 
 __all__ = ["compare"]
@@ -64,12 +63,12 @@ class _Comparison:
     def __init__(self, settings: BenchSettings, goals: CompareSettings, progress: Progress) -> None:
         set_threads(settings.threads)
         self._settings, self._goals, self._progress = settings, goals, progress
-        self._precision = resolve_precision(settings.precision, settings.device)
         # Before anything takes its time: what is not there, is said at once.
         self._cases = parity_cases(Path(goals.parity)) if goals.parity else []
         self._images = frames(settings.image, height=settings.height, width=settings.width)
         progress("loading the network")
         self._fast = make_predictor(settings)
+        self._precision = self._fast.precision
         self._machine = describe_machine(self._fast.device)
 
     def run(self) -> dict[str, Any]:
@@ -126,7 +125,7 @@ class _Comparison:
             rival = MaskRCNN(
                 size=fast.geometry(settings.height, settings.width).size,
                 device=fast.device,
-                dtype=PRECISIONS[self._precision],
+                dtype=self._fast.dtype,
             )
             steps = _Steps(self._progress, "frame", settings.warmup + settings.iterations)
             figures.race = race(

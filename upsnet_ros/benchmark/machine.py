@@ -31,13 +31,6 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     return description
 
 
-def cpu_flags() -> frozenset[str]:
-    """What the processor can do beside its basics, as Linux names it; empty elsewhere."""
-    # "flags" on x86, "Features" on ARM.
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    return frozenset(flags[1].split()) if flags else frozenset()
-
-
 def _cpu_name() -> str:
     """The model, where the kernel of this architecture writes it into /proc/cpuinfo."""
     model = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)

@@ -13,7 +13,6 @@ from upsnet_ros.benchmark.machine import describe_machine
 from upsnet_ros.benchmark.settings import (
     BenchSettings,
     make_predictor,
-    resolve_precision,
     set_threads,
 )
 from upsnet_ros.benchmark.stages import measure_stages
@@ -46,7 +45,7 @@ def run(settings: BenchSettings, *, progress: Callable[[], None] = lambda: None)
         "settings": {
             **asdict(settings),
             "device": str(predictor.device),
-            "precision": resolve_precision(settings.precision, settings.device),
+            "precision": predictor.precision,
             "threads": torch.get_num_threads(),
             "weights": settings.weights or "random",
             "seed": SEED,

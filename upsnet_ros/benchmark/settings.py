@@ -7,27 +7,18 @@ from dataclasses import dataclass
 import cv2
 import torch
 
-from upsnet_ros.benchmark.machine import cpu_flags
-from upsnet_ros.inference.device import resolve_device
 from upsnet_ros.inference.predictor import Predictor
 
 __all__ = [
-    "AUTO",
     "PARTS",
     "BenchSettings",
     "CompareSettings",
     "make_predictor",
-    "resolve_precision",
     "set_threads",
 ]
 
-#: Stands for the precision of a device's fast path.
-AUTO = "auto"
 #: Parts of `upsnet bench --compare`, in the order in which they are measured.
 PARTS = ("race", "cameras", "head", "agreement", "stages")
-
-# CPUs that multiply bfloat16: x86 with either extension, ARM by one name.
-_MULTIPLY_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +30,7 @@ class BenchSettings:
         height: Rows of the frames, and with `width` what the network runs at.
         width: Columns of the frames.
         device: As in `Predictor`.
-        precision: As in `Predictor`; see `resolve_precision`.
+        precision: As in `Predictor`.
         threads: Of torch and OpenCV on the CPU; None leaves them as they are.
         iterations: Frames to measure.
         warmup: Frames before those.
@@ -88,22 +79,6 @@ class CompareSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
 
 
-def resolve_precision(precision: str, device: str) -> str:
-    """Return the precision of that name; ``auto`` is half of it where the device multiplies it.
-
-    That is fp16 on CUDA, whose mantissa is three bits longer than bf16's, and bf16 on CPUs with
-    AVX512-BF16, AMX or ARM's kin; fp32 on others.
-
-    Raises:
-        ValueError: No such device here.
-    """
-    if precision != AUTO:
-        return precision
-    if resolve_device(device).type == "cuda":
-        return "fp16"
-    return "bf16" if cpu_flags() & _MULTIPLY_BF16 else "fp32"
-
-
 def make_predictor(
     settings: BenchSettings,
     *,
@@ -128,7 +103,7 @@ def make_predictor(
         settings.weights,
         variant=settings.variant,
         device=settings.device,
-        precision=precision or resolve_precision(settings.precision, settings.device),
+        precision=precision or settings.precision,
         scale=min(settings.height, settings.width),
         allow_random_weights=settings.weights is None,
         plain=plain,

@@ -16,15 +16,15 @@ from upsnet_ros.benchmark.compare import compare as compare_all
 from upsnet_ros.benchmark.markdown import to_markdown
 from upsnet_ros.benchmark.run import run
 from upsnet_ros.benchmark.settings import (
-    AUTO,
     PARTS,
     BenchSettings,
     CompareSettings,
-    resolve_precision,
 )
 from upsnet_ros.cli import fail
 from upsnet_ros.cli.bench_tables import show_goals, show_stages
 from upsnet_ros.cli.evaluate_output import write
+from upsnet_ros.inference.device import resolve_device
+from upsnet_ros.inference.precision import resolve_precision
 
 _COMPARE, _NODE = "The goals, side by side", "The running node"
 
@@ -46,7 +46,7 @@ def bench(
             help="fp32, bf16, or on CUDA fp16. auto: fp16 on CUDA, bf16 on CPUs that multiply it,"
             " else fp32."
         ),
-    ] = AUTO,
+    ] = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads on the CPU. Not given: torch's choice.")
     ] = None,
@@ -153,7 +153,7 @@ def bench(
                 repeats=repeats,
                 timeout=timeout,
             )
-            precision = resolve_precision(precision, device)
+            precision = resolve_precision(precision, resolve_device(device))
         except ValueError as error:
             fail(str(error))
         values: dict[str, Any] = {

@@ -143,7 +143,7 @@ def evaluate(
         str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MODEL)
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16 or bf16.", rich_help_panel=_MODEL)
+        str, typer.Option(help="fp32, fp16, bf16, or auto.", rich_help_panel=_MODEL)
     ] = "fp32",
     scale: Annotated[
         int | None,

@@ -191,7 +191,7 @@ def load_model(options: Mapping[str, Any]) -> tuple[Predictor, Facts, list[str]]
     facts = [
         ("Model", f"{predictor.variant.name}, {predictor.weights or 'random weights'}"),
         ("Short side", f"{predictor.scale} px"),
-        ("Device", f"{predictor.device}, {options.get('precision', 'fp32')}"),
+        ("Device", f"{predictor.device}, {predictor.precision}"),
     ]
     random = ["random weights: these figures mean nothing"] if predictor.random_weights else []
     return predictor, facts, random

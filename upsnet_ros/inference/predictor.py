@@ -22,6 +22,7 @@ from upsnet_ros.inference.graphs import GraphCache
 from upsnet_ros.inference.model import Origin, load_model
 from upsnet_ros.inference.pipeline import in_order
 from upsnet_ros.inference.plain_frames import PlainFrames
+from upsnet_ros.inference.precision import PRECISIONS, resolve_precision
 from upsnet_ros.inference.preprocess import Geometry, check_image, upload
 from upsnet_ros.inference.stage_timer import StageTimer, stage_of
 from upsnet_ros.inference.static_frames import StaticFrames
@@ -31,7 +32,6 @@ from upsnet_ros.network.resnet import fold_batch_norm_
 from upsnet_ros.network.upsnet import STAGES, Stage, UPSNet, unmeasured
 from upsnet_ros.network.variants import Variant
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LABEL_RESIZES = ("nearest", "bilinear")
 #: All stages that `PanopticFrame.timings` names, in order.
 PREDICTOR_STAGES = ("upload", "preprocess", *STAGES, "download")
@@ -46,7 +46,7 @@ class Predictor:
         variant: Name of the network the weights belong to; by default told from the weights.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``fp32``, ``bf16`` (on CPUs twice as fast where they multiply it, by AVX512-BF16
-            or AMX), or on CUDA ``fp16``.
+            or AMX), or on CUDA ``fp16``; ``auto`` for the fastest: see `resolve_precision`.
         scale: Pixels of the short side the network runs at, for slower machines; by default the
             variant's. The limit of the long side changes with it.
         score_threshold: Class probability an instance must exceed.
@@ -93,11 +93,9 @@ class Predictor:
         graphs: bool = True,
     ) -> None:
         self.device = resolve_device(device)
-        if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {precision!r}; use {', '.join(PRECISIONS)}")
-        if precision == "fp16" and self.device.type != "cuda":
-            raise ValueError("precision fp16 needs a CUDA device; a CPU has fp32 and bf16")
-        self.dtype = PRECISIONS[precision]
+        #: What `precision` stood for.
+        self.precision = resolve_precision(precision, self.device)
+        self.dtype = PRECISIONS[self.precision]
         if scale is not None and scale < 32:
             raise ValueError(f"scale {scale} is too small; use at least 32 pixels")
         if label_resize not in LABEL_RESIZES:

@@ -186,7 +186,7 @@ class Model:
         return {
             "variant": loaded.predictor.variant.name,
             "device": str(loaded.predictor.device),
-            "precision": loaded.settings.precision,
+            "precision": loaded.predictor.precision,
             "weights": _source(loaded),
         }
 

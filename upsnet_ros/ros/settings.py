@@ -71,11 +71,11 @@ class NodeSettings:
         group="Model",
     )
     precision: str = parameter(
-        "fp32",
+        "auto",
         "Arithmetic of the network. fp16 needs a GPU; bf16 also halves the time of CPUs that have"
-        " AVX512-BF16 or AMX.",
+        " AVX512-BF16 or AMX. auto: fp16 on a GPU, bf16 on such CPUs, else fp32, which is exact.",
         group="Model",
-        choices=("fp32", "fp16", "bf16"),
+        choices=("auto", "fp32", "fp16", "bf16"),
     )
     scale: int = parameter(
         0,
