@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from upsnet_ros.kernels import dispatch
+from upsnet_ros.kernels.camera import camera_input, camera_input_reference
 from upsnet_ros.network import UPSNet, get_variant
 from upsnet_ros.network.panoptic_head import Grid, HeadOptions
 from upsnet_ros.network.random_weights import draw_weights_
@@ -171,10 +172,22 @@ class _Kernels(KernelOperators):
     os.environ.get("TRITON_INTERPRET") != "1",
     reason="needs TRITON_INTERPRET=1, which is set where there is no GPU",
 )
-def test_equals_the_plain_network_by_kernels(network: UPSNet) -> None:
+def test_equals_the_plain_network_by_kernels_from_camera_bytes_on(network: UPSNet) -> None:
     pytest.importorskip("triton")
-    grid, data = Grid(SIZE), images(2)
+    generator = torch.Generator().manual_seed(5)
+    pixels = torch.randint(256, (2, *SOURCE), dtype=torch.uint8, generator=generator)
+    camera = {
+        "scale": SIZE[0] / SOURCE[0],
+        "size": SIZE,
+        "padded": PADDED,
+        "means": (102.98, 115.95, 122.77),
+        "dtype": torch.float32,
+    }
+    grid = Grid(SIZE)
     with dispatch.interpreted():
+        data = camera_input(pixels, "bayer_rggb8", **camera)
         result = run(path_of(network, 2, _Kernels(), grid), data, 0.3)
     assert dispatch.failures() == {}
-    assert check(network, data, result, 0.3, grid) > 2
+    expected = camera_input_reference(pixels, "bayer_rggb8", **camera)
+    torch.testing.assert_close(data, expected, atol=1e-3, rtol=0)
+    assert check(network, expected, result, 0.3, grid) > 2
