@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from upsnet_ros.inference.pipeline import PipelineClosedError
-from upsnet_ros.ros.camera_image import CameraImage
+from upsnet_ros.inference.predictor import Predictor
+from upsnet_ros.ros.camera_image import CameraImage, ImageKind
 from upsnet_ros.ros.engine import batch_size
 from upsnet_ros.ros.model import Model
 from upsnet_ros.ros.settings import NodeSettings
@@ -99,6 +100,35 @@ def test_without_a_network_or_past_its_end_a_frame_is_refused():
     with pytest.raises(PipelineClosedError):
         model.submit([picture()])
     model.release()
+
+
+@pytest.mark.parametrize(
+    ("size", "kinds", "expected"),
+    [
+        ("auto", [], {(64, 128, 3): [1, 2, 3]}),
+        ("80x48", [], {(48, 80, 3): [1, 2, 3]}),
+        ("auto", [(48, 64, 3)] * 2 + [(40, 64, 3)], {(48, 64, 3): [1, 2], (40, 64, 3): [1]}),
+    ],
+)
+def test_what_is_computed_for_nobody_is_what_cameras_may_send(
+    size: str,
+    kinds: list[tuple[int, ...]],
+    expected: dict[tuple[int, ...], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    prepared: dict[tuple[int, ...], list[int]] = {}
+    prepare = Predictor.prepare
+
+    def note(predictor: Predictor, shape: Any, *, encoding: str, batches: Any) -> None:
+        prepared[tuple(shape)] = list(batches)
+        prepare(predictor, shape, encoding=encoding, batches=batches)
+
+    monkeypatch.setattr(Predictor, "prepare", note)
+    model = Model()
+    settings = replace(SETTINGS, warm_up=size, scale=64, batch=3, cameras=("a", "b", "c"))
+    model.load(settings, kinds=[ImageKind(shape) for shape in kinds])
+    model.release()
+    assert prepared == expected
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_the_cameras_own_bytes_go_to_a_network_that_takes_them(bench, monkeypatc
     assert likeness[0] < likeness[1]
     assert one.node.trigger_deactivate() is SUCCESS
     assert one.node.trigger_cleanup() is SUCCESS
-    assert one.node._last_kinds() == {((48, 64, 3), "rgb8")}, "what configure warms up for"
+    assert one.node._last_kinds() == [((48, 64, 3), "rgb8")], "what configure warms up for"
 
 
 def test_a_frame_that_was_begun_before_a_reload_is_answered_by_the_old_weights(bench):
@@ -159,9 +159,13 @@ def test_a_frame_that_was_begun_before_a_reload_is_answered_by_the_old_weights(b
     assert one.node.start()
     one.show(camera, lambda: labels)
     old = one.node.model.predictor
-    gate = Gate(old)
+    gate = Gate(old, height=40)  # earlier images may still be on their way
     gate.open.clear()
-    one.until(lambda: gate.batches, "a computation", again=lambda: camera.publish(image(5 * NS)))
+    one.until(
+        lambda: 40 in gate.heights,
+        "a computation that does not end",
+        again=lambda: camera.publish(image(5 * NS, height=40)),
+    )
     client = one.other.create_client(Trigger, "/in_process/upsnet/reload_weights")
     one.until(client.service_is_ready, "the service")
     reload = client.call_async(Trigger.Request())
@@ -183,7 +187,7 @@ def test_a_frame_that_was_begun_before_a_reload_is_answered_by_the_old_weights(b
 def test_deactivate_finishes_what_was_begun(bench):
     one = bench("cameras:=[a, b]", "batch:=2")
     assert one.node.start()
-    gate = Gate(one.node.model.predictor, height=40)  # earlier images may still be on their way
+    gate = Gate(one.node.model.predictor, height=40)
     cameras = {name: one.camera(f"{name}/image") for name in "ab"}
     heard = {name: one.collect(f"{name}/labels") for name in "ab"}
     for name, camera in cameras.items():

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -76,13 +77,15 @@ def warm_up(predictor: Predictor, kinds: Iterable[ImageKind], *, batch: int) -> 
 
     Args:
         predictor: To be warmed up.
-        kinds: Of the images that are expected.
+        kinds: Of the images that are expected, one for each camera: so many of a kind may come to
+            be computed together.
         batch: How many of them are computed together at most.
     """
     variant, scale = predictor.variant, predictor.scale
     own = ImageKind((scale, round(variant.max_size * scale / variant.scale), 3))
-    for kind in list(kinds) or [own]:
-        predictor.prepare(kind.shape, encoding=kind.encoding, batches=range(1, batch + 1))
+    for kind, cameras in Counter(list(kinds) or [own] * batch).items():
+        batches = range(1, min(cameras, batch) + 1)
+        predictor.prepare(kind.shape, encoding=kind.encoding, batches=batches)
 
 
 def open_pipeline(predictor: Predictor, *, batch: int) -> Pipeline:

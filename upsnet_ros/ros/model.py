@@ -54,7 +54,7 @@ class Model:
 
         Args:
             settings: Of the node.
-            kinds: Of the images that were seen last, for ``warm_up``.
+            kinds: Of the image that each camera sent last, for ``warm_up``.
 
         Raises:
             SettingsError: There are neither weights nor leave to do without.
@@ -216,7 +216,7 @@ def _load(settings: NodeSettings, kinds: Iterable[ImageKind]) -> _Loaded:
     batch = engine.batch_size(settings, predictor.device)
     if settings.warm_up_size:
         width, height = settings.warm_up_size
-        kinds = [ImageKind((height, width, 3))]
+        kinds = [ImageKind((height, width, 3))] * batch
     if settings.warm_up != "none":
         engine.warm_up(predictor, kinds, batch=batch)
     pipeline = engine.open_pipeline(predictor, batch=batch)

@@ -223,8 +223,8 @@ class UpsnetNode(LifecycleNode):
     def _reload(self) -> str:
         return self.model.reload(self.settings, kinds=self._last_kinds())
 
-    def _last_kinds(self) -> set[ImageKind]:
-        return {one.last_kind for one in self._cameras.values() if one.last_kind is not None}
+    def _last_kinds(self) -> list[ImageKind]:
+        return [one.last_kind for one in self._cameras.values() if one.last_kind is not None]
 
     def _settings_changed(
         self, settings: NodeSettings, cameras: Mapping[str, CameraSettings]
