@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 
+from upsnet_ros.inference.cuda_graph import capture_into
+
 __all__ = ["captured", "device_ms", "timed"]
 
 _T = TypeVar("_T")
@@ -85,7 +87,7 @@ def captured(
             function()
     torch.cuda.current_stream(device).wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side):
+    with capture_into(graph, pool=torch.cuda.graph_pool_handle(), stream=side):
         outputs = function()
     yield graph.replay
     torch.cuda.synchronize(device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor
 from upsnet_ros.inference.assemble import Assembly
 from upsnet_ros.inference.graphs import CaptureError, Function
 
-__all__ = ["CudaRecorder"]
+__all__ = ["CudaRecorder", "capture_into"]
 
 #: The first run compiles kernels, chooses algorithms and fills tables; another finds all in place.
 _WARM_UPS = 2
@@ -50,9 +52,9 @@ class CudaRecorder:
       which torch drops when any graph of the stream does (pytorch/pytorch#193402); so each capture
       begins and ends without one, and finds its own in the pool.
 
-    The stream is nobody else's: memory that others use on a stream that is capturing could not be
-    freed in that time (pytorch/pytorch#193982). Other threads may allocate, copy and launch while a
-    graph is captured, but not capture.
+    The stream is nobody else's: what others launched on it would be captured, and memory that they
+    use there could not be freed in that time (pytorch/pytorch#193982). Other threads may allocate,
+    copy and launch while a graph is captured, but not capture, nor wait for the whole device.
 
     A pool in which a capture failed is left to the graphs it has. What the failed one took may stay
     taken until the process ends.
@@ -62,7 +64,9 @@ class CudaRecorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        # Of another priority than the streams of pipelines, because torch has 32 of each and begins
+        # again with the first: the thirty-third shares its memory and its capture with another.
+        self._stream = torch.cuda.Stream(device, priority=-1)
         self._replayed = torch.cuda.Event()
         self._pool: _Pool | None = None
 
@@ -93,9 +97,7 @@ class CudaRecorder:
         reason = ""
         torch._C._cuda_clearCublasWorkspaces()
         try:
-            with torch.cuda.graph(
-                graph, pool=pool.handle, stream=self._stream, capture_error_mode="thread_local"
-            ):
+            with capture_into(graph, pool=pool.handle, stream=self._stream):
                 try:
                     outputs = function(*inputs)
                 except Exception as error:
@@ -161,10 +163,36 @@ class _CudaGraph:
             self._after.record(stream)
 
     def release(self) -> None:
-        """See `graphs.Recording`; CUDA lets a replay that is under way come to its end."""
+        """See `graphs.Recording`; waits for a replay that is under way."""
+        # It reads tables of the function, which may be of other streams than it runs on: let go,
+        # they would be given to others there at once.
+        self._after.synchronize()
         self._function, self._inputs, self._outputs = None, (), []
         self._graph.reset()
         self._pool.graphs -= 1
+
+
+@contextmanager
+def capture_into(
+    graph: torch.cuda.CUDAGraph, *, pool: Any, stream: torch.cuda.Stream
+) -> Iterator[None]:
+    """Capture what is launched in the block; other threads may go on with their work.
+
+    Up to pytorch/pytorch#180395 (torch 2.11 lacks it) the allocator took a capture that broke for
+    one under way, until the process ended: it freed nothing and refused every further capture.
+
+    Args:
+        graph: Where to.
+        pool: Handle of the memory to use.
+        stream: On which the block runs.
+    """
+    try:
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            yield
+    except Exception:
+        with suppress(RuntimeError):  # as it is where the allocator knows that it is over
+            torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+        raise
 
 
 def _warm_up(function: Function, inputs: tuple[Tensor, ...]) -> None:
