@@ -50,3 +50,27 @@ def test_cudnn_does_it_at_once(
     assert dispatch.failures() == {}
     assert got.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(got, expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("timed", [False, True])
+def test_what_lay_in_its_memory_does_not_count(
+    dtype: torch.dtype, timed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a tensor to add, torch lets cuDNN add the output as it finds it, times zero."""
+    monkeypatch.setattr(dispatch, "_failures", {})
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", timed)
+    conv, x, _ = example(dtype, 1, "cuda")
+    expected = conv_relu_reference(conv, x)
+    # What `conv_relu` asks cuDNN for, but with a tensor of its own in the output's place.
+    junk = torch.full_like(expected, torch.nan)
+    by_name = torch.cudnn_convolution_add_relu(
+        x, conv.weight, junk, 0.0, conv.bias, conv.stride, conv.padding, conv.dilation, 1
+    )
+    torch.testing.assert_close(by_name, expected, atol=2e-2, rtol=2e-2)
+    del by_name, junk  # whose memory the output gets
+    got = conv_relu(conv, x)
+    assert dispatch.failures() == {}
+    torch.testing.assert_close(got, expected, atol=2e-2, rtol=2e-2)
