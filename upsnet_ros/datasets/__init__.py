@@ -1,1 +1,1 @@
-"""Data sets: class taxonomies today; readers for evaluation and training belong here too."""
+"""Data sets: class taxonomies, readers for evaluation and training, and drawn driving scenes."""
