@@ -22,12 +22,18 @@ from upsnet_ros.kernels import (
     fpn_roi_align_triton,
     hidden_masks,
     hidden_masks_triton,
+    merge,
+    merge_triton,
     nms,
     nms_triton,
     panoptic,
     panoptic_triton,
+    relu_pool,
+    relu_pool_triton,
     segments,
     segments_triton,
+    sum_levels,
+    sum_levels_triton,
 )
 
 #: Of cityscapes: stuff and all classes.
@@ -132,6 +138,7 @@ def cases(
     own = Inputs(torch.device(device), dtype, batch=batch, sizes=sizes)
     return [
         *_camera(own),
+        *_layers(own),
         *_decoding(own),
         *_suppression(own),
         *_pooling(own),
@@ -169,6 +176,21 @@ def _camera(own: Inputs) -> list[Case]:
             )
         )
     return made
+
+
+def _layers(own: Inputs) -> list[Case]:
+    channels = own.sizes.channels
+    fine, coarse = own.feature(channels, 4), own.feature(channels, 8)
+    first = own.feature(channels // 4, 2)
+    scores = [own.feature(CLASSES, stride) for stride in STRIDES]
+    merging = (merge_triton.add_coarse, merge.add_coarse_reference)
+    pooling = (relu_pool_triton.relu_pool, relu_pool.relu_pool_reference)
+    adding = (sum_levels_triton.sum_levels, sum_levels.sum_levels_reference)
+    return [
+        _case("relu_pool", *pooling, first, first[0, :, 0, 0].clone()),
+        _case("merge", *merging, fine, coarse, fine[0, :, 0, 0].clone()),
+        _case("sum_levels", *adding, scores),
+    ]
 
 
 def _decoding(own: Inputs) -> list[Case]:

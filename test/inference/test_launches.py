@@ -26,12 +26,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of Fa
 LIMITS = {
     "inputs": 2,
     "preprocess": 1,
-    "backbone": 60,
-    "fpn_rpn": 78,
+    "backbone": 54,
+    "fpn_rpn": 72,
     "box": 42,
     "mask": 13,
-    "semantic": 39,
-    "panoptic": 34,
+    "semantic": 30,
+    "panoptic": 33,
 }
 
 

@@ -15,6 +15,9 @@ pytest.importorskip("triton")
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kernel_resources.py"
 KERNELS = {
     "camera",
+    "relu_pool",
+    "add_coarse",
+    "sum_levels",
     "decode",
     "overlap",
     "suppress",

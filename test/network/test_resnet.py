@@ -30,6 +30,9 @@ def test_folding_changes_nothing(variant: Variant) -> None:
         fold_batch_norm_(backbone)
         after = backbone(image)
     assert not any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
+    stages = (backbone.res2, backbone.res3, backbone.res4, backbone.res5)
+    shortcuts = [stage.layers[0].downsample for stage in stages]
+    assert all(shortcut is None or shortcut[0].bias is None for shortcut in shortcuts)
     for x, y, stride in zip(before, after, (4, 8, 16, 32), strict=True):
         assert x.shape[2:] == (64 // stride, 96 // stride)
         torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)

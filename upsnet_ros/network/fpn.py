@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upsnet_ros.kernels.merge import merge
+
 #: Strides of P2 .. P6.
 STRIDES = (4, 8, 16, 32, 64)
 
@@ -39,9 +41,9 @@ class FPN(nn.Module):
         top = self.fpn_p5_1x1(res5)
         if self.fpn_gap is not None:
             top += self.fpn_gap(res5.mean(dim=(2, 3)))[:, :, None, None]
-        merged4 = self.fpn_p4_1x1(res4) + F.interpolate(top, scale_factor=2.0, mode="nearest")
-        merged3 = self.fpn_p3_1x1(res3) + F.interpolate(merged4, scale_factor=2.0, mode="nearest")
-        merged2 = self.fpn_p2_1x1(res2) + F.interpolate(merged3, scale_factor=2.0, mode="nearest")
+        merged4 = merge(self.fpn_p4_1x1, res4, top)
+        merged3 = merge(self.fpn_p3_1x1, res3, merged4)
+        merged2 = merge(self.fpn_p2_1x1, res2, merged3)
         p5 = self.fpn_p5(top)
         return (
             self.fpn_p2(merged2),

@@ -7,12 +7,14 @@ release, which UPSNet was trained from. Parameter names are those of the officia
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from upsnet_ros.kernels.conv_relu import conv_relu
+from upsnet_ros.kernels.relu_pool import conv_relu_pool
 from upsnet_ros.network.deform import DeformConv2d, offset_conv
 from upsnet_ros.network.variants import Variant
 
@@ -41,6 +43,8 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features at a quarter of the size."""
+        if isinstance(self.bn1, nn.Identity):
+            return conv_relu_pool(self.conv1, x)
         return F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, stride=2, padding=1)
 
 
@@ -184,7 +188,8 @@ class ResNet(nn.Module):
 def fold_batch_norm_(module: nn.Module) -> None:
     """Fold every frozen batch norm into the convolution before it, in place, for inference.
 
-    Afterwards the state dict has no ``bn`` entries, so load checkpoints before, not after.
+    A shortcut's bias goes into that of the block's last convolution. Afterwards the state dict has
+    no ``bn`` entries, so load checkpoints before, not after.
     """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
@@ -203,3 +208,16 @@ def fold_batch_norm_(module: nn.Module) -> None:
                 child.bias,
             )
             setattr(parent, name, nn.Identity())
+    for block in module.modules():
+        if isinstance(block, BasicBlock | Bottleneck) and block.downsample is not None:
+            last = block.conv3 if isinstance(block, Bottleneck) else block.conv2
+            _join_biases_(last, cast(nn.Conv2d, block.downsample[0]))
+
+
+def _join_biases_(last: nn.Conv2d, straight: nn.Conv2d) -> None:
+    """Let one bias do for two convolutions whose outputs are added up."""
+    if last.bias is None or straight.bias is None:
+        return
+    joint = last.bias.detach() + straight.bias.detach()
+    last.bias = nn.Parameter(joint, requires_grad=last.bias.requires_grad)
+    straight.bias = None

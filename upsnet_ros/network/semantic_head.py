@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upsnet_ros.kernels.sum_levels import LEVELS as _LEVELS
+from upsnet_ros.kernels.sum_levels import sum_levels
 from upsnet_ros.network.deform import DeformConv2d, offset_conv
 from upsnet_ros.network.fpn import STRIDES
-
-_LEVELS = 4
 
 
 class DeformLayer(nn.Module):
@@ -77,8 +77,10 @@ class SemanticHead(nn.Module):
         fraction of the memory traffic.
         """
         weights = self.score.weight.split(self.score.in_channels // _LEVELS, dim=1)
-        logits = F.conv2d(self.fcn_subnet(pyramid[0]), weights[0], self.score.bias).float()
-        for level in range(1, _LEVELS):
-            scored = F.conv2d(self.fcn_subnet(pyramid[level]), weights[level]).float()
-            logits += _upsample(scored, STRIDES[level] // STRIDES[0])
-        return logits
+        biases = (self.score.bias, *[None] * (_LEVELS - 1))
+        return sum_levels(
+            [
+                F.conv2d(self.fcn_subnet(feature), weight, bias)
+                for feature, weight, bias in zip(pyramid[:_LEVELS], weights, biases, strict=True)
+            ]
+        )

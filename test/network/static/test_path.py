@@ -16,6 +16,7 @@ from upsnet_ros.kernels.camera import camera_input, camera_input_reference
 from upsnet_ros.network import UPSNet, get_variant
 from upsnet_ros.network.panoptic_head import Grid, HeadOptions
 from upsnet_ros.network.random_weights import draw_weights_
+from upsnet_ros.network.resnet import fold_batch_norm_
 from upsnet_ros.network.segment_table import segment_table
 from upsnet_ros.network.static.by_kernels import KernelOperators
 from upsnet_ros.network.static.on_cpu import CpuOperators
@@ -42,6 +43,7 @@ def network() -> UPSNet:
     )
     network = UPSNet(variant)
     draw_weights_(network, seed=2)
+    fold_batch_norm_(network)
     return network
 
 
