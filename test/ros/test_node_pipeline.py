@@ -228,3 +228,35 @@ def test_a_node_that_is_destroyed_while_it_is_active_keeps_neither_network_nor_t
     gc.collect()
     assert network() is None
     assert set(threading.enumerate()) <= before
+
+
+def test_a_frame_that_stop_did_not_wait_for_is_counted_as_failed_and_not_published(bench, capfd):
+    before = set(threading.enumerate())
+    one = bench()
+    camera, labels = one.camera(), one.collect("labels")
+    assert one.node.start()
+    gate = Gate(one.node.model.predictor, height=40)
+    network = weakref.ref(one.node.model.predictor)  # which holds the gate, and the gate it
+    may_end, heights = gate.open, gate.heights
+    del gate
+    one.show(camera, lambda: labels)
+    may_end.clear()
+    one.until(
+        lambda: 40 in heights,
+        "a computation that does not end",
+        again=lambda: camera.publish(image(height=40)),
+    )
+    one.node.stop(timeout=0.01)
+    assert one.node.computing
+    assert one.node.state == "finalized"
+    assert "the last frames take longer than 0.01 s: left alone" in capfd.readouterr().err
+    may_end.set()
+    one.until(lambda: not one.node.computing, "its end", every=0.01)
+    counts = one.node._cameras[""].statistics.report(now=0, stale_after=1).counts
+    assert (counts.failed, counts.answered) == (1, len(heights) - 1)
+    assert counts.last_failure == "RuntimeError: the node was stopped meanwhile"
+    assert counts.received == counts.answered + counts.dropped + counts.failed
+    assert 40 not in {message.height for message in labels}
+    one.until(lambda: set(threading.enumerate()) <= before, "the pipeline's end", every=0.01)
+    gc.collect()
+    assert network() is None

@@ -158,13 +158,18 @@ class Camera:
 
         Returns:
             Milliseconds by stage.
+
+        Raises:
+            RuntimeError: The node was stopped and did not wait for the frame.
         """
-        assert self._outputs is not None, "the worker runs between activate and deactivate only"
+        outputs = self._outputs
+        if outputs is None:
+            raise RuntimeError("the node was stopped meanwhile")
         begun = time.monotonic()
         if settings.tracking:
             frame = self._track(frame, image.header.stamp)
         tracked = time.monotonic()
-        self._outputs.publish(image, frame, settings=settings)
+        outputs.publish(image, frame, settings=settings)
         published = time.monotonic()
         self.last_kind = image.kind
         self.statistics.answered(latency_ms=1e3 * (published - image.arrived))
