@@ -83,6 +83,8 @@ class StaticFrames:
         with self._lock:
             path = self._paths.get(key)
             if path is None:
+                # Ends with a copy from the host, which waits for this stream: the tables are there
+                # for whatever streams others use them on.
                 path = self._paths[key] = self._new_path(shape, encoding)
                 if len(self._paths) > _PATHS:
                     self._paths.popitem(last=False)
