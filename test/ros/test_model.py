@@ -18,7 +18,7 @@ from upsnet_ros.ros.model import Model
 from upsnet_ros.ros.settings import NodeSettings
 from upsnet_ros.weights import SHIPPED_VARIANT
 
-SETTINGS = NodeSettings(device="cpu", warm_up="none")
+SETTINGS = NodeSettings(device="cpu", scale=64, warm_up="none")
 
 
 def test_nothing_named_runs_what_ships():
