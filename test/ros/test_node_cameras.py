@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from node_bench import BEST_EFFORT, Bench, image
+from node_bench import BEST_EFFORT, image
 from rclpy.qos import QoSReliabilityPolicy
 from sensor_msgs.msg import CompressedImage
 
@@ -18,19 +18,6 @@ pytestmark = pytest.mark.dds
 
 CAMERAS4 = Path(__file__).resolve().parents[2] / "config" / "cameras4.yaml"
 NS = 1_000_000_000
-
-
-@pytest.fixture
-def bench(domain):
-    benches = []
-
-    def make(*arguments, **options):
-        benches.append(Bench(domain, *arguments, **options))
-        return benches[-1]
-
-    yield make
-    for one in benches:
-        one.close()
 
 
 def count(bench, name, key):

@@ -8,7 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
-from node_bench import Bench, image
+from node_bench import image
 from rclpy.lifecycle import TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
@@ -19,19 +19,6 @@ pytestmark = pytest.mark.dds
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 NS = 1_000_000_000
-
-
-@pytest.fixture
-def bench(domain):
-    benches = []
-
-    def make(*arguments, **options):
-        benches.append(Bench(domain, *arguments, **options))
-        return benches[-1]
-
-    yield make
-    for one in benches:
-        one.close()
 
 
 class Gate:
