@@ -85,9 +85,7 @@ def test_cleanup_gives_the_memory_back(domain):
     assert result.returncode == 0, result.stderr
     # The first time libraries, too, take memory. How much of it the allocator has in use later on
     # is chance, so what may be left is told by the weights alone, which are 58 MiB.
-    sizes = json.loads(
-        result.stdout.splitlines()[-1]
-    )  # Fast DDS, too, may have had something to say
+    sizes = json.loads(result.stdout.splitlines()[-1])  # above, Fast DDS may complain
     before = sizes[0][1]
     assert max(configured for configured, _ in sizes) > before + 30 * MIB
     for _, cleaned_up in sizes[1:]:
