@@ -17,13 +17,15 @@ POOL, STREAM = (0, 7), SimpleNamespace(device_index=1)
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """For what the allocator was asked; each graph's capture is over unless its name is broken."""
+    """For what the allocator was asked; each capture ends well but by the names of some graphs."""
     calls: list[tuple[Any, ...]] = []
     underway = [POOL]
 
     @contextmanager
     def graph(name: str, *, capture_error_mode: str, **_: Any) -> Iterator[None]:
         assert capture_error_mode == "thread_local"
+        if name == "not begun":
+            raise RuntimeError("operation would make the legacy stream depend on a capture")
         try:
             yield
         finally:
@@ -56,6 +58,14 @@ def test_an_error_of_the_block_is_raised_though_the_capture_was_ended(
     with pytest.raises(ZeroDivisionError), capture_into("a", pool=POOL, stream=STREAM):
         str(1 / 0)
     assert asked == [(1, POOL)]
+
+
+def test_a_capture_that_did_not_begin_is_torchs_own_matter(asked: list[tuple[Any, ...]]) -> None:
+    with pytest.raises(RuntimeError, match="legacy"), capture_into(
+        "not begun", pool=POOL, stream=STREAM
+    ):  # fmt: skip
+        pass
+    assert asked == []
 
 
 def test_a_capture_that_ended_is_left_alone(asked: list[tuple[Any, ...]]) -> None:

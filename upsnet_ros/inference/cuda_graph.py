@@ -186,12 +186,15 @@ def capture_into(
         pool: Handle of the memory to use.
         stream: On which the block runs.
     """
+    begun = False
     try:
         with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            begun = True
             yield
     except Exception:
-        with suppress(RuntimeError):  # as it is where the allocator knows that it is over
-            torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+        if begun:  # else later releases of torch see to it themselves, and may not find it done
+            with suppress(RuntimeError):  # as it is where the allocator knows that it is over
+                torch._C._cuda_endAllocateToPool(stream.device_index, pool)
         raise
 
 
