@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from faults import fault, repeats
-from leaks import is_abandoned, is_of_one_domain, shared_memory
+from leaks import abandoned, is_of_one_domain, shared_memory
 from node_bench import BEST_EFFORT, Bench, image
 from sensor_msgs.msg import Image
 from small_disk import small_disk
@@ -292,7 +292,7 @@ def test_a_node_that_is_ended(bench, start, times):
     labels.clear()
     start(*NODE, "--ros-args", "-r", "__ns:=/ended")
     bench.show(camera, lambda: labels, "an answer of the node that was started again")
-    left = [file for file in mapped if is_of_one_domain(file) and is_abandoned(file)]
+    left = abandoned(filter(is_of_one_domain, mapped))
     assert not left, f"left in /dev/shm: {left}"
 
 
@@ -350,6 +350,6 @@ def test_a_command_that_is_killed_before_those_it_started(start, tmp_path, case)
     assert mapped or case is demo_that_draws
     assert process.signal(signal.SIGKILL) == -signal.SIGKILL
     assert_no_process_is_left(members)
-    left = [file for file in mapped if "port" not in file.name and is_abandoned(file)]
+    left = abandoned(file for file in mapped if "port" not in file.name)
     assert not left, f"left in /dev/shm: {left}"
     assert next(work, None) is None

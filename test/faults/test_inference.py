@@ -47,25 +47,38 @@ class Street:
         self.until(lambda: self._bench.values().get("state") == "active", "all well again")
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of good weights."""
     network = UPSNet(get_variant("cityscapes-r18"))
     draw_weights_(network, seed=0)
-    save_file(network.state_dict(), tmp_path / "good.safetensors")
-    return tmp_path
+    path = tmp_path_factory.mktemp("weights") / "good.safetensors"
+    save_file(network.state_dict(), path)
+    return path
 
 
-@pytest.fixture
-def bench(domain, folder):
-    bench = Bench(domain, f"weights:={folder / 'good.safetensors'}", namespace="failing")
+@pytest.fixture(scope="module")
+def bench(domain, weights):
+    bench = Bench(domain, f"weights:={weights}", namespace="failing")
     assert bench.node.start()
     yield bench
     bench.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def street(bench):
     return Street(bench)
+
+
+@pytest.fixture
+def own_weights(bench, weights):
+    """The file of the node's weights, which is good again for the next test."""
+    good = weights.read_bytes()
+    yield weights
+    if weights.is_dir():
+        weights.rmdir()
+    weights.write_bytes(good)
+    assert bench.set(weights=str(weights)) == (True, "")
 
 
 #: As torch and Python raise them; made anew for each frame.
@@ -92,6 +105,7 @@ ERRORS = {
 @pytest.mark.parametrize("kind", ERRORS)
 def test_an_error_in_the_network(bench, street, kind, monkeypatch, capfd):
     street.is_answered()
+    before = int(bench.values()["failed_frames"])
     tensors, alive_when_freed = [], []
     free = engine.free_memory
 
@@ -106,21 +120,20 @@ def test_an_error_in_the_network(bench, street, kind, monkeypatch, capfd):
 
     monkeypatch.setattr(engine, "free_memory", look_and_free)
     network = bench.node.model.predictor.network
-    hook = network.resnet_backbone.register_forward_hook(fail)
-    street.until(lambda: bench.values().get("state") == "failed", "the failure in diagnostics")
-    told = bench.values()
-    assert int(told["failed_frames"]) >= 1
-    error = ERRORS[kind]()
-    reason = f"{type(error).__name__}: {str(error) or 'MemoryError'}"
-    assert told["last_failure"] == reason
-    assert bench.statuses()[-1].level == DiagnosticStatus.ERROR
-    assert f"a frame was not segmented: {reason}\n" in capfd.readouterr().err
-    if "memory of" in kind:
-        bench.until(lambda: alive_when_freed, "memory given back")
-        assert set(alive_when_freed) == {0}
-    else:
-        assert not alive_when_freed
-    hook.remove()
+    with network.resnet_backbone.register_forward_hook(fail):
+        street.until(lambda: bench.values().get("state") == "failed", "the failure in diagnostics")
+        told = bench.values()
+        assert int(told["failed_frames"]) > before
+        error = ERRORS[kind]()
+        reason = f"{type(error).__name__}: {str(error) or 'MemoryError'}"
+        assert told["last_failure"] == reason
+        assert bench.statuses()[-1].level == DiagnosticStatus.ERROR
+        assert f"a frame was not segmented: {reason}\n" in capfd.readouterr().err
+        if "memory of" in kind:
+            bench.until(lambda: alive_when_freed, "memory given back")
+            assert set(alive_when_freed) == {0}
+        else:
+            assert not alive_when_freed
     street.is_answered()
 
 
@@ -162,15 +175,17 @@ def test_a_kernel_that_does_not_compile(bench, street, monkeypatch, caplog):
     def through_dispatch(module, inputs, output):
         return dispatch.run("p2p3", torch.device("cuda"), kernel=kernel, twin=lambda: output)
 
-    network = bench.node.model.predictor.network
-    network.resnet_backbone.register_forward_hook(through_dispatch)
     street.is_answered()
-    assert "kernel p2p3 failed, its plain form runs instead: ptxas exited" in caplog.text
-    bench.until(lambda: "kernel_failed p2p3" in bench.values("model"), "diagnostics")
-    assert bench.values("model")["kernel_failed p2p3"] == "ptxas exited with code 255"
-    status = next(one for one in bench.statuses() if one.name.endswith("model"))
-    assert status.level == DiagnosticStatus.WARN
-    assert int(bench.values()["failed_frames"]) == 0
+    before = bench.values()["failed_frames"]
+    network = bench.node.model.predictor.network
+    with network.resnet_backbone.register_forward_hook(through_dispatch):
+        street.is_answered()
+        assert "kernel p2p3 failed, its plain form runs instead: ptxas exited" in caplog.text
+        bench.until(lambda: "kernel_failed p2p3" in bench.values("model"), "diagnostics")
+        assert bench.values("model")["kernel_failed p2p3"] == "ptxas exited with code 255"
+        status = next(one for one in bench.statuses() if one.name.endswith("model"))
+        assert status.level == DiagnosticStatus.WARN
+        assert bench.values()["failed_frames"] == before
 
 
 class Malicious:
@@ -221,16 +236,16 @@ KINDS = ("garbage", "cut off", "empty", "header of 2^60 bytes", "gone", "a folde
     " next frame is answered",
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_replaced_by(bench, street, folder, kind):
+def test_weights_replaced_by(bench, street, own_weights, kind):
     street.is_answered()
     old = bench.node.model.predictor
-    path = replace_by(kind, folder / "good.safetensors")
+    path = replace_by(kind, own_weights)
     assert bench.set(weights=str(path)) == (True, "")
     answer = bench.call(Trigger, "reload_weights", Trigger.Request())
     assert not answer.success
     assert str(path) in answer.message and "\n" not in answer.message
     assert bench.node.model.predictor is old
-    assert not (folder / "good.pth.ran").exists()
+    assert not (own_weights.parent / "good.pth.ran").exists()
     street.is_answered()
 
 
@@ -241,8 +256,8 @@ def test_weights_replaced_by(bench, street, folder, kind):
     " would end it)",
 )
 @pytest.mark.parametrize("reloads", repeats(2, 40))
-def test_weights_overwritten_while_they_load(bench, street, folder, reloads):
-    path = folder / "good.safetensors"
+def test_weights_overwritten_while_they_load(bench, street, own_weights, reloads):
+    path = own_weights
     good = path.read_bytes()
     client = bench.other.create_client(Trigger, "/failing/upsnet/reload_weights")
     bench.until(client.service_is_ready, "the service")

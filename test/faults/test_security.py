@@ -20,28 +20,36 @@ pytestmark = pytest.mark.dds
 POLICY = Path(__file__).resolve().parents[2] / "config" / "sros2" / "upsnet.policy.xml"
 
 
-@pytest.fixture
-def bench(domain, tmp_path, monkeypatch):
-    given = tmp_path / "given"
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The operator's, with weights in a folder that was given and beside it."""
+    home = tmp_path_factory.mktemp("home")
+    given = home / "given"
     given.mkdir()
     shipped = shipped_weights("cityscapes-r18")
     assert shipped is not None
-    for folder in (given, tmp_path):
+    for folder in (given, home):
         shutil.copy(shipped, folder / "weights.safetensors")
-    (given / "link.safetensors").symlink_to(tmp_path / "weights.safetensors")
-    monkeypatch.chdir(given)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    (given / "link.safetensors").symlink_to(home / "weights.safetensors")
+    return home
+
+
+@pytest.fixture(scope="module")
+def bench(domain, home):
     optional = ("semantic", "unknown_score")
-    bench = Bench(
-        domain,
-        "allow_random_weights:=false",
-        f"weights:={given / 'weights.safetensors'}",
-        *(f"publish_{one}:=true" for one in optional),
-        namespace="panoptic",
-    )
-    assert bench.node.start()
-    yield bench
-    bench.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home / "given")
+        patch.setenv("HOME", str(home))
+        bench = Bench(
+            domain,
+            "allow_random_weights:=false",
+            f"weights:={home / 'given' / 'weights.safetensors'}",
+            *(f"publish_{one}:=true" for one in optional),
+            namespace="panoptic",
+        )
+        assert bench.node.start()
+        yield bench
+        bench.close()
 
 
 OUTSIDE = ("/etc/passwd", "../weights.safetensors", "~/weights.safetensors", "link.safetensors",
@@ -79,16 +87,16 @@ def test_weights_outside_of_what_was_given(bench, path):
     often="4 texts",
     happens="Answered with the same frame_id; no file appears or changes",
 )
-def test_a_frame_id_is_no_path(bench, tmp_path):
+def test_a_frame_id_is_no_path(bench, home):
     camera, labels = bench.camera(), bench.collect("labels")
-    files = sorted(tmp_path.rglob("*"))
+    files = sorted(home.rglob("*"))
     for number, text in enumerate(("../../x", "/etc/cron.d/x", "a\nb\r\n; c", "x" * 65536), 1):
         bench.until(
             lambda text=text: any(one.header.frame_id == text for one in labels),
             "an answer",
             again=lambda n=number, t=text: camera.publish(image(n * 10**9, frame_id=t)),
         )
-    assert sorted(tmp_path.rglob("*")) == files
+    assert sorted(home.rglob("*")) == files
 
 
 STRUCTURE = {

@@ -58,7 +58,7 @@ def join(run: Callable[..., Process]) -> tuple[Process, set[Path], set[Path]]:
     """A process on the network, its segments, and the ports of this domain that it reads."""
     process = run(sys.executable, "-c", PARTICIPANT)
     process.until_it_says("here")
-    files = {file for file in shared_memory(process.popen.pid) if file.exists()}
+    files = shared_memory(process.popen.pid)
     ports = {file for file in files if "port" in file.name}
     return process, files - ports, {file for file in ports if is_of_one_domain(file)}
 

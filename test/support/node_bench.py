@@ -124,12 +124,10 @@ class Bench:
 
     def statuses(self):
         """The newest report of the node, status by status; empty before the first."""
-        mine = [
-            one
-            for one in self.diagnostics
-            if one.status[0].hardware_id == f"/{self.namespace}/upsnet"
-        ]
-        return mine[-1].status if mine else []
+        for one in reversed(self.diagnostics):
+            if one.status[0].hardware_id == f"/{self.namespace}/upsnet":
+                return one.status
+        return []
 
     def values(self, ending=""):
         """Keys and values of its status whose name ends so; of the last one by default."""
