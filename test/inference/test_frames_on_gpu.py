@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,20 @@ def test_pipelines_come_and_go(images: list[Image]) -> None:
         for other in others:
             np.testing.assert_array_equal(other.labels, first.labels)
     assert kernels.failures() == {}
+
+
+def test_direct_calls_beside_a_pipeline(images: list[Image]) -> None:
+    """Sizes new to both threads: each uploads, and fills tables, while the other one captures."""
+    fast, plain = make_predictor(precision="fp16"), make_predictor(plain=True)
+    parts = [np.ascontiguousarray(images[0][: 180 - 20 * i]) for i in range(4)]
+    with Pipeline(fast, depth=2) as pipeline, ThreadPoolExecutor(1) as other:
+        direct = [other.submit(fast, part) for part in parts for _ in range(3)]
+        answers = [pipeline.submit(part) for part in parts for _ in range(3)]
+        frames = [answer.result() for answer in (*answers, *direct)]
+    assert len(fast._frames._graphs) == len(parts)  # type: ignore[union-attr, arg-type]
+    assert kernels.failures() == {}
+    for i, frame in enumerate(frames):
+        assert shared(frame, plain(parts[i % len(direct) // 3])) > 0.95
 
 
 def test_a_gpu_has_its_number() -> None:
