@@ -38,7 +38,7 @@ class Street:
         self._camera.publish(image(next(self._stamps) * 1_000_000_000))
 
     def until(self, condition, what):
-        return self._bench.until(condition, what, again=self.show, every=0.2)
+        return self._bench.until(condition, what, again=self.show, every=0.5)
 
     def is_answered(self):
         """The next good frame is answered, and all is well again."""

@@ -81,10 +81,12 @@ def counts(bench, *names):
 
 def answer_to(bench, camera, labels, msg):
     """Shows a frame until it is answered; the answer."""
+    bench.until(camera.get_subscription_count, "the node")
     found = bench.until(
         lambda: [one for one in labels if stamp(one) == stamp(msg)],
         f"an answer to {msg.width}x{msg.height}",
         again=lambda: camera.publish(msg),
+        every=5.0,  # rarely: on a busy machine each would wait for those that were shown before
     )
     return found[0]
 
