@@ -286,7 +286,8 @@ def test_a_node_that_is_ended(bench, start, times):
         members = family(node)
         mapped |= shared_memory(node.popen.pid)
         end_by = signal.SIGKILL if number == times - 1 else ENDS[number % 3]
-        assert node.signal(end_by) in (0, -end_by), node.output
+        # 128 and more: typer's way to end where SIGINT comes while it still imports the command.
+        assert node.signal(end_by) in (0, -end_by, 128 + end_by), node.output
         assert_no_process_is_left(members)
     assert mapped
     labels.clear()
