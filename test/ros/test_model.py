@@ -132,8 +132,15 @@ def test_what_is_computed_for_nobody_is_what_cameras_may_send(
 
 
 @pytest.mark.parametrize(
-    ("wished", "device", "expected"), [(0, "cpu", 1), (0, "cuda", 2), (1, "cuda", 1), (5, "cpu", 5)]
+    ("wished", "cameras", "device", "expected"),
+    [
+        (0, "ab", "cpu", 1),
+        (0, "ab", "cuda", 2),
+        (0, "abcdef", "cuda", 4),
+        (1, "ab", "cuda", 1),
+        (5, "ab", "cpu", 5),
+    ],
 )
-def test_cameras_computed_together(wished: int, device: str, expected: int):
-    settings = replace(SETTINGS, batch=wished, cameras=("front", "rear"))
+def test_cameras_computed_together(wished: int, cameras: str, device: str, expected: int):
+    settings = replace(SETTINGS, batch=wished, cameras=tuple(cameras))
     assert batch_size(settings, torch.device(device)) == expected

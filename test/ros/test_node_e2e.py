@@ -221,7 +221,7 @@ def test_diagnostics_say_in_every_message_that_the_weights_are_random(node, answ
         "cpu",
         "true",
     )
-    stages = ("decode", "preprocess", "backbone", "semantic", "panoptic", "publish")
+    stages = ("decode", "queue", "preprocess", "backbone", "semantic", "panoptic", "publish")
     assert all(float(model[f"{stage}_ms_p99"]) > 0 for stage in stages)
     assert camera["state"] == "active"
     assert float(camera["latency_ms_p50"]) > 0

@@ -173,9 +173,12 @@ class Camera:
         published = time.monotonic()
         self.last_kind = image.kind
         self.statistics.answered(latency_ms=1e3 * (published - image.arrived))
+        # What is left: the frame before it, those beside it, and from thread to thread.
+        queued = 1e3 * (begun - image.decoded) - sum(frame.timings.values())
         return {
             "wait": 1e3 * (image.begun - image.arrived),
             "decode": 1e3 * (image.decoded - image.begun),
+            "queue": max(0.0, queued),
             **frame.timings,
             **({"track": 1e3 * (tracked - begun)} if settings.tracking else {}),
             "publish": 1e3 * (published - tracked),

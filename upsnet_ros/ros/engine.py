@@ -66,8 +66,9 @@ def batch_size(settings: NodeSettings, device: torch.device) -> int:
     """How many frames are computed together at most."""
     if settings.batch:
         return settings.batch
-    # docs/performance.md: on a CPU a batch is no faster than its frames are one by one.
-    return len(settings.cameras) if device.type == "cuda" else 1
+    # docs/performance.md: on a CPU a batch is no faster than its frames are one by one. On a GPU
+    # each size of a batch is a graph, and eight of them are kept.
+    return min(len(settings.cameras), 4) if device.type == "cuda" else 1
 
 
 def warm_up(predictor: Predictor, kinds: Iterable[ImageKind], *, batch: int) -> None:

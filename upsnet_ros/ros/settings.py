@@ -116,10 +116,10 @@ class NodeSettings:
     batch: int = parameter(
         0,
         "Cameras whose frames the network takes together at most, where they wait and are of one"
-        " size; a lone frame waits for no other. 0: all cameras on a GPU, where that is faster, and"
-        " 1 on a CPU, where it is not.",
+        " size; a lone frame waits for no other. 0: up to 4 on a GPU, where that is faster, and 1"
+        " on a CPU, where it is not.",
         group="Model",
-        limits=(0, 16),
+        limits=(0, 8),
     )
     warm_up: str = parameter(
         "auto",
