@@ -15,17 +15,20 @@ setup(
     # lose to the folder of generated messages in site-packages (see upsnet_ros/__init__.py).
     package_dir={"": "."},
     packages=find_packages(include=["upsnet_ros", "upsnet_ros.*"]),
-    package_data={
-        "upsnet_ros": ["py.typed", "evaluation/report/page.*", "view/page.*", "weights/*"]
-    },
-    # Where colcon puts them too: bags are read by these definitions where no messages were built.
-    data_files=[("share/upsnet_ros/msg", sorted(map(str, Path("msg").glob("*.msg"))))],
+    package_data={"upsnet_ros": ["py.typed", "evaluation/report.*", "view/page.*", "weights/*"]},
+    # Where colcon puts them too: bags are read by these definitions where no messages were built,
+    # and label maps are found by their names.
+    data_files=[
+        ("share/upsnet_ros/msg", sorted(map(str, Path("msg").glob("*.msg")))),
+        ("share/upsnet_ros/config/labels", sorted(map(str, Path("config/labels").glob("*.yaml")))),
+    ],
     # Ranges; requirements/*.txt pin what is tested. No ROS package is named here or in an extra:
     # rclpy and the messages come from the ROS install, or from the wheels of requirements/ros.txt.
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.9",
         "psutil>=5.9",
+        "pyyaml>=6",
         "rich>=13",
         "safetensors>=0.4",
         "scipy>=1.8",
@@ -36,10 +39,10 @@ setup(
     extras_require={
         "bench": ["nvidia-ml-py>=12"],  # how busy a GPU is
         "train": [
+            "kornia-rs>=0.2",
             "pillow>=10",
             "pycocotools>=2.0.8",
             "pydantic>=2.8",
-            "pyyaml>=6",
             "tensorboard>=2.16",
         ],
         "evaluate": ["jinja2>=3.1", "kornia-rs>=0.2", "pycocotools>=2.0.8"],
@@ -47,14 +50,14 @@ setup(
         # held to the line whose writers bags.writer flushes.
         "bags": [
             "apsw>=3.45",
+            "lz4>=4",
             "mcap>=1.4",
-            "pyyaml>=6",
             "rosbags>=0.11,<0.12",
             "rosbags-image>=0.10",
             "zstandard>=0.22",
         ],
         # Bags judged by many workers; beside `evaluate` and `bags`.
-        "cluster": ["msgspec>=0.19", "ray>=2.45"],
+        "cluster": ["msgspec>=0.19", "ray>=2.52"],
     },
     entry_points={"console_scripts": ["upsnet = upsnet_ros.cli:main"]},
 )

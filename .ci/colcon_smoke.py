@@ -1,5 +1,6 @@
 """What `make colcon` installed is whole and works. Run by pytest, with the workspace sourced."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -31,23 +32,32 @@ def test_prefix_is_the_workspace():
     assert not PREFIX.is_relative_to(sys.prefix + "/lib")
 
 
-@pytest.mark.parametrize("folder", ["config", "launch", "msg"])
-def test_share_holds_every_file_of(folder):
+@pytest.mark.parametrize(
+    ("folder", "installed"),
+    [("config", "config"), ("launch", "launch"), ("msg", "msg"), ("msg/srv", "srv")],
+)
+def test_share_holds_every_file_of(folder, installed):
     files = [file.name for file in (SOURCE / folder).iterdir() if file.is_file()]
     assert files
-    assert [name for name in files if not (SHARE / folder / name).is_file()] == []
+    assert [name for name in files if not (SHARE / installed / name).is_file()] == []
 
 
-def test_messages_are_in_the_ament_index():
+def test_messages_and_services_are_in_the_ament_index():
     interfaces, _ = get_resource("rosidl_interfaces", "upsnet_ros")
-    for file in (SOURCE / "msg").iterdir():
+    for file in (SOURCE / "msg").glob("*.msg"):
         assert f"msg/{file.name}" in interfaces.split()
+    for file in (SOURCE / "msg/srv").iterdir():
+        assert f"srv/{file.name}" in interfaces.split()
 
 
 def test_modules_and_messages_come_from_the_workspace(tmp_path):
-    code = "import upsnet_ros, upsnet_ros.msg as m; print(upsnet_ros.__file__, m.__file__)"
+    code = (
+        "import upsnet_ros, upsnet_ros.msg as m, upsnet_ros.srv as s\n"
+        "print(upsnet_ros.__file__, m.__file__, s.__file__)"
+    )
     command = ["python3", "-c", code]
     printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert len(printed.stdout.split()) == 3
     for file in printed.stdout.split():
         assert Path(file).is_relative_to(PREFIX)
 
@@ -64,8 +74,13 @@ def test_every_module_is_installed():
 def test_command_line_lists_its_commands(tmp_path):
     command = [EXECUTABLES / "upsnet", "--help"]
     printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    for name in ("node", "play", "record", "bench"):
+    for name in ("node", "points", "play", "record", "bench"):
         assert name in printed.stdout
+
+
+@pytest.mark.parametrize("name", ["upsnet", "upsnet_node", "upsnet_points"])
+def test_executables_can_be_run(name):
+    assert os.access(EXECUTABLES / name, os.X_OK)
 
 
 def test_node_starts_and_ends_on_sigint(tmp_path):

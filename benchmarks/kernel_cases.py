@@ -11,30 +11,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upsnet_ros.kernels import (
-    camera,
-    camera_triton,
-    decode,
-    decode_triton,
-    deform_conv,
-    deform_conv_triton,
-    fpn_roi_align,
-    fpn_roi_align_triton,
-    hidden_masks,
-    hidden_masks_triton,
-    merge,
-    merge_triton,
-    nms,
-    nms_triton,
-    panoptic,
-    panoptic_triton,
-    relu_pool,
-    relu_pool_triton,
-    segments,
-    segments_triton,
-    sum_levels,
-    sum_levels_triton,
-)
+from upsnet_ros.network.panoptic_head import Grid
+from upsnet_ros.ops import boxes as decode
+from upsnet_ros.ops import boxes as nms
+from upsnet_ros.ops import camera_input, conv_relu, deform_conv, heuristic_merge, panoptic, segments
+from upsnet_ros.ops import conv_relu as relu_pool
+from upsnet_ros.ops import mask_removal as hidden_masks
+from upsnet_ros.ops import pyramid as merge
+from upsnet_ros.ops import pyramid as sum_levels
+from upsnet_ros.ops import roi_align as fpn_roi_align
+from upsnet_ros.ops.boxes import CONTINUOUS
+from upsnet_ros.ops.panoptic import UNKNOWN, UNMAPPED
+from upsnet_ros.ops.triton import boxes as decode_triton
+from upsnet_ros.ops.triton import boxes as nms_triton
+from upsnet_ros.ops.triton import camera_input as camera_triton
+from upsnet_ros.ops.triton import conv_relu as conv_relu_triton
+from upsnet_ros.ops.triton import conv_relu as relu_pool_triton
+from upsnet_ros.ops.triton import deform_conv as deform_conv_triton
+from upsnet_ros.ops.triton import heuristic_merge as heuristic_merge_triton
+from upsnet_ros.ops.triton import mask_removal as hidden_masks_triton
+from upsnet_ros.ops.triton import panoptic as panoptic_triton
+from upsnet_ros.ops.triton import pyramid as merge_triton
+from upsnet_ros.ops.triton import pyramid as sum_levels_triton
+from upsnet_ros.ops.triton import roi_align as fpn_roi_align_triton
+from upsnet_ros.ops.triton import segments as segments_triton
 
 #: Of cityscapes: stuff and all classes.
 STUFF, CLASSES = 11, 19
@@ -43,11 +43,11 @@ BINS, STRIDES = 28, (4, 8, 16, 32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One job of a kernel: `kernel` launches it, and `twin` returns the same in plain torch."""
+    """One job of a kernel: `kernel` launches it; `reference` computes the same in plain torch."""
 
     name: str
     kernel: Callable[[], Any]
-    twin: Callable[[], Any]
+    reference: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,7 @@ def _case(name: str, launch: Any, reference: Any, *args: Any, **options: Any) ->
     return Case(
         name=name,
         kernel=partial(launch, *args, **options),
-        twin=partial(reference, *args, **options),
+        reference=partial(reference, *args, **options),
     )
 
 
@@ -165,7 +165,7 @@ def _camera(own: Inputs) -> list[Case]:
             _case(
                 f"camera, {encoding}" + ("" if scale == 1 else ", resized"),
                 camera_triton.camera_input,
-                camera.camera_input_reference,
+                camera_input.camera_input_reference,
                 own.bytes(*shape),
                 encoding,
                 scale=scale,
@@ -175,6 +175,15 @@ def _camera(own: Inputs) -> list[Case]:
                 dtype=own.dtype,
             )
         )
+    images = own.bytes(height, width, 3)
+    tables = camera_input.ResizeTables.of(
+        (height, width), (height * 3 // 4, width * 3 // 4), own.device
+    )
+    forms = (camera_triton.resize_line, camera_input.resize_line_reference)
+    made += [
+        _case(f"resize_bytes, {name}", *forms, images, dim, line)
+        for name, dim, line in (("columns", 2, tables.columns), ("rows", 1, tables.rows))
+    ]
     return made
 
 
@@ -185,9 +194,11 @@ def _layers(own: Inputs) -> list[Case]:
     scores = [own.feature(CLASSES, stride) for stride in STRIDES]
     merging = (merge_triton.add_coarse, merge.add_coarse_reference)
     pooling = (relu_pool_triton.relu_pool, relu_pool.relu_pool_reference)
+    clamping = (conv_relu_triton.bias_relu, conv_relu.bias_relu_reference)
     adding = (sum_levels_triton.sum_levels, sum_levels.sum_levels_reference)
     return [
         _case("relu_pool", *pooling, first, first[0, :, 0, 0].clone()),
+        _case("bias_relu", *clamping, fine, fine[0, :, 0, 0].clone()),
         _case("merge", *merging, fine, coarse, fine[0, :, 0, 0].clone()),
         _case("sum_levels", *adding, scores),
     ]
@@ -208,6 +219,16 @@ def _decoding(own: Inputs) -> list[Case]:
         tensors = (own.boxes(lists, number), deltas, place)
         weights = (10.0, 10.0, 5.0, 5.0)
         made.append(_case(f"decode, {name}", *forms, *tensors, weights=weights, size=size))
+    made.append(
+        _case(
+            "decode, continuous boxes",
+            *forms,
+            *tensors,
+            weights=weights,
+            size=size,
+            edge=CONTINUOUS,
+        )
+    )
     return made
 
 
@@ -217,24 +238,34 @@ def _suppression(own: Inputs) -> list[Case]:
     kinds = torch.arange(count, device=own.device).expand(own.batch, -1) % (CLASSES - STUFF)
     levels = (own.boxes(lists, count), own.numbers(lists, count), 0.7)
     candidates = (own.boxes(own.batch, count), own.numbers(own.batch, count), 0.5)
+    many = nms.LARGEST_LIST + 76
+    pairs = (own.boxes(own.batch, many), own.numbers(own.batch, many), 0.5)
+    classes = torch.arange(many, device=own.device).expand(own.batch, -1) % (CLASSES - STUFF)
     return [
         _case("nms, five levels", *forms, *levels, limit=count),
         _case("nms, classes apart", *forms, *candidates, limit=count, groups=kinds),
-    ]
+        _case(
+            "nms, long lists of continuous boxes", *forms, *pairs, limit=own.sizes.instances,
+            groups=classes, edge=CONTINUOUS,
+        ),
+    ]  # fmt: skip
 
 
 def _pooling(own: Inputs) -> list[Case]:
     pyramid = [own.feature(own.sizes.channels, stride) for stride in STRIDES]
+    kinds = {"": {}, ", continuous boxes": {"edge": CONTINUOUS}}
     return [
         _case(
-            f"fpn_roi_align, {bins}x{bins}",
+            f"fpn_roi_align, {bins}x{bins}{name}",
             fpn_roi_align_triton.fpn_roi_align,
             fpn_roi_align.fpn_roi_align_reference,
             pyramid,
             own.boxes(own.batch, count),
             bins,
-            numbers=own.numbers(own.batch, count),
+            counts=own.numbers(own.batch, count),
+            **options,
         )
+        for name, options in kinds.items()
         for count, bins in ((own.sizes.proposals, 7), (own.sizes.instances, 14))
     ]
 
@@ -245,16 +276,14 @@ def _deformable(own: Inputs) -> list[Case]:
     for channels in (own.sizes.channels, outputs):
         weight = torch.randn(outputs, channels, 3, 3, device=own.device, dtype=own.dtype) / 48
         tensors = (own.feature(channels, 4), own.feature(18, 4), weight, weight[:, 0, 0, 0])
-        packed = deform_conv_triton.pack_weight(weight)
-        made.append(
-            Case(
-                name=f"deform_conv, {channels} to {outputs} channels",
-                kernel=partial(
-                    deform_conv_triton.deform_conv2d, *tensors, relu=True, packed=packed
-                ),
-                twin=partial(deform_conv.deform_conv2d_reference, *tensors, relu=True),
-            )
-        )
+        reference = partial(deform_conv.deform_conv2d_reference, *tensors, relu=True)
+        options = {"relu": True, "packed": deform_conv_triton.pack_weight(weight)}
+        forms = {"": None, ", pipelined": deform_conv_triton.FORMS[1]}
+        for name, form in forms.items():
+            if form is None or channels % form.block[2] == 0:
+                kernel = partial(deform_conv_triton.deform_conv2d, *tensors, **options, form=form)
+                name = f"deform_conv, {channels} to {outputs} channels{name}"
+                made.append(Case(name=name, kernel=kernel, reference=reference))
     return made
 
 
@@ -263,7 +292,12 @@ def _masks_and_maps(own: Inputs) -> list[Case]:
     margin = torch.zeros(1, device=own.device)
     head = (panoptic_triton.panoptic_maps, panoptic.panoptic_maps_reference)
     inputs = (own.semantic(), *detections, margin)
-    grid = {"size": size, "num_stuff": STUFF}
+    cells = (size[0] // STRIDES[0], size[1] // STRIDES[0])
+    once = Grid(size).tables(cells, own.device)
+    near = (round(0.9 * size[0]), round(0.9 * size[1]))
+    twice = Grid(size, 0.9, via=near).tables(cells, own.device)
+    one_class = detections[1].clamp(max=1)
+    one_channel = (inputs[0][:, : STUFF + 1], detections[0], one_class, *inputs[3:])
     extra = {"unknown_score": True, "confidence": True, "max_logit": True}
     table = (segments_triton.segment_table, segments.segment_table_reference)
     maps = (
@@ -273,7 +307,26 @@ def _masks_and_maps(own: Inputs) -> list[Case]:
         torch.arange(CLASSES, device=own.device),
         *(torch.arange(side, device=own.device) for side in size),
     )
+    boxes, _, masks, numbers = detections
+    places = torch.arange(own.sizes.instances, dtype=torch.int32, device=own.device)
+    merged = (
+        heuristic_merge_triton.merged_maps,
+        heuristic_merge.merged_maps_reference,
+        inputs[0],
+        boxes,
+        masks,
+        places.expand(own.batch, -1),
+        numbers,
+        margin,
+        twice,
+    )
+    kinds = {"num_stuff": STUFF}
     rule = {"num_stuff": STUFF, "stuff_area_limit": 2048}
+    reverse = torch.arange(CLASSES - 1, -1, -1, device=own.device, dtype=torch.int16)
+    regions = torch.arange(STUFF + own.sizes.instances + 1, dtype=torch.int16, device=own.device)
+    regions = torch.where(regions % 5 == 0, UNMAPPED, regions).expand(own.batch, -1).clone()
+    regions[:, -1] = UNKNOWN
+    relabelled = {"relabelling": segments.Relabelling(regions, reverse), "majority": False}
     return [
         _case(
             "hidden_masks",
@@ -283,8 +336,21 @@ def _masks_and_maps(own: Inputs) -> list[Case]:
             size=size,
             threshold=0.3,
         ),
-        _case("panoptic", *head, *inputs, **grid),
-        _case("panoptic, all maps", *head, *inputs, **grid, **extra),
+        _case(
+            "hidden_masks, continuous boxes",
+            hidden_masks_triton.accept_masks,
+            hidden_masks.accept_masks_reference,
+            *detections,
+            size=size,
+            threshold=0.5,
+            edge=CONTINUOUS,
+        ),
+        _case("panoptic", *head, *inputs, once, **kinds),
+        _case("panoptic, all maps", *head, *inputs, once, **kinds, **extra),
+        _case("panoptic, one channel, twice", *head, *one_channel, twice, **kinds, **extra),
+        _case("heuristic_merge", *merged, **kinds),
+        _case("heuristic_merge, all maps", *merged, **kinds, **extra),
         _case("segments", *table, *maps, **rule),
         _case("segments, semantic map", *table, *maps, **rule, want_semantic=True),
+        _case("segments, label map", *table, *maps, **rule, want_semantic=True, **relabelled),
     ]

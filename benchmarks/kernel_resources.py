@@ -3,7 +3,7 @@
 At the sizes of cityscapes-r50 at 1024x2048, with the arguments that the launchers would pass.
 Prints what ptxas gave each kernel: registers of a thread, bytes spilled to the stack, shared
 memory, and how many programs fit a multiprocessor at once. Times it says nothing about. Kernels are
-asked for in several sizes of batch; one that would be compiled anew for a larger one is listed
+asked for in several sizes of batch; one that would be recompiled for a larger one is listed
 again.
 
     python benchmarks/kernel_resources.py --help

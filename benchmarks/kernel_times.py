@@ -1,7 +1,7 @@
-"""Time every Triton kernel and its twin on this machine's GPU.
+"""Time every Triton kernel and its reference implementation on this machine's GPU.
 
 A kernel's time is taken inside a CUDA graph of several runs, so that launches from the host do not
-count; with --eager they do. Inputs that fit the GPU's cache are read from there. The twin runs
+count; with --eager they do. Inputs that fit the GPU's cache are read from there. The reference runs
 eagerly. Times are medians over rounds; prints Markdown for docs/kernels.md.
 
     python benchmarks/kernel_times.py --help
@@ -49,13 +49,13 @@ def microseconds(run: Callable[[], Any], *, rounds: int, runs: int) -> float:
     return statistics.median(times)
 
 
-def row(case: Case, *, rounds: int, eager: bool, twin: bool) -> str:
+def row(case: Case, *, rounds: int, eager: bool, reference: bool) -> str:
     """Return a case's line of the table."""
     if eager:
         time = microseconds(case.kernel, rounds=rounds, runs=1)
     else:
         time = microseconds(in_graph(case.kernel), rounds=rounds, runs=_RUNS)
-    plain = f"{microseconds(case.twin, rounds=3, runs=1):.0f}" if twin else ""
+    plain = f"{microseconds(case.reference, rounds=3, runs=1):.0f}" if reference else ""
     return f"| {case.name} | {time:.1f} | {plain} |"
 
 
@@ -64,7 +64,7 @@ def main(
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each kernel.")] = 50,
     eager: Annotated[bool, typer.Option("--eager", help="Launch from the host.")] = False,
-    twin: Annotated[bool, typer.Option(help="Time the twins too.")] = True,
+    reference: Annotated[bool, typer.Option(help="Time the references too.")] = True,
     only: Annotated[str, typer.Option(help="Cases whose names begin so.")] = "",
 ) -> None:
     """Print a table of times."""
@@ -72,11 +72,11 @@ def main(
         raise typer.BadParameter("there is no CUDA device to time kernels on")
     torch.manual_seed(0)
     typer.echo(f"{torch.cuda.get_device_name()}, {dtype}, batch {batch}\n")
-    typer.echo("| kernel | µs | twin, µs |\n|---|---|---|")
+    typer.echo("| kernel | µs | reference, µs |\n|---|---|---|")
     with torch.inference_mode():
         for case in cases("cuda", getattr(torch, dtype), batch=batch):
             if case.name.startswith(only):
-                typer.echo(row(case, rounds=rounds, eager=eager, twin=twin))
+                typer.echo(row(case, rounds=rounds, eager=eager, reference=reference))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Race the kernels against their twins on this machine's CPU: python benchmarks/kernels.py --help.
+"""Times kernels on this machine's CPU against their references: benchmarks/kernels.py --help.
 
 The figures of docs/performance.md come from here. Contestants run in turn, so that a load that
 comes and goes slows all of them; times are wall clock, or processor time with --processor-time
@@ -19,8 +19,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from upsnet_ros.kernels.deform_conv import deform_conv2d, deform_conv2d_reference
-from upsnet_ros.kernels.roi_align import roi_align, roi_align_reference
+from upsnet_ros.ops.deform_conv import deform_conv2d, deform_conv2d_reference
+from upsnet_ros.ops.roi_align import roi_align, roi_align_reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from unittest import mock
 
 import torch
@@ -29,15 +29,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from upsnet_ros.inference.frame_settings import FrameSettings
+from upsnet_ros.inference.assemble import FrameSettings
+from upsnet_ros.inference.network_paths import BatchedFrames
+from upsnet_ros.inference.predictor import MERGES
 from upsnet_ros.inference.preprocess import Geometry
-from upsnet_ros.inference.static_frames import StaticFrames
-from upsnet_ros.kernels import conv_relu, dispatch
-from upsnet_ros.kernels.camera import BYTES_PER_PIXEL
 from upsnet_ros.network.panoptic_head import HeadOptions
 from upsnet_ros.network.resnet import fold_batch_norm_
 from upsnet_ros.network.upsnet import STAGES, UPSNet
-from upsnet_ros.network.variants import get_variant
+from upsnet_ros.network.variants import Merge, get_variant
+from upsnet_ros.ops import conv_relu, dispatch
+from upsnet_ros.ops.camera_input import BYTES_PER_PIXEL
 
 #: They make memory, or another view of it, though their schemas do not say so; or ask about it.
 _NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
@@ -59,9 +60,9 @@ def pretended_gpu(as_one: AsOne) -> Iterator[None]:
 
         return launch
 
-    def by_cudnn(conv: Any, x: Tensor, add: Tensor | None) -> Tensor:
+    def by_cudnn(conv: Any, x: Tensor, add: Tensor) -> Tensor:
         # cuDNN's operator has no fake form, torch's convolution does.
-        with as_one("cudnn_convolution_relu"):
+        with as_one("cudnn_convolution_add_relu"):
             return conv_relu.conv_relu_reference(conv, x, add=add)
 
     with ExitStack() as stack:
@@ -70,6 +71,7 @@ def pretended_gpu(as_one: AsOne) -> Iterator[None]:
             (conv_relu, "_by_cudnn", by_cudnn),
             (torch.cuda, "device", lambda device: nullcontext()),
             (torch.cuda, "is_current_stream_capturing", lambda: False),
+            (torch.cuda, "Event", mock.MagicMock()),
             (dispatch, "_failures", {}),
             (dispatch, "_enabled", True),
         ):
@@ -158,6 +160,7 @@ def launches_of_frame(
     batch: int = 1,
     encoding: str = "bgr8",
     options: HeadOptions | None = None,
+    merge: Merge | None = None,
 ) -> Counter[tuple[str, str]]:
     """Return how often a computation of ``batch`` frames launches what, by stage and name.
 
@@ -167,19 +170,23 @@ def launches_of_frame(
         batch: Frames at once.
         encoding: One of `kernels.camera.BYTES_PER_PIXEL`.
         options: What is asked of the panoptic head; by default no optional map.
+        merge: How the two heads' results become one; by default as the variant has it.
     """
     launches = Launches()
     depth = BYTES_PER_PIXEL[encoding]
     shape = size if depth == 1 else (*size, depth)
     with pretended_gpu(launches.as_one):
         network = network_on_gpu(variant, torch.float16)
-        scale, max_size = network.variant.scale, network.variant.max_size
-        frames = StaticFrames(
+        own = network.variant
+        frames = BatchedFrames(
             network,
-            geometry=lambda *source: Geometry.of(source, scale=scale, max_size=max_size),
-            bilinear=False,
-            public_ids=torch.arange(network.variant.num_seg_classes, device="cuda"),
+            geometry=lambda *source: Geometry.of(
+                source, scale=own.scale, max_size=own.max_size, family=own.family
+            ),
+            bilinear=own.family == "panoptic_fpn",
+            public_ids=torch.arange(own.num_stuff + own.num_classes - 1, device="cuda"),
             graphs=None,
+            merge=merge,
         )
         images = [torch.empty(shape, dtype=torch.uint8, device="cuda") for _ in range(batch)]
         settings = FrameSettings(score_threshold=0.5, head=options or HeadOptions())
@@ -198,15 +205,23 @@ def main(
     batch: Annotated[int, typer.Option(min=1, help="Frames at once.")] = 1,
     encoding: Annotated[str, typer.Option(help=f"{', '.join(BYTES_PER_PIXEL)}.")] = "bgr8",
     maps: Annotated[bool, typer.Option(help="With all optional maps.")] = False,
+    merge: Annotated[str, typer.Option(help=f"{', '.join(MERGES)}.")] = "auto",
     names: Annotated[bool, typer.Option(help="What is launched, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print how many launches each stage of a computation has."""
     if encoding not in BYTES_PER_PIXEL:
         raise typer.BadParameter(f"{encoding} is none of {', '.join(BYTES_PER_PIXEL)}")
+    if merge not in MERGES:
+        raise typer.BadParameter(f"{merge} is none of {', '.join(MERGES)}")
     options = HeadOptions(unknown_score=maps, confidence=maps, max_logit=maps)
     counts = launches_of_frame(
-        variant, (height, width), batch=batch, encoding=encoding, options=options
+        variant,
+        (height, width),
+        batch=batch,
+        encoding=encoding,
+        options=options,
+        merge=None if merge == "auto" else cast(Merge, merge),
     )
     stages = {name: Counter[str]() for name in (_AROUND, "preprocess", *STAGES)}
     for (stage, name), number in counts.items():

@@ -10,9 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from upsnet_ros.training.datasets import open_dataset
-from upsnet_ros.training.loading import Steps, TrainingImages, load_steps
-from upsnet_ros.training.run_settings import load_settings
+from upsnet_ros.training.loading import Steps, TrainingImages, load_steps, open_dataset
+from upsnet_ros.training.settings import load_settings
 
 
 def measure(config: Path, overrides: Sequence[str], *, workers: int, samples: int) -> float:
@@ -27,11 +26,11 @@ def measure(config: Path, overrides: Sequence[str], *, workers: int, samples: in
     # As many again before the clock starts: importing torch takes each worker seconds.
     warm_up = 4 * max(workers, 1)
     steps = Steps(range(warm_up + samples), batch_size=1, rank=0, processes=1)
-    batches = load_steps(images, steps, workers=workers, pin_memory=False)
+    batches = load_steps(images, steps, images_per_pass=1, workers=workers, pin_memory=False)
     for _ in range(warm_up):
         next(batches)
     start = time.perf_counter()
-    count = sum(len(batch) for batch in batches)
+    count = sum(len(batch) for (batch,) in batches)
     return count / (time.perf_counter() - start)
 
 

@@ -1,6 +1,6 @@
 """Time panoptic quality beside the official tool: python benchmarks/panoptic_quality.py --help.
 
-Both read the same PNGs of driving scenes and judge them in one thread, turn about, timed by the
+Both read the same PNGs of driving scenes and evaluate them in one thread, in turns, timed by the
 processor's clock, so that a busy machine favours neither. cityscapesscripts took its loop over
 images from panopticapi, which is on no package index; --panopticapi FOLDER times a checkout of it.
 """
@@ -27,14 +27,13 @@ from cityscapesscripts.evaluation import evalPanopticSemanticLabeling
 from rich.console import Console
 from rich.table import Table
 
-from upsnet_ros.benchmark.machine import describe_machine
-from upsnet_ros.datasets.scenes import scene_frame
-from upsnet_ros.datasets.scenes.panoptic import categories, panoptic_image, segments
-from upsnet_ros.evaluation.categories import Categories
-from upsnet_ros.evaluation.measures import EvaluationFrame
-from upsnet_ros.evaluation.overlaps import Overlaps
+from upsnet_ros.benchmark.measure import describe_machine
+from upsnet_ros.evaluation.maps import Categories, Overlaps
+from upsnet_ros.evaluation.metrics import EvaluationFrame
 from upsnet_ros.evaluation.panoptic_files import PanopticFiles
 from upsnet_ros.evaluation.panoptic_quality import PanopticCounts
+from upsnet_ros.synthetic.dataset import scene_frame
+from upsnet_ros.synthetic.labels import categories, panoptic_image, segments
 
 
 def write_frames(folder: Path, count: int, size: tuple[int, int]) -> None:
@@ -71,7 +70,9 @@ def official_run(tool: Any, folder: Path) -> Callable[[], Any]:
 
 def summed(frames: Iterable[EvaluationFrame], of: Categories) -> PanopticCounts:
     """Our counterpart of that loop."""
-    counts = (PanopticCounts.of(Overlaps.of(f.truth, f.prediction), of) for f in frames)
+    counts = (
+        PanopticCounts.from_overlaps(Overlaps.from_maps(f.truth, f.prediction), of) for f in frames
+    )
     return sum(counts, PanopticCounts.zero(len(of)))
 
 
@@ -88,7 +89,7 @@ def time_turn_about(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[st
 
 def main(
     images: Annotated[int, typer.Option(help="Frames, each of another street.")] = 6,
-    repeats: Annotated[int, typer.Option(help="Times that all are judged.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Times that all are evaluated.")] = 5,
     height: Annotated[int, typer.Option()] = 1024,
     width: Annotated[int, typer.Option()] = 2048,
     panopticapi: Annotated[

@@ -18,9 +18,8 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from upsnet_ros.network.deform import DeformConv2d
-from upsnet_ros.network.fpn import STRIDES
 from upsnet_ros.network.instance_head import BOX_POOL, MASK_POOL
+from upsnet_ros.network.semantic_head import STRIDES, DeformConv2d
 from upsnet_ros.network.upsnet import UPSNet
 from upsnet_ros.network.variants import Variant, get_variant
 

@@ -18,8 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from upsnet_ros.datasets.scenes import SceneFrame, scene_frame
-from upsnet_ros.datasets.scenes.writer import SceneJob, write_scenes
+from upsnet_ros.synthetic.dataset import SceneJob, scene_frame, write_scenes
+from upsnet_ros.synthetic.renderer import SceneFrame
 
 
 def frame_times(

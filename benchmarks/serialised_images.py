@@ -20,11 +20,11 @@ from rich.table import Table
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from upsnet_ros.ros.cdr_image import read_image, write_image
-from upsnet_ros.ros.image_codec import to_bgr
-from upsnet_ros.ros.messages import image_message
-from upsnet_ros.ros.qos import input_qos, output_qos
-from upsnet_ros.ros.transport import private_environment, use_shared_memory_profile
+from upsnet_ros.messages.cdr_image import read_image, write_image
+from upsnet_ros.messages.images import to_bgr
+from upsnet_ros.messages.results import image_message
+from upsnet_ros.node.topics import input_qos, output_qos
+from upsnet_ros.processes.transport import private_environment, use_shared_memory_profile
 
 
 def measure(
@@ -70,9 +70,9 @@ def measure(
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(repeats):
             for way, list_of in zip(both, times, strict=True):
-                begun = time.process_time()
+                started = time.process_time()
                 way()
-                list_of.append(1e3 * (time.process_time() - begun))
+                list_of.append(1e3 * (time.process_time() - started))
         by_object, by_bytes = (statistics.median(one) for one in times)
         saved, ratio = by_object - by_bytes, by_object / by_bytes
         table.add_row(what, f"{by_object:.2f}", f"{by_bytes:.3f}", f"{saved:.2f}", f"{ratio:.1f}")

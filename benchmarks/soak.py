@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +24,9 @@ import torch
 import typer
 from scipy.stats import theilslopes
 
-from upsnet_ros.benchmark.machine import describe_machine
-from upsnet_ros.ros.transport import private_environment, use_shared_memory_profile
+from upsnet_ros.benchmark.measure import describe_machine
+from upsnet_ros.processes.child_processes import child_command
+from upsnet_ros.processes.transport import private_environment, use_shared_memory_profile
 
 MIB = 1 << 20
 #: What may be added over an hour, by the fitted line, for the verdict to be good.
@@ -70,11 +70,11 @@ def main(
     height: int = 256,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Run the node at its highest rate, and judge whether it stays as it was."""
+    """Run the node at its highest rate, and assess whether its resources stay constant."""
     os.environ.update(private_environment())
     use_shared_memory_profile()
     arguments = ["--variant", variant, "--scale", str(scale), "--device", "cpu"]
-    node = subprocess.Popen([sys.executable, "-m", "upsnet_ros.cli", "node", *arguments])
+    node = subprocess.Popen(child_command("upsnet_ros.cli", "node", *arguments))
     try:
         samples = _watch(node.pid, size=(width, height), seconds=60 * minutes, period=period)
     finally:
@@ -84,7 +84,7 @@ def main(
         "machine": describe_machine(torch.device("cpu")),
         "arguments": {"variant": variant, "scale": scale, "width": width, "height": height},
         "frames": sum(one.answered for one in samples),
-        **judge(samples),
+        **assess(samples),
         "samples": [asdict(one) for one in samples],
     }
     if out is not None:
@@ -95,7 +95,7 @@ def main(
         raise typer.Exit(1)
 
 
-def judge(samples: list[Sample]) -> dict[str, Any]:
+def assess(samples: list[Sample]) -> dict[str, Any]:
     """The verdict: what grew, by a robust line over the last three quarters of the samples."""
     kept = samples[len(samples) // 4 :]
     hours = np.array([one.seconds for one in kept]) / 3600
@@ -126,7 +126,7 @@ def _watch(pid: int, *, size: tuple[int, int], seconds: float, period: float) ->
     from sensor_msgs.msg import Image
     from std_msgs.msg import Header
 
-    from upsnet_ros.ros.messages import image_message
+    from upsnet_ros.messages.results import image_message
 
     rclpy.init()
     beside = rclpy.create_node("soak")
@@ -138,33 +138,35 @@ def _watch(pid: int, *, size: tuple[int, int], seconds: float, period: float) ->
     width, height = size
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     process, samples, latencies, number = psutil.Process(pid), [], [], 0
-    begun: float | None = None
+    started: float | None = None
     sampled = used = 0.0
-    while begun is None or time.monotonic() < begun + seconds:
+    while started is None or time.monotonic() < started + seconds:
         number += 1
         header = Header()
         header.stamp.sec = number
         picture = np.roll(noise, number, axis=1)
         shown = time.monotonic()
         camera.publish(serialize_message(image_message(picture, "rgb8", header)))
-        patience = shown + (_PATIENCE_SECONDS if begun else 1.0)  # the node starts, or should live
+        patience = shown + (
+            _PATIENCE_SECONDS if started else 1.0
+        )  # the node starts, or should live
         while number not in answers and time.monotonic() < patience:
             rclpy.spin_once(beside, timeout_sec=0.1)
         now = time.monotonic()
         if number in answers:
-            if begun is None:
-                begun = sampled = now
+            if started is None:
+                started = sampled = now
                 used = _processor_seconds(process)
             latencies.append(1e3 * (now - shown))
-        elif begun or not process.is_running():
+        elif started or not process.is_running():
             raise typer.BadParameter(f"frame {number} was not answered")
         answers.clear()
-        if begun and now - sampled > period:
+        if started and now - sampled > period:
             median, high = np.percentile(latencies, (50, 99)).tolist()
             before, used = used, _processor_seconds(process)
             samples.append(
                 Sample(
-                    seconds=now - begun,
+                    seconds=now - started,
                     answered=len(latencies),
                     p50_ms=median,
                     p99_ms=high,

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet_ros.inference.frame import Instance, PanopticFrame
-from upsnet_ros.tracking import Tracker
+from upsnet_ros.tracking.tracker import Tracker
 
 _CLASSES = (24, 26)
 

@@ -16,15 +16,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from upsnet_ros.datasets.scenes import scene_frame
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
-from upsnet_ros.evaluation.categories import Categories
-from upsnet_ros.evaluation.evaluation import evaluate
-from upsnet_ros.evaluation.figures import headline
-from upsnet_ros.evaluation.maps import PanopticMap, map_of_frame, map_of_labels
-from upsnet_ros.evaluation.measures import EvaluationFrame, Metrics
+from upsnet_ros.evaluation.maps import Categories, PanopticMap, map_from_frame, map_from_labels
+from upsnet_ros.evaluation.metrics import EvaluationFrame, Metrics, evaluate
+from upsnet_ros.evaluation.report import headline
 from upsnet_ros.inference.frame import Instance, PanopticFrame
-from upsnet_ros.tracking import Tracker, TrackerSettings
+from upsnet_ros.synthetic.dataset import scene_frame
+from upsnet_ros.tracking.tracker import Tracker, TrackerSettings
 
 _KERNEL = np.ones((3, 3), np.uint8)
 _SMALLEST = 10  # pixels
@@ -70,12 +68,12 @@ def answer(truth: PanopticMap, rng: np.random.Generator, *, spoilt: bool) -> Pan
 def street(number: int, length: int, size: tuple[int, int]) -> list[PanopticMap]:
     """The truth of one street, frame by frame."""
     return [
-        map_of_labels(scene_frame("val", number, n, size, seed=3).instances, CITYSCAPES)
+        map_from_labels(scene_frame("val", number, n, size, seed=3).instances, CITYSCAPES)
         for n in range(length)
     ]
 
 
-def judged(
+def evaluated(
     truths: list[list[PanopticMap]],
     answers: list[list[PanopticFrame]],
     settings: TrackerSettings,
@@ -91,7 +89,7 @@ def judged(
                 sequence=str(name),
                 number=number,
                 truth=truth[number],
-                prediction=map_of_frame(tracked, tracks=True),
+                prediction=map_from_frame(tracked, tracks=True),
             )
 
 
@@ -100,7 +98,7 @@ def main(
     length: Annotated[int, typer.Option(min=16, help="Frames of each, 10 a second.")] = 60,
     height: Annotated[int, typer.Option(min=64, help="Rows; twice as many columns.")] = 320,
 ) -> None:
-    """Track, judge and print."""
+    """Track, evaluate and print."""
     cv2.setNumThreads(1)
     truths = [street(number, length, (height, 2 * height)) for number in range(streets)]
     table = Table("masks", "rate", "tracker", title=f"{streets} x {length} frames")
@@ -111,8 +109,8 @@ def main(
         answers = [[answer(truth, rng, spoilt=spoilt) for truth in one] for one in truths]
         for step in (1, 2, 5):
             for name, settings in _TRACKERS.items():
-                frames = judged(truths, answers, settings, step)
-                result = evaluate(frames, Categories.of(CITYSCAPES), Metrics(video=True))
+                frames = evaluated(truths, answers, settings, step)
+                result = evaluate(frames, Categories.from_taxonomy(CITYSCAPES), Metrics(video=True))
                 assert result.tracks is not None and result.video is not None
                 found = result.counts.tp[result.categories.is_thing].sum()
                 table.add_row(

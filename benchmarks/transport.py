@@ -23,8 +23,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from upsnet_ros.ros.qos import input_qos, output_qos
-from upsnet_ros.ros.transport import PROFILE_VARIABLES, TRANSPORT_VARIABLES, private_environment
+from upsnet_ros.node.topics import input_qos, output_qos
+from upsnet_ros.processes.transport import (
+    PROFILE_VARIABLES,
+    TRANSPORT_VARIABLES,
+    private_environment,
+)
 
 PROFILE = Path(__file__).resolve().parent.parent / "config" / "fastdds_shm.xml"
 TOPIC = "image"
@@ -146,7 +150,7 @@ def publish(width: int, height: int, rate: float, count: int) -> None:
     from sensor_msgs.msg import Image
     from std_msgs.msg import Header
 
-    from upsnet_ros.ros.cdr_image import write_image
+    from upsnet_ros.messages.cdr_image import write_image
 
     rclpy.init()
     node = rclpy.create_node("publisher")
@@ -158,9 +162,9 @@ def publish(width: int, height: int, rate: float, count: int) -> None:
         time.sleep(0.02)
     time.sleep(0.5)  # the subscriber has to know the publisher, too
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    begun = time.monotonic()
+    started = time.monotonic()
     for number in range(count):
-        time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+        time.sleep(max(0.0, started + number / rate - time.monotonic()))
         header = Header()
         header.stamp.sec, header.stamp.nanosec = divmod(time.monotonic_ns(), 1_000_000_000)
         publisher.publish(write_image(pixels, "rgb8", header))
@@ -175,7 +179,7 @@ def subscribe(reliability: Reliability, depth: int) -> None:
     import rclpy
     from sensor_msgs.msg import Image
 
-    from upsnet_ros.ros.cdr_image import read_image
+    from upsnet_ros.messages.cdr_image import read_image
 
     rclpy.init()
     node = rclpy.create_node("subscriber")

@@ -17,7 +17,8 @@ from launch.actions import (
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
-from upsnet_ros.ros.launch_support import (
+from upsnet_ros.bags.replay_topics import topics_of
+from upsnet_ros.node.launch_support import (
     flags,
     is_on,
     namespace_argument,
@@ -27,7 +28,6 @@ from upsnet_ros.ros.launch_support import (
     process,
     switch,
 )
-from upsnet_ros.ros.replay_topics import topics_of
 
 CAMERA = Path(__file__).resolve().parent / "camera.launch.py"
 
@@ -53,31 +53,31 @@ def generate_launch_description() -> LaunchDescription:
 
 def _arguments() -> list[DeclareLaunchArgument]:
     return [
-        DeclareLaunchArgument("bag", description="Folder of the bag to play, or one file of it."),
+        DeclareLaunchArgument("bag", description="Bag to play: a folder or a file."),
         optional(
-            "topic", "The camera in the bag. Empty: its only topic of Image or CompressedImage."
+            "topic", "Camera topic in the bag. Empty: its only topic of Image or CompressedImage."
         ),
         optional(
             "realtime",
-            "How many times as fast as it was recorded the bag is played; images that the node"
-            " cannot answer in time are lost. Empty: in lockstep, where none is.",
+            "Play at so many times the recorded speed; the node may miss images. Empty: lockstep,"
+            " without missed images.",
         ),
-        optional("start", "Seconds into the bag at which to begin."),
-        optional("duration", "Seconds of it to play."),
-        switch("loop", "Play the bag again and again; the first round is recorded."),
+        optional("start", "Seconds into the bag at which to start."),
+        optional("duration", "Seconds to play."),
+        switch("loop", "Repeat the bag; the first round is recorded."),
         DeclareLaunchArgument(
             "out",
             default_value="replay_output",
-            description="Folder for the bag of answers and the figures.",
+            description="Output folder for results and metrics.",
         ),
-        switch("overwrite", "Replace a replay that is there."),
-        switch("evaluate", "Judge the answers by the bag's ground truth, into report.html."),
+        switch("overwrite", "Replace an existing replay."),
+        switch("evaluate", "Evaluate the results against the ground truth, into report.html."),
         namespace_argument(),  # needed before camera.launch.py declares it
     ]
 
 
 def _camera_of_the_bag(context: LaunchContext) -> None:
-    """Settles the arguments of camera.launch.py that follow from the bag.
+    """Set the arguments of camera.launch.py that follow from the bag.
 
     Raises:
         ValueError: If one of them was given, or the bag cannot be played.
@@ -92,13 +92,13 @@ def _camera_of_the_bag(context: LaunchContext) -> None:
     arguments["image_topic"] = topics.base
     arguments["image_transport"] = "compressed" if topics.compressed else "raw"
     if not arguments["realtime"]:
-        # In lockstep nothing may be lost.
+        # Lockstep needs every image.
         arguments.setdefault("image_reliability", "reliable")
 
 
 def _replay(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     bag = context.launch_configurations["bag"]
-    # The node answers once its network is loaded, and then every image in its own time.
+    # Loading the network takes time, and so may each image.
     command = ["replay", bag, "--no-node", "--timeout", "600"]
     command += ["--namespace", namespace_of(context)]
     command += options(context, "out", "topic", "realtime", "start", "duration")

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from upsnet_ros.bags import BagError
-from upsnet_ros.bags.drives import CityscapesDrive, ScenesDrive
-from upsnet_ros.datasets.scenes.writer import SceneJob, write_scenes
+from upsnet_ros.bags.make import CityscapesDrive, ScenesDrive
+from upsnet_ros.errors import BagError
+from upsnet_ros.synthetic.dataset import SceneJob, write_scenes
 
 SCENES = ScenesDrive(split="val", seed=3, sequences=2, first=1, frames=3, size=(24, 48))
 

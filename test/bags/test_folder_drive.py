@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from upsnet_ros.bags import BagError
-from upsnet_ros.bags.folder_drive import FolderDrive, read_classes
+from upsnet_ros.bags.make import FolderDrive, read_classes
+from upsnet_ros.errors import BagError
 
 
 def test_a_folder_with_label_maps(tmp_path: Path):
@@ -43,3 +43,14 @@ def test_what_values_mean_comes_from_a_file(tmp_path: Path):
             read_classes(path)
     with pytest.raises(BagError, match="cannot read"):
         read_classes(tmp_path / "none")
+
+
+def test_pictures_are_in_natural_order(tmp_path: Path):
+    for number in range(1, 13):
+        for folder in ("images", "labels"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f"{number}.png"), np.full((4, 6), 0, np.uint8))
+    drive = FolderDrive(
+        tmp_path / "images", tmp_path / "labels", taxonomy="cityscapes", classes={0: "road"}
+    )
+    assert [Path(frame.name).stem for frame in drive] == [str(number) for number in range(1, 13)]

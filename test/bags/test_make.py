@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from upsnet_ros.bags import BagError, open_bag
-from upsnet_ros.bags.drives import ScenesDrive
-from upsnet_ros.bags.make import BagJob, make_bag
+from upsnet_ros.bags.make import BagJob, ScenesDrive, make_bag
 from upsnet_ros.bags.messages import stamp_of
-from upsnet_ros.ros.image_codec import to_bgr
-from upsnet_ros.ros.plane import plane
+from upsnet_ros.bags.reader import open_bag
+from upsnet_ros.errors import BagError
+from upsnet_ros.messages.images import plane, to_bgr
 
 DRIVE = ScenesDrive(split="val", seed=3, sequences=1, first=0, frames=3, size=(17, 33))
 
@@ -87,3 +86,69 @@ def test_jpegs_of_another_camera_at_another_rate(tmp_path: Path):
 def test_jobs_that_are_not_possible(tmp_path: Path, options, reason):
     with pytest.raises(BagError, match=reason):
         BagJob(path=tmp_path / "bag", **options)
+
+
+def records(message, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Columns of a cloud, by the fields that the message describes."""
+    kinds = {2: "u1", 4: "<u2", 7: "<f4"}
+    raw = np.asarray(message.data, np.uint8).reshape(message.width, message.point_step)
+    fields = {field.name: field for field in message.fields}
+    return {
+        name: np.ascontiguousarray(
+            raw[:, field.offset : field.offset + np.dtype(kinds[field.datatype]).itemsize]
+        ).view(kinds[field.datatype])[:, 0]
+        for name, field in fields.items()
+        if name in columns
+    }
+
+
+def test_points_of_a_drive_lie_before_their_image_with_their_truth(tmp_path: Path):
+    drive = ScenesDrive(
+        split="val", seed=3, sequences=1, first=0, frames=2, size=(64, 128), points=True
+    )
+    frames = list(make_bag(drive, BagJob(path=tmp_path / "bag")))
+    order = []
+    with open_bag(tmp_path / "bag") as bag:
+        latched = {topic.name for topic in bag.topics if topic.latched}
+        order = [record.topic for record in bag]
+    topics = read(tmp_path / "bag")
+    assert "/tf_static" in latched
+    assert order.index("/lidar/points") < order.index("/camera/image_raw")
+    (pose,) = topics["/tf_static"][0].message.transforms
+    assert (pose.header.frame_id, pose.child_frame_id) == ("camera", "lidar")
+    assert (pose.transform.translation.y, pose.transform.rotation.w) == (-0.3, 0.5)
+    for place, frame in enumerate(frames):
+        assert frame.points is not None
+        assert frame.truth is not None
+        cloud, truth, depth = (
+            topics[name][place].message
+            for name in ("/lidar/points", "/ground_truth/points", "/camera/depth")
+        )
+        assert depth.encoding == "32FC1"
+        assert np.array_equal(
+            np.asarray(depth.data).view("<f4").reshape(64, 128), frame.points.depth
+        )
+        assert cloud.header.frame_id == truth.header.frame_id == "lidar"
+        assert (
+            stamp_of(cloud.header)
+            == stamp_of(truth.header)
+            == topics["/camera/image_raw"][place].time_ns
+        )
+        measured = records(cloud, ("x", "y", "z", "intensity", "ring"))
+        known = records(truth, ("x", "y", "z", "class_id", "instance_id", "unknown"))
+        assert len(measured["x"]) > 200
+        for axis in "xyz":
+            assert np.array_equal(measured[axis], known[axis])
+        labels = frame.truth.labels.reshape(-1)[frame.points.swept.pixels]
+        joined = np.where(
+            labels >= 1000,
+            known["class_id"].astype(int) * 1000 + known["instance_id"],
+            known["class_id"],
+        )
+        assert (joined == labels).all()
+        assert measured["ring"].max() < 64
+
+
+def test_a_bag_without_points_has_none_of_their_topics(tmp_path: Path):
+    list(make_bag(DRIVE, BagJob(path=tmp_path / "bag")))
+    assert not {"/lidar/points", "/camera/depth", "/tf_static"} & read(tmp_path / "bag").keys()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,9 @@ import zstandard
 from bag_messages import IMAGE, TYPES, make_image
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from upsnet_ros.bags import BagError, BagWriter, open_bag
+from upsnet_ros.bags.reader import open_bag
+from upsnet_ros.bags.writer import BagWriter
+from upsnet_ros.errors import BagError
 
 SECOND = 10**9
 
@@ -158,20 +162,22 @@ def test_messages_outside_of_chunks_out_of_order(tmp_path: Path):
 
 def test_topics_that_are_not_there_are_named(tmp_path: Path):
     path = write(tmp_path / "bag", [1])
-    with pytest.raises(BagError, match=r"has no topic /b; it has /camera/image_raw"):
+    with pytest.raises(BagError, match=r"no topic /b; .*/camera/image_raw"):
         open_bag(path, topics=["/b"])
+    with pytest.raises(BagError, match="a list of topics is needed"):
+        open_bag(path, topics="/camera/image_raw")
 
 
 def test_what_is_no_bag(tmp_path: Path):
     with pytest.raises(BagError, match="there is no bag"):
         open_bag(tmp_path / "none")
-    with pytest.raises(BagError, match=r"holds no \.mcap or \.db3 file"):
+    with pytest.raises(BagError, match=r"no \.mcap or \.db3"):
         open_bag(tmp_path)
     for name, reason in {
         "picture.png": "is no ROS 2 bag",
         "old.bag": "rosbags-convert",
         "text.mcap": "is no MCAP file",
-        "text.db3": "is no SQLite bag",
+        "text.db3": "is not an SQLite bag",
         "text.db3.zstd": "cannot be decompressed",
     }.items():
         (tmp_path / name).write_text("nothing of that kind, and longer than any header would be")
@@ -193,3 +199,145 @@ def test_a_compressed_message_that_is_damaged(tmp_path: Path):
         bag.write("/a", raw[:4] + b"\xff" * 20, SECOND, IMAGE)
     with open_bag(tmp_path / "bag") as bag, pytest.raises(BagError, match=r"/a at .* is damaged"):
         list(bag)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("first", [0, 20 * SECOND])
+@pytest.mark.parametrize("flushed", [True, False])
+def test_the_clock_may_leap_before_the_first_image(tmp_path: Path, storage, first, flushed):
+    # As simulations begin, or robots that learn the time from the network.
+    now = 1_700_000_000
+    with BagWriter(path=tmp_path / "bag", storage=storage) as bag:
+        bag.write("/early", make_image(1), first, IMAGE)
+        if flushed:
+            bag.flush()
+        for second in range(now, now + 20):
+            bag.write("/a", make_image(second), second * SECOND, IMAGE)
+    path = tmp_path / "bag"
+    assert times(path, duration=3.0) == [first // SECOND, now, now + 1, now + 2]
+    assert times(path, start=10.0, duration=2.0) == [now + 10, now + 11]
+    with open_bag(path) as bag:
+        assert bag.leaps == [(now * SECOND, now * SECOND - first)]
+        assert bag.seconds == pytest.approx(19)
+        assert len(list(bag)) == 21
+
+
+def test_a_pause_is_no_leap(tmp_path: Path):
+    path = write(tmp_path / "bag", [5, 6, 1200])
+    assert times(path, duration=10.0) == [5, 6]
+    assert times(path, start=1100.0) == [1200]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("name", ["start", "duration"])
+def test_times_that_are_none(tmp_path: Path, name, value):
+    path = write(tmp_path / "bag", [1])
+    with pytest.raises(BagError, match=f"{name} must be a number of seconds"):
+        open_bag(path, **{name: value})
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize(
+    "name", ["a#b", "a?b", "a%41b", "..%2fb", "a b&mode=rwc", "ä", "it's;", "\udcff"]
+)
+def test_any_name_of_a_file(tmp_path: Path, storage, name):
+    path = write(tmp_path / "bag", [1, 2], storage=storage)
+    (file,) = (one for one in path.iterdir() if one.suffix != ".yaml")
+    folder = path.rename(tmp_path / name)
+    (folder / "metadata.yaml").unlink()
+    odd = (folder / file.name).rename(folder / f"{name}{file.suffix}")
+    assert times(odd) == [1, 2]
+    assert times(folder) == [1, 2]
+    assert sorted(one.name for one in tmp_path.iterdir()) == [name]
+
+
+def name_files(folder: Path, names: str) -> None:
+    text = f"rosbag2_bagfile_information:\n  relative_file_paths: {names}\n"
+    (folder / "metadata.yaml").write_text(text)
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    """A bag of three files."""
+    folder = tmp_path / "bag"
+    folder.mkdir()
+    for number in range(3):
+        other = write(tmp_path / f"part{number}", [3 * number + 1, 3 * number + 2])
+        (other / f"part{number}.mcap").rename(folder / f"bag_{number}.mcap")
+    return folder
+
+
+def test_files_that_the_metadata_does_not_name_are_told(split: Path):
+    name_files(split, "[bag_0.mcap, bag_1.mcap]")
+    with open_bag(split) as bag:
+        assert len(list(bag)) == 4
+        assert bag.losses == ["bag: bag_2.mcap is left out, because metadata.yaml does not name it"]
+
+
+@pytest.mark.parametrize("names", ["[]", "", "[old_0.mcap, old_1.mcap]", "['', '.', '..', '/']"])
+def test_metadata_that_names_no_file_of_the_folder(split: Path, names):
+    name_files(split, names)
+    assert times(split) == [1, 2, 4, 5, 7, 8]
+
+
+@pytest.mark.parametrize("named", ["bag_0.mcap", "bag_0.mcap.zstd", None])
+@pytest.mark.parametrize("there", ["plain", "packed", "both"])
+def test_a_file_that_was_packed_or_unpacked_by_hand(tmp_path: Path, named, there):
+    folder = write(tmp_path / "bag", [1, 2])
+    plain, packed = folder / "bag_0.mcap", folder / "bag_0.mcap.zstd"
+    (folder / "bag.mcap").rename(plain)
+    (folder / "metadata.yaml").unlink()
+    if named:
+        name_files(folder, f"[{named}]")
+    packed.write_bytes(zstandard.compress(plain.read_bytes()))
+    if there == "packed":
+        plain.unlink()
+    elif there == "plain":
+        packed.unlink()
+    with open_bag(folder) as bag:
+        assert len(list(bag)) == 2
+        assert bag.losses == []
+
+
+@pytest.mark.parametrize(
+    ("qos", "latched"),
+    [
+        ("", False),
+        ("- history: 1\n  depth: 1\n", False),
+        ("- durability: 1\n", True),
+        ("- durability: transient_local\n", True),
+        ('[{"durability": "transient_local"}]', True),
+        ("- durability: 2\n", False),
+        ("reliable", False),
+        ("- [", False),
+        ("7", False),
+        (None, False),
+        (b"\xff", False),
+    ],
+)
+def test_odd_quality_of_service(tmp_path: Path, qos, latched):
+    path = write(tmp_path / "bag", [1, 2, 3], storage="sqlite3")
+    with closing(sqlite3.connect(path / "bag.db3")) as database:
+        database.execute("PRAGMA writable_schema=ON")
+        database.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '')")
+        database.commit()
+    with closing(sqlite3.connect(path / "bag.db3")) as database:
+        database.execute("UPDATE topics SET offered_qos_profiles = ?", (qos,))
+        database.commit()
+    with open_bag(path) as bag:
+        assert [topic.latched for topic in bag.topics] == [latched]
+        assert len(list(bag)) == 3
+
+
+def test_a_schema_of_several_lines_that_is_damaged_is_told_on_one(tmp_path: Path):
+    path = write(tmp_path / "bag", [1], storage="sqlite3") / "bag.db3"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA writable_schema=ON")
+        # SQLite quotes the name.
+        database.execute("UPDATE sqlite_master SET name = 'EY,\n  )', sql = 'CREATE TABLE EY('")
+        database.commit()
+    with pytest.raises(
+        BagError, match=r"bag\.db3 is not an SQLite bag, or it is damaged: "
+    ) as told:
+        open_bag(path)
+    assert "\n" not in str(told.value)

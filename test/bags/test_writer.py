@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from bag_messages import IMAGE, TYPES, make_image
+from child_path import with_support
 from mcap.reader import make_reader
 
-from upsnet_ros.bags import BagError, BagWriter, open_bag
+from upsnet_ros.bags.reader import open_bag
+from upsnet_ros.bags.writer import BagWriter
+from upsnet_ros.errors import BagError
 
 # Writes until it is stopped, and tells of every message.
 ENDLESS = """
@@ -28,12 +30,11 @@ with BagWriter(path=path, storage=storage, compression=compression) as bag:
 
 def stop_a_writer(path: Path, number: signal.Signals, storage: str, compression: str) -> int:
     """Ends a writer after it told of 60 messages; returns how many it had told of."""
-    support = str(Path(__file__).resolve().parents[1] / "support")
     process = subprocess.Popen(
         [sys.executable, "-c", ENDLESS, str(path), storage, compression],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": support},
+        env=with_support(),
         text=True,
     )
     with process:
@@ -106,7 +107,8 @@ def test_the_definitions_lie_in_the_file(tmp_path: Path):
 
 
 def test_types_of_another_bag_go_along(tmp_path: Path):
-    from upsnet_ros.bags.message_types import Definition, MessageTypes
+    from upsnet_ros.bags.messages import MessageTypes
+    from upsnet_ros.bags.storage import Definition
 
     types = MessageTypes([Definition("other_msgs/msg/Count", "ros2msg", "uint32 value\n")])
     with BagWriter(path=tmp_path / "first", types=types) as out:
@@ -123,11 +125,14 @@ def test_types_of_another_bag_go_along(tmp_path: Path):
 
 
 def test_what_cannot_be_written(tmp_path: Path):
-    with pytest.raises(BagError, match="exists"):
-        BagWriter(path=tmp_path)
-    with pytest.raises(BagError, match="'bz2' is none of none, zstd"):
+    for name in ("metadata.yaml", "old.mcap", "old.db3"):
+        (tmp_path / name / "old").mkdir(parents=True)
+        (tmp_path / name / "old" / name).symlink_to("nowhere")
+        with pytest.raises(BagError, match="exists"):
+            BagWriter(path=tmp_path / name / "old")
+    with pytest.raises(BagError, match=r"'bz2' .*none, zstd"):
         BagWriter(path=tmp_path / "bag", compression="bz2")
-    with pytest.raises(BagError, match="'leveldb' is none of mcap, sqlite3"):
+    with pytest.raises(BagError, match=r"'leveldb' .*mcap, sqlite3"):
         BagWriter(path=tmp_path / "bag", storage="leveldb")
     (tmp_path / "file").touch()
     with pytest.raises(BagError, match="cannot write"):

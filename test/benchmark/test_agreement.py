@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from upsnet_ros.benchmark.agreement import Agreement, AgreementFigures
+from upsnet_ros.benchmark.race import Agreement, AgreementFigures
 
 ROAD, SKY, CAR = 7, 23, 26000
 

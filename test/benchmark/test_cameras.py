@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from upsnet_ros import Predictor
-from upsnet_ros.benchmark.cameras import measure_cameras
+from upsnet_ros.benchmark.race import measure_cameras
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from upsnet_ros import Predictor
-from upsnet_ros.benchmark.head import INSTANCES, SIZE, measure_head
-from upsnet_ros.benchmark.head_inputs import draw_head_inputs
-from upsnet_ros.network.mask_removal import remove_hidden_masks
+from upsnet_ros.benchmark.head import INSTANCES, SIZE, draw_head_inputs, measure_head
+from upsnet_ros.network.panoptic_head import remove_hidden_masks
 from upsnet_ros.network.variants import get_variant
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -24,7 +23,7 @@ def test_all_of_the_drawn_masks_stay() -> None:
         device=torch.device("cpu"),
     )
     assert inputs.semantic.shape == (1, 19, 256, 512)
-    assert int(inputs.detections.numbers) == INSTANCES
+    assert int(inputs.detections.counts) == INSTANCES
     boxes = inputs.detections.boxes[0, :INSTANCES]
     assert (boxes[:, :2] <= boxes[:, 2:]).all()
     assert (boxes >= 0).all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from upsnet_ros.benchmark.load_figures import SentFrame, conclude, load_figures
+from upsnet_ros.benchmark.node import SentFrame, conclude, load_figures
 
 MS = 1_000_000
 

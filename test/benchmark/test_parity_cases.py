@@ -8,9 +8,11 @@ import parity_folder
 import pytest
 import torch
 
-from upsnet_ros.benchmark.parity_cases import parity_cases
-from upsnet_ros.network import UPSNet, get_variant
-from upsnet_ros.network.checkpoint import load_state_dict, read_state_dict
+from upsnet_ros.benchmark.compare import parity_cases
+from upsnet_ros.network.checkpoint import load_state_dict
+from upsnet_ros.network.upsnet import UPSNet
+from upsnet_ros.network.variants import get_variant
+from upsnet_ros.network.weights_file import read_state_dict
 
 
 def test_a_case_is_made_anew() -> None:

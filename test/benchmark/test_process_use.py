@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from upsnet_ros.benchmark.process_use import ProcessUse
+from upsnet_ros.benchmark.measure import ProcessUse
 
 CPU = torch.device("cpu")
 

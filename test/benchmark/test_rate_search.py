@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from upsnet_ros.benchmark.rate_search import highest_rate
+from upsnet_ros.benchmark.node import highest_rate
 
 
 @pytest.mark.parametrize("truth", [0.07, 1.0, 9.9, 33.0, 180.0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from upsnet_ros.benchmark.rival import MaskRCNN
+from upsnet_ros.benchmark.race import MaskRCNN
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -49,7 +49,7 @@ def half_an_hour(soak: ModuleType, **growth_an_hour: float) -> list[Any]:
 
 
 def test_noise_and_a_slow_start_are_no_growth(soak: ModuleType) -> None:
-    report = soak.judge(half_an_hour(soak))
+    report = soak.assess(half_an_hour(soak))
     assert report["verdict"] == "steady"
     assert abs(report["slopes_an_hour"]["rss_mib"]) < 2
     assert report["medians"]["p50_ms"] == pytest.approx(90, rel=0.02)
@@ -59,9 +59,9 @@ def test_noise_and_a_slow_start_are_no_growth(soak: ModuleType) -> None:
     ("name", "an_hour"), [("rss_mib", 20), ("descriptors", 3), ("threads", 2), ("p50_ms", 40)]
 )
 def test_growth_is_named(soak: ModuleType, name: str, an_hour: float) -> None:
-    assert soak.judge(half_an_hour(soak, **{name: an_hour}))["verdict"] == f"grew: {name}"
+    assert soak.assess(half_an_hour(soak, **{name: an_hour}))["verdict"] == f"grew: {name}"
 
 
 def test_less_than_is_allowed_is_no_growth(soak: ModuleType) -> None:
     samples = half_an_hour(soak, rss_mib=10, descriptors=1, p50_ms=10)
-    assert soak.judge(samples)["verdict"] == "steady"
+    assert soak.assess(samples)["verdict"] == "steady"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from upsnet_ros.benchmark.summary import PairedRatio, Summary, short
+from upsnet_ros.benchmark.measure import PairedRatio, Summary, short
 
 
 def test_summary() -> None:
@@ -20,7 +20,7 @@ def test_a_load_that_slows_both_of_a_pair_moves_no_ratio() -> None:
 
 
 def test_pairs_must_match() -> None:
-    with pytest.raises(ValueError, match="2 and 1 values make no pairs"):
+    with pytest.raises(ValueError, match="2 values with 1"):
         PairedRatio.of([1.0, 2.0], [1.0])
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import video_files
 
-from upsnet_ros.bags import open_bag
+from upsnet_ros.bags.reader import open_bag
 from upsnet_ros.cli import main
 
 
@@ -34,7 +36,7 @@ def test_scenes_into_a_bag_and_what_it_holds(tmp_path, capfd) -> None:
         capfd, "bag", "make", "--scenes", 5, "--length", 2, "--size", "32x64", "--out", drive
     )
     assert code == 0, err
-    assert "2 frames, 2 with truth" in out
+    assert "2 frames, 2 with ground truth" in out
     code, out, err = _run(capfd, "bag", "info", drive)
     assert code == 0, err
     assert "11 messages in 0.100 s" in out
@@ -47,6 +49,55 @@ def test_scenes_into_a_bag_and_what_it_holds(tmp_path, capfd) -> None:
     assert content["losses"] == []
 
 
+def test_a_video_of_variable_rate_keeps_its_times(tmp_path, capfd) -> None:
+    times_ms = [0, 20, 40, 340, 360]
+    video_files.matroska(tmp_path / "v.webm", times_ms, claims_hz=1000, duration_ms=90_000)
+    code, out, err = _run(capfd, "bag", "make", tmp_path / "v.webm", "--out", tmp_path / "drive")
+    assert code == 0, err
+    assert "5 frames" in out
+    with open_bag(tmp_path / "drive", topics=["/camera/image_raw"]) as bag:
+        times = [record.time_ns for record in bag]
+    assert [(one - times[0]) / 1e6 for one in times] == times_ms
+
+
+def test_a_damaged_image_ends_it_or_is_skipped(tmp_path, images, capfd) -> None:
+    (images / "1.png").write_bytes(b"nonsense")
+    code, _, err = _run(capfd, "bag", "make", images, "--out", tmp_path / "strict")
+    assert code == 1
+    assert "1.png is not an image" in err
+    assert "--skip-bad" in err
+    code, out, err = _run(capfd, "bag", "make", images, "--out", tmp_path / "drive", "--skip-bad")
+    assert code == 0, err
+    assert out.startswith("2 frames, ")
+    assert ", skipped 1 (the first: " in out
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("", "no source is named"),
+        ("0", "a webcam never ends"),
+        ("/dev/null", "is a device, but not a camera"),
+        ("rtsp://127.0.0.1:1/x", "cannot open rtsp://127.0.0.1:1/x"),
+    ],
+)
+def test_what_is_no_source_of_a_bag(tmp_path, capfd, source, says) -> None:
+    code, _, err = _run(capfd, "bag", "make", source, "--out", tmp_path / "drive")
+    assert code == 1
+    assert says in err
+    assert not (tmp_path / "drive").exists()
+
+
+@pytest.mark.parametrize("missing", ["images", "maps", "classes.yaml"])
+def test_a_labelled_folder_that_is_not_there(tmp_path, images, missing, capfd) -> None:
+    paths = {"images": images, "maps": tmp_path, "classes.yaml": images / "0.png"}
+    paths[missing] = tmp_path / "nowhere"
+    labels = ("--labels", paths["maps"], "--classes", paths["classes.yaml"])
+    code, _, err = _run(capfd, "bag", "make", paths["images"], *labels, "--out", tmp_path / "drive")
+    assert code == 1
+    assert "nowhere" in err and ("there is no" in err or "does not exist" in err)
+
+
 def test_info_tells_what_is_lost(tmp_path, images, capfd) -> None:
     drive = tmp_path / "drive"
     assert _run(capfd, "bag", "make", images, "--out", drive)[0] == 0
@@ -56,6 +107,34 @@ def test_info_tells_what_is_lost(tmp_path, images, capfd) -> None:
     assert code == 0
     assert "lost: drive.mcap: it is cut off" in out
     assert "6 messages" in out
+
+
+NAMES = (
+    "/camera/camera_info", "sensor_msgs/CameraInfo", "/ground_truth/label_info (latched)",
+    "upsnet_ros/PanopticLabelInfo", "/ground_truth/unknown_mask",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "terminal"), [(80, True), (140, True), (80, False)])
+def test_info_breaks_no_name(tmp_path, capfd, monkeypatch, columns, terminal) -> None:
+    """On a terminal of 80 columns types go below the topics; in a pipe lines may be longer."""
+    drive = tmp_path / "drive"
+    scenes = ("--scenes", 7, "--length", 2, "--size", "64x128")
+    assert _run(capfd, "bag", "make", *scenes, "--out", drive)[0] == 0
+    monkeypatch.chdir(tmp_path)  # the title is the path
+    monkeypatch.setenv("COLUMNS", str(columns))
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    code, out, _ = _run(capfd, "bag", "info", "drive")
+    assert code == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
+    if terminal:
+        assert max(len(line.rstrip()) for line in lines) <= columns
+    for name in NAMES:
+        assert sum(name in line for line in lines) == 1, name
+    rows = [line for line in lines if "/camera/image_raw" in line]
+    assert len(rows) == 1 and "0.00 - 0.10" in rows[0]
+    assert ("sensor_msgs/Image" in rows[0]) == (columns > 80 or not terminal)
 
 
 def test_a_video_into_a_compressed_bag(tmp_path, capfd) -> None:
@@ -86,10 +165,19 @@ def test_a_folder_with_label_maps(tmp_path, images, capfd) -> None:
         "--out", tmp_path / "bag",
     )  # fmt: skip
     assert code == 0, err
-    assert "3 frames, 3 with truth" in out
+    assert "3 frames, 3 with ground truth" in out
     classes.write_text("- road\n")
     code, _, err = _run(
-        capfd, "bag", "make", images, "--labels", labels, "--classes", classes, "--out", tmp_path
+        capfd,
+        "bag",
+        "make",
+        images,
+        "--labels",
+        labels,
+        "--classes",
+        classes,
+        "--out",
+        tmp_path / "other",
     )
     assert code == 1
     assert "must map values" in err
@@ -98,12 +186,12 @@ def test_a_folder_with_label_maps(tmp_path, images, capfd) -> None:
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        ((), "name a SOURCE, or --scenes"),
-        (("nowhere",), "nowhere does not exist"),
-        (("nowhere", "--labels", "maps"), "--labels and --classes go together"),
+        ((), "give either SOURCE, or --scenes"),
+        (("nowhere",), "nowhere"),
+        ((".", "--labels", "."), "--labels and --classes belong together"),
         (("--scenes", "1", "--split", "dev"), "unknown split 'dev'"),
         (("--scenes", "1", "--size", "8"), "size '8' is not"),
-        (("--scenes", "1", "--storage", "leveldb"), "'leveldb' is none of"),
+        (("--scenes", "1", "--storage", "leveldb"), "unknown storage 'leveldb'"),
         (("--scenes", "1", "--rate", "0"), "rate 0.0 Hz"),
     ],
 )
@@ -117,7 +205,7 @@ def test_what_cannot_be_made(args, reason, tmp_path, capfd) -> None:
 def test_an_existing_bag_is_kept(tmp_path, images, capfd) -> None:
     code, _, err = _run(capfd, "bag", "make", images, "--out", tmp_path)
     assert code == 1
-    assert "exists" in err
+    assert "is not empty" in err
 
 
 def test_no_bag(tmp_path, capfd) -> None:

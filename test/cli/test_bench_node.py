@@ -1,4 +1,4 @@
-"""`upsnet bench --node` for real, but tiny: what is counted, not how fast it is."""
+"""`upsnet bench node` for real, but tiny: what is counted, not how fast it is."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-COMMAND = [sys.executable, "-m", "upsnet_ros.cli", "bench", "--node"]
+COMMAND = [sys.executable, "-m", "upsnet_ros.cli", "bench", "node"]
 
 pytestmark = pytest.mark.dds
 
 
 def bench(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> subprocess.CompletedProcess[str]:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=280)
 
 
@@ -56,13 +56,14 @@ def test_every_frame_of_every_run_is_accounted_for(
         f"highest rate with fewer than 5 % missed: {report['maximum']['rate_hz']:.3g}"
         in done.stdout
     )
+    assert "…" not in done.stdout, "the table fits into 80 columns"
     assert done.stdout.count("%)") == 3, "a row for one by one, the maximum and the rate"
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--rates", "ten"], "--rates 'ten' is no list of numbers"),
+        (["--rates", "ten"], "--rates 'ten' is not a list of numbers"),
         (["--rates", "0"], "a rate must be above 0"),
         (["--duration", "0"], "duration must be above 0"),
         (["--device", "abacus"], "abacus"),
@@ -71,9 +72,39 @@ def test_every_frame_of_every_run_is_accounted_for(
 def test_what_cannot_be_measured(arguments: list[str], says: str) -> None:
     from typer.testing import CliRunner
 
-    from upsnet_ros.cli import app
+    from upsnet_ros.cli.commands import app
 
-    result = CliRunner().invoke(app, ["bench", "--node", *arguments])
+    result = CliRunner().invoke(app, ["bench", "node", *arguments])
     assert result.exit_code == 1
     assert says in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_table_fits_into_80_columns_with_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from upsnet_ros.cli.bench import show_node
+
+    names = ("mean", "min", "p50", "p99", "max")
+    row = {
+        "sent": 1000,
+        "missed": 123,
+        "missed_share": 0.123,
+        "latency_ms": dict.fromkeys(names, 1234.56),
+        "jitter_ms": {"mean": 123.4},
+        "use": {"cpu_percent": 1234.0, "gpu_percent": {"mean": 100.0}},
+        "rate_hz": 12.345,
+    }
+    report = {
+        "settings": {"height": 64, "width": 128, "repeats": 3, "duration": 5, "least_frames": 20},
+        "machine": {"gpu": "G", "ros": {"middleware": "m"}, "load_average": [0.1]},
+        "node": {"variant": "v"},
+        "one_by_one": row,
+        "maximum": row,
+        "fixed": [row],
+    }
+    show_node(report, Console(width=80, soft_wrap=True))
+    _, *table = capsys.readouterr().out.splitlines()
+    assert table[0].split() == ["Hz", "sent", "missed", *names, "jitter", "CPU", "GPU"]
+    assert all(line.count("1234.6") == 5 and "123 (12%)" in line for line in table[1:4])
+    assert max(map(len, table[:4])) <= 80

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from upsnet_ros.bags import open_bag
+from command_runs import CommandRun
+
+from upsnet_ros.bags.reader import open_bag
 
 COMMAND = [sys.executable, "-m", "upsnet_ros.cli", "demo"]
 FAST = ["--scale", "64"]
@@ -44,52 +47,96 @@ def processes_of(out: Path) -> list[str]:
     return found
 
 
-def test_a_drawn_street_is_segmented_and_recorded(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    result = subprocess.run(
-        [*COMMAND, "--frames", "3", "--out", str(out), *FAST],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "The weights are those that ship" in result.stderr
-    assert "3 frames; image to answer: p50" in result.stdout
-    assert "; 0 lost" in result.stdout
-    assert "3 label images" in result.stdout
-    assert "PQ " in result.stdout
-    report = (out / "report.html").read_text()
-    assert report.count("drawn0_000008_00000") >= 3
+def table_of(out: Path) -> list[dict[str, str]]:
+    """The rows of the recording's table."""
     with (out / "frames.csv").open(newline="") as table:
-        rows = list(csv.DictReader(table))
-    assert len(rows) == 3
-    drawn = out / "scenes/leftImg8bit_sequence/test/drawn0"
-    for number, row in enumerate(rows):
+        return list(csv.DictReader(table))
+
+
+def test_it_says_what_it_did(demo_run: CommandRun) -> None:
+    assert demo_run.code == 0, demo_run.stderr
+    assert "Using the bundled weights" in demo_run.stderr
+    assert "3 frames; image to result: p50" in demo_run.stdout
+    assert "; 0 lost" in demo_run.stdout
+    assert "scenes/**/*.png" in demo_run.stdout
+    assert "3 label images" in demo_run.stdout
+    assert "PQ " in demo_run.stdout
+    assert not processes_of(demo_run.out)
+
+
+def test_every_frame_is_in_the_report_and_in_the_table(demo_run: CommandRun) -> None:
+    report = (demo_run.out / "report.html").read_text()
+    assert report.count("drawn0_000008_00000") >= 3
+    assert len(table_of(demo_run.out)) == 3
+
+
+def test_labels_overlays_and_unknown_masks_agree(demo_run: CommandRun) -> None:
+    out = demo_run.out
+    rendered = out / "scenes/leftImg8bit_sequence/test/drawn0"
+    for number, row in enumerate(table_of(out)):
         labels = cv2.imread(str(out / f"labels/{number:06d}.png"), cv2.IMREAD_UNCHANGED)
         assert labels.shape == (512, 1024)
         values = np.unique(labels)
         assert np.count_nonzero(values >= 1000) == int(row["things"])
         assert np.count_nonzero((values > 0) & (values < 1000)) == int(row["stuff"])
-        frame = cv2.imread(str(drawn / f"drawn0_000008_{number:06d}_leftImg8bit.png"))
+        frame = cv2.imread(str(rendered / f"drawn0_000008_{number:06d}_leftImg8bit.png"))
         overlay = cv2.imread(str(out / f"overlay/{number:06d}.png"))
         void = labels == 0
         unknown = cv2.imread(str(out / f"unknown/{number:06d}.png"), cv2.IMREAD_UNCHANGED) > 0
         assert void[unknown].all()
         assert (frame[~void] != overlay[~void]).mean() > 0.3, "nothing was drawn"
-    capture = cv2.VideoCapture(str(out / "overlay.mp4"))
+
+
+def test_video_and_bag_have_every_frame(demo_run: CommandRun) -> None:
+    capture = cv2.VideoCapture(str(demo_run.out / "overlay.mp4"))
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 3
-    with open_bag(out / "bag") as bag:
+    with open_bag(demo_run.out / "bag") as bag:
         counts = {topic.name: topic.count for topic in bag.topics}
     topics = ("image", "labels", "instances", "unknown_mask")
     assert counts == {"/panoptic/label_info": 1, **{f"/panoptic/{name}": 3 for name in topics}}
-    assert not processes_of(out)
+
+
+def test_another_demo_replaces_it_and_keeps_what_the_user_added(
+    demo_run: CommandRun, tmp_path: Path
+) -> None:
+    out = shutil.copytree(demo_run.out, tmp_path / "out")
+    mine = [out / "notes.txt", out / "labels/mine.png", out / "bag/mine.txt"]
+    for path in mine:
+        path.write_text("mine")
+    again = [*COMMAND, "--frames", "1", "--out", str(out), *FAST]
+    result = subprocess.run(again, capture_output=True, text=True, timeout=SECONDS)
+    assert result.returncode == 0, result.stderr
+    assert f"of an earlier `upsnet demo` in {out}" in result.stderr
+    assert sorted(path.name for path in (out / "labels").iterdir()) == ["000000.png", "mine.png"]
+    with open_bag(out / "bag") as bag:
+        assert {topic.count for topic in bag.topics} == {1}
+    (out / "report.html").write_text("edited")
+    result = subprocess.run(again, capture_output=True, text=True, timeout=SECONDS)
+    assert result.returncode == 1
+    assert "report.html was changed" in result.stderr
+    assert (out / "report.html").read_text() == "edited"
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+
+
+@pytest.mark.long
+def test_weights_of_other_classes_than_the_street_give_no_report(
+    tmp_path: Path,
+) -> None:
+    options = ["--variant", "coco-fpn-r50", "--frames", "1", "--out", str(tmp_path / "out")]
+    result = subprocess.run(
+        [*COMMAND, *options, *FAST], capture_output=True, text=True, timeout=SECONDS
+    )
+    assert result.returncode == 0, result.stderr
+    assert "other classes than the weights, so there is no report" in result.stderr
+    assert f"Open this: {tmp_path / 'out/overlay.mp4'}" in result.stderr
+    assert not (tmp_path / "out/report.html").exists()
 
 
 def test_bad_weights_are_told_with_the_nodes_own_words(tmp_path: Path) -> None:
     source, out = tmp_path / "frames", tmp_path / "out"
     source.mkdir()
     cv2.imwrite(str(source / "0.png"), np.zeros((64, 128, 3), np.uint8))
-    (tmp_path / "weights.pth").write_bytes(b"no checkpoint")
+    (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04 no checkpoint")
     result = subprocess.run(
         [*COMMAND, str(source), "--out", str(out), "--weights", str(tmp_path / "weights.pth")],
         capture_output=True,
@@ -137,5 +184,5 @@ def test_a_source_that_is_not_there_is_named_and_the_last_demo_kept(tmp_path: Pa
         timeout=SECONDS,
     )
     assert result.returncode == 1
-    assert "nowhere does not exist" in result.stderr
+    assert "nowhere" in result.stderr
     assert (tmp_path / "out/frames.csv").exists()

@@ -9,25 +9,25 @@ from pathlib import Path
 import psutil
 import pytest
 from blocked_bag import BlockedBag
-from judged_bag import write_judged
+from result_bag import write_result_bag
 
 from upsnet_ros.cli import main
 
 
 def run(capfd: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as end:
-        main(["evaluate", *(str(arg) for arg in args)])
+        main(["evaluate", "bags", *(str(arg) for arg in args)])
     out, err = capfd.readouterr()
     return end.value.code or 0, out, err
 
 
 def test_ctrl_c_keeps_what_was_judged_and_the_same_command_goes_on(tmp_path: Path, capfd):
-    first = write_judged(tmp_path / "first", 0)
-    blocked = BlockedBag(write_judged(tmp_path / "second", 1), tmp_path / "blocked")
+    first = write_result_bag(tmp_path / "first", 0)
+    blocked = BlockedBag(write_result_bag(tmp_path / "second", 1), tmp_path / "blocked")
     state = tmp_path / "state"
     command = ("--cluster", "local", "--workers", 1, first, blocked.path, "--state", state)
     process = subprocess.Popen(
-        [sys.executable, "-m", "upsnet_ros.cli", "evaluate", *map(str, command)],
+        [sys.executable, "-m", "upsnet_ros.cli", "evaluate", "bags", *map(str, command)],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -38,16 +38,17 @@ def test_ctrl_c_keeps_what_was_judged_and_the_same_command_goes_on(tmp_path: Pat
     finally:
         process.kill()
     assert process.returncode == 130
-    assert f"what was judged is kept in {state}" in " ".join(err.split())
+    assert f"finished bags are kept in {state}" in " ".join(err.split())
     assert "Traceback" not in err
     assert not psutil.pid_exists(worker)
-    assert [file.name.partition("-")[0] for file in state.iterdir()] == ["first"]
+    assert [file.name.partition("-")[0] for file in state.glob("*.result")] == ["first"]
 
     blocked.mend()
     code, out, err = run(capfd, *command, "--json", tmp_path / "many.json")
     assert code == 0, err
     assert "panoptic quality" in out
-    assert len(list(state.iterdir())) == 2
+    assert str(state) in err.splitlines()[-1] and "remove" in err.splitlines()[-1]
+    assert len(list(state.glob("*.result"))) == 2
     code, _, err = run(
         capfd, first, blocked.path, "--processes", 1, "--json", tmp_path / "one.json"
     )
@@ -56,12 +57,17 @@ def test_ctrl_c_keeps_what_was_judged_and_the_same_command_goes_on(tmp_path: Pat
     assert many == one
 
 
-def test_what_cannot_be(tmp_path: Path, capfd):
+def test_what_cannot_be(tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "w"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04")
     for options, reason in (
-        (("--cluster", "ray"), "--cluster is for bags: name some"),
-        (("--cluster", "slurm", "a"), "unknown cluster 'slurm'; use ray or local"),
-        (("--cluster", "local", "--cluster-address", "a:1", "a"), "--cluster-address is of"),
-        (("--cluster", "local", "a", "--device", "cuda:0", "--weights", "w"), "have a GPU each"),
+        (("--cluster", "slurm", "a"), "unknown cluster 'slurm': choose one of ray, local"),
+        (("--cluster", "local", "--cluster-address", "a:1", "a"), "--cluster-address needs"),
+        (
+            ("--cluster", "local", "a", "--device", "cuda:0", "--weights", "w"),
+            "assigns one GPU to each",
+        ),
     ):
         code, _, err = run(capfd, *options, "--state", tmp_path / "state")
         assert (code, err.count("\n")) == (1, 1), err

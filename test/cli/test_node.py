@@ -4,22 +4,24 @@ import pytest
 import yaml
 
 from upsnet_ros.cli import main
-from upsnet_ros.cli.node_options import ros_arguments
-from upsnet_ros.ros.settings import parameters
+from upsnet_ros.cli.node import ros_arguments
+from upsnet_ros.node.settings import parameters
 
 
 @pytest.fixture
 def started(monkeypatch):
     """What the node's main would have been called with."""
-    from upsnet_ros.ros import main as node
+    from upsnet_ros.node import node
+    from upsnet_ros.points import node as points_node
 
     calls = []
-    monkeypatch.setattr(node, "main", lambda args: calls.append(args) or 0)
+    for module in (node, points_node):
+        monkeypatch.setattr(module, "main", lambda args: calls.append(args) or 0)
 
-    def run(*arguments):
+    def run(*arguments, command="node"):
         calls.clear()
         with pytest.raises(SystemExit) as ended:
-            main(["node", *arguments])
+            main([command, *arguments])
         assert ended.value.code == 0
         return calls[0]
 
@@ -38,14 +40,16 @@ def test_nothing_given_sets_nothing(started):
     assert started() == ["--ros-args"]
 
 
-def test_options_become_parameters_of_their_type(started):
+def test_options_become_parameters_of_their_type(started, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "123").write_bytes(b"PK\x03\x04")  # begins as a file of torch does
     arguments = started(
-        *("--weights", "123", "--score-threshold", "1", "--scale", "512", "--no-publish-overlay"),
+        *("--weights", "123", "--score-threshold", "0", "--scale", "512", "--no-publish-overlay"),
         *("--allow-random-weights", "--cameras", "front", "--cameras", "rear"),
     )
     assert values(arguments) == {
         "weights": "123",
-        "score_threshold": 1.0,
+        "score_threshold": 0.0,
         "scale": 512,
         "publish_overlay": False,
         "allow_random_weights": True,
@@ -60,6 +64,13 @@ def test_ros_arguments_pass_untouched_and_come_last(started):
     assert arguments == ["--ros-args", "-p", "scale:=512", *rest]
 
 
+@pytest.mark.parametrize(("kind", "name"), [("depth", "depth"), ("cloud", "points_in")])
+def test_the_topic_of_points_says_what_the_input_is(started, kind, name):
+    arguments = started(f"--{kind}-topic", "/sensor", command="points")
+    assert values(arguments) == {"input": kind}
+    assert arguments[-2:] == ["-r", f"{name}:=/sensor"]
+
+
 def test_the_image_topic_is_a_remap(started):
     arguments = started("--image-topic", "/camera/image_raw")
     assert arguments == ["--ros-args", "-r", "image:=/camera/image_raw"]
@@ -68,7 +79,7 @@ def test_the_image_topic_is_a_remap(started):
 def test_every_parameter_has_an_option(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
-        main(["node", "--help"])
+        main(["node", "--help-all"])
     told = " ".join(capsys.readouterr().out.split())
     for info in parameters():
         assert "--" + info.name.replace("_", "-") in told
@@ -79,7 +90,7 @@ def test_ros_arguments_without_any():
 
 
 def test_the_exit_code_is_the_nodes(monkeypatch):
-    from upsnet_ros.ros import main as node
+    from upsnet_ros.node import node
 
     monkeypatch.setattr(node, "main", lambda args: 1)
     with pytest.raises(SystemExit) as ended:

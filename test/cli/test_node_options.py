@@ -5,23 +5,20 @@ from typing import Any
 
 import pytest
 
-from upsnet_ros.cli.node_options import (
-    OF_A_DRIVEN_NODE,
-    given,
-    ros_arguments,
-    with_node_options,
-)
-from upsnet_ros.ros.settings import parameters
+from upsnet_ros.cli.node import OF_A_DRIVEN_NODE, given, ros_arguments, with_node_options
+from upsnet_ros.node.settings import parameters
 
 
 def test_parameters_that_are_left_out_have_no_option_and_own_ones_stay():
-    @with_node_options(leave_out={"variant"}, panel="The node")
+    @with_node_options(leave_out={"variant"}, common={"scale"}, panel="The node")
     def command(*, bag: str, **options: Any) -> None: ...
 
     names = list(inspect.signature(command).parameters)
     assert names[0] == "bag"
     assert set(names[1:]) == {info.name for info in parameters()} - {"variant"}
-    assert command.__annotations__["scale"].__metadata__[0].rich_help_panel == "The node"
+    options = {name: command.__annotations__[name].__metadata__[0] for name in names[1:]}
+    assert options["scale"].rich_help_panel == "The node"
+    assert [name for name, option in options.items() if not option.hidden] == ["scale"]
 
 
 def test_what_drives_a_node_chooses_real_parameters():

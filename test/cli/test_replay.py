@@ -18,10 +18,11 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 import drive_bag
+from command_runs import CommandRun
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from upsnet_ros.bags import open_bag
+from upsnet_ros.bags.reader import open_bag
 from upsnet_ros.inference.frame import LABEL_DIVISOR
 
 COMMAND = [sys.executable, "-m", "upsnet_ros.cli", "replay"]
@@ -89,7 +90,7 @@ def test_a_bag_of_others_in_realtime(tmp_path: Path) -> None:
     figures = json.loads((out / "replay.json").read_text())
     assert (figures["mode"], figures["rate"], figures["sent"]) == ("realtime", 0.2, 4)
     assert figures["sent"] == figures["answered"] + figures["missed"]
-    assert f"4 images sent, {figures['answered']} answered" in done.stdout
+    assert f"4 images sent, {figures['answered']} with results" in done.stdout
     assert 1 <= figures["answered"] == sum(figures["histogram"]["counts"])
     messages = read(out / "bag")
     outputs = ("labels", "instances", "unknown_mask", "unknown_score")
@@ -138,20 +139,21 @@ def test_lockstep_until_ctrl_c(tmp_path: Path) -> None:
     assert figures["sent"] == count
 
 
-def test_one_command_from_a_bag_to_its_report(tmp_path: Path) -> None:
-    drive, out = drive_bag.write_drive(tmp_path / "drive", 5), tmp_path / "out"
-    done = replay(drive, "--start", "0.1", "--out", out, "--evaluate", *NODE)
-    assert done.returncode == 0, done.stderr
-    figures = json.loads((out / "replay.json").read_text())
+def test_one_command_from_a_bag_to_its_results(replay_run: CommandRun) -> None:
+    assert replay_run.code == 0, replay_run.stderr
+    figures = json.loads((replay_run.out / "replay.json").read_text())
     assert (figures["mode"], figures["sent"], figures["answered"]) == ("lockstep", 4, 4)
     assert figures["truth"] == [drive_bag.TRUTH]
-    with open_bag(out / "bag") as bag:
+    with open_bag(replay_run.out / "bag") as bag:
         latched = {topic.name for topic in bag.topics if topic.latched}
     assert latched == {"/panoptic/label_info"}
-    evaluation = json.loads((out / "evaluation.json").read_text())
+
+
+def test_one_command_from_a_bag_to_its_report(replay_run: CommandRun) -> None:
+    evaluation = json.loads((replay_run.out / "evaluation.json").read_text())
     assert evaluation["frames_evaluated"] == 4
     assert {"PQ", "SQ", "RQ", "classes"} <= evaluation.keys()
-    assert "<html" in (out / "report.html").read_text()
+    assert "<html" in (replay_run.out / "report.html").read_text()
 
 
 def list_processes(folder: Path) -> list[str]:
@@ -169,10 +171,11 @@ def list_processes(folder: Path) -> list[str]:
 
 def test_a_node_that_cannot_start_is_told_with_its_own_words(tmp_path: Path) -> None:
     drive = drive_bag.write_drive(tmp_path / "drive", 1)
-    done = replay(drive, "--out", tmp_path / "out", "--scale", "20")
+    (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04 no checkpoint")
+    done = replay(drive, "--out", tmp_path / "out", "--weights", tmp_path / "weights.pth")
     assert done.returncode == 1
     assert "`upsnet node` ended with exit code 1" in done.stderr
-    assert "scale must be at least 32" in done.stderr.split("ends:")[1]
+    assert "weights.pth" in done.stderr.split("ends:")[1]
     assert "Traceback" not in done.stderr
     assert read(tmp_path / "out/bag") == {}
 
@@ -183,15 +186,19 @@ def test_a_node_that_cannot_start_is_told_with_its_own_words(tmp_path: Path) -> 
         (["{drive}x"], "drivex"),
         (["{drive}", "--lockstep", "--realtime", "1"], "--lockstep and --realtime exclude each"),
         (["{drive}", "--realtime", "0"], "rate must be above 0"),
-        (["{drive}", "--max-rate", "5"], "--max-rate loses images, and in lockstep each has"),
+        (["{drive}", "--max-rate", "5"], "--max-rate drops images"),
         (["{drive}", "--topic", "/front"], "topic /front is not in the bag"),
         (["{drive}", "--truth", "/nowhere", "--evaluate"], "--evaluate needs ground truth"),
         (
             ["{drive}", "--no-node", "--scale", "64"],
-            "--no-node starts none that could take --scale",
+            "--scale is an option of the node that --no-node",
         ),
         (["{drive}", "--record", "lables"], "output 'lables' is none of"),
-        (["{drive}", "--out", "{full}"], "already holds a replay: --overwrite replaces it"),
+        (["{drive}", "--out", "{full}"], "did not write bag"),
+        (["{drive}", "--points"], "points need one topic of PointCloud2, not none"),
+        (["{drive}", "--points", "--no-node"], "--points starts a points node"),
+        (["{drive}", "--record", "points"], "--record points needs --points"),
+        (["{drive}", "--record", "objects"], "--record objects needs --points"),
     ],
 )
 def test_what_cannot_be_done_ends_with_one_line(
@@ -199,7 +206,7 @@ def test_what_cannot_be_done_ends_with_one_line(
 ) -> None:
     from typer.testing import CliRunner
 
-    from upsnet_ros.cli import app
+    from upsnet_ros.cli.commands import app
 
     drive = drive_bag.write_drive(tmp_path / "drive", 1)
     (tmp_path / "full/bag").mkdir(parents=True)

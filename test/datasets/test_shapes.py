@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from things import thing_of_mask
 
-from upsnet_ros.datasets.base import thing_of_mask, things_of_map
-from upsnet_ros.datasets.shapes import Bitmask, Polygons, Shape
+from upsnet_ros.datasets.base import Bitmask, Polygons, Shape, things_of_map
 
 ROWS, COLUMNS = np.arange(40), np.arange(50)
 

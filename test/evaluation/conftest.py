@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
-from upsnet_ros.evaluation.categories import Categories
-from upsnet_ros.evaluation.maps import PanopticMap, Segments
+from upsnet_ros.evaluation.maps import Categories, PanopticMap, Segments
 
-CATEGORIES = Categories.of(CITYSCAPES)
+CATEGORIES = Categories.from_taxonomy(CITYSCAPES)
 _LARGEST_ID = 2**24 - 1
 
 
@@ -57,7 +56,7 @@ def make_map(pixels, rng, *, crowd_share=0.0, classes=None, extra=0, hidden=0) -
     if classes is None:
         classes = rng.choice(CITYSCAPES.public_ids, len(ids))
     crowd = rng.random(len(ids)) < crowd_share
-    return PanopticMap(pixels=pixels, segments=Segments.of(ids, classes, crowd=crowd))
+    return PanopticMap(pixels=pixels, segments=Segments.from_arrays(ids, classes, crowd=crowd))
 
 
 def _fresh_ids(rng, taken, count):
@@ -95,7 +94,7 @@ def _near(rng):
     renamed = np.searchsorted(ids, moved).astype(np.uint32) + 7
     renamed[moved == 0] = 0
     return truth, PanopticMap(
-        pixels=renamed, segments=Segments.of(np.arange(len(ids)) + 7, classes)
+        pixels=renamed, segments=Segments.from_arrays(np.arange(len(ids)) + 7, classes)
     )
 
 
@@ -123,8 +122,8 @@ def _one_pixel(rng):
     guess = np.where(rng.random(height * width) < 0.7, classes, 7)
     ids = np.arange(height * width) + 1
     return (
-        PanopticMap(pixels=pixels, segments=Segments.of(ids, classes)),
-        PanopticMap(pixels=pixels, segments=Segments.of(ids, guess)),
+        PanopticMap(pixels=pixels, segments=Segments.from_arrays(ids, classes)),
+        PanopticMap(pixels=pixels, segments=Segments.from_arrays(ids, guess)),
     )
 
 
@@ -155,8 +154,8 @@ def _half_void(rng):
     prediction[:] = 9
     classes = rng.choice([24, 26], 2)
     return (
-        PanopticMap(pixels=truth, segments=Segments.of([26_001], classes[:1])),
-        PanopticMap(pixels=prediction, segments=Segments.of([9], classes[1:])),
+        PanopticMap(pixels=truth, segments=Segments.from_arrays([26_001], classes[:1])),
+        PanopticMap(pixels=prediction, segments=Segments.from_arrays([9], classes[1:])),
     )
 
 
@@ -175,8 +174,8 @@ def _exactly_half(rng):
     truth[0, : 2 * base] = 1
     prediction[0, : base + int(rng.integers(0, 2))] = 5
     return (
-        PanopticMap(pixels=truth, segments=Segments.of([1], [26])),
-        PanopticMap(pixels=prediction, segments=Segments.of([5], [26])),
+        PanopticMap(pixels=truth, segments=Segments.from_arrays([1], [26])),
+        PanopticMap(pixels=prediction, segments=Segments.from_arrays([5], [26])),
     )
 
 

@@ -4,10 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from upsnet_ros.evaluation.boundary import band_width, boundary_overlaps
-from upsnet_ros.evaluation.maps import PanopticMap, Segments
-from upsnet_ros.evaluation.overlaps import Overlaps
-from upsnet_ros.evaluation.panoptic_quality import match
+from upsnet_ros.evaluation.maps import Overlaps, PanopticMap, Segments
+from upsnet_ros.evaluation.panoptic_quality import band_width, boundary_overlaps, match
 
 
 def _band_of_one(mask: np.ndarray, width: int) -> np.ndarray:
@@ -24,14 +22,14 @@ def test_iou_is_the_smaller_of_whole_and_boundary(offset, random_pairs) -> None:
         truth, prediction = (
             PanopticMap(
                 pixels=np.where(side.pixels > 0, side.pixels.astype(np.int64) + offset, 0),
-                segments=Segments.of(
+                segments=Segments.from_arrays(
                     side.segments.ids + offset, side.segments.classes, crowd=side.segments.crowd
                 ),
             )
             for side in (pair.truth, pair.prediction)
         )
         width = band_width(*truth.pixels.shape)
-        whole = Overlaps.of(truth, prediction)
+        whole = Overlaps.from_maps(truth, prediction)
         matching = match(whole, boundary_overlaps(truth, prediction))
         found = dict(
             zip(zip(matching.rows, matching.columns, strict=True), matching.ious, strict=True)

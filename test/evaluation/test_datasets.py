@@ -9,28 +9,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from cityscapesscripts.evaluation import evalPanopticSemanticLabeling
 from cityscapesscripts.preparation import createPanopticImgs
+from official_panoptic import official_panoptic_quality
 
 from upsnet_ros import Predictor
-from upsnet_ros.datasets.base import Sample, Thing
-from upsnet_ros.datasets.scenes import DrivingScenes
-from upsnet_ros.datasets.shapes import Bitmask
+from upsnet_ros.datasets.base import Bitmask, Sample, Thing
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
+from upsnet_ros.errors import EvaluationError
 from upsnet_ros.evaluation.datasets import (
     ModelFrames,
     evaluate_dataset,
-    map_of_sample,
+    map_from_sample,
     open_dataset,
 )
-from upsnet_ros.evaluation.errors import EvaluationError
-from upsnet_ros.evaluation.evaluation import summarise
-from upsnet_ros.evaluation.figures import headline
-from upsnet_ros.evaluation.measures import Metrics
-from upsnet_ros.evaluation.naming import frame_name, place_in_sequence
+from upsnet_ros.evaluation.maps import frame_name, sequence_position
+from upsnet_ros.evaluation.metrics import Metrics, summarise
 from upsnet_ros.evaluation.panoptic_files import Extras, PanopticFiles
-from upsnet_ros.evaluation.run import Judge
+from upsnet_ros.evaluation.report import headline
+from upsnet_ros.evaluation.run import Evaluator
 from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
+from upsnet_ros.synthetic.dataset import DrivingScenes
 
 SCENES = DrivingScenes("val", 0, 3, (128, 256))
 
@@ -112,9 +110,7 @@ def result(root: Path, predictor: Predictor):
 
 
 def test_equals_cityscapesscripts_on_real_predictions(result, files, tmp_path) -> None:
-    theirs = evalPanopticSemanticLabeling.evaluatePanoptic(
-        *(str(path) for path in files.values()), str(tmp_path / "result.json")
-    )
+    theirs = official_panoptic_quality(*files.values(), results=tmp_path / "result.json")
     quality = result.quality
     for name, values in (
         ("All", quality.all),
@@ -137,8 +133,8 @@ def test_files_give_the_same_figures_as_the_model(result, files, root) -> None:
         prediction_unknown=files["prediction_json"].with_name("unknown"),
     )
     frames = PanopticFiles(**files, extras=extras)
-    judge = Judge(metrics=Metrics(boundary=True, instances=True))
-    again = summarise((item.measures for item in judge.spread(frames, 1)), frames.categories)
+    evaluator = Evaluator(metrics=Metrics(boundary=True, instances=True))
+    again = summarise((item.measures for item in evaluator.spread(frames, 1)), frames.categories)
     expected = headline(result)
     assert headline(again) == pytest.approx(expected, abs=1e-12)
     assert {
@@ -192,12 +188,18 @@ def _sample(*things: tuple[int, int | None, bool]) -> Sample:
 def test_truth_ids_last_where_things_are_numbered() -> None:
     person, car = 11, 13
     numbered = _sample((car, 5, False), (car, None, True), (person, 0, False))
-    ids = map_of_sample(numbered, CITYSCAPES).segments
+    ids = map_from_sample(numbered, CITYSCAPES).segments
     assert ids.ids.tolist() == [7, 26005, 26, 24000]
     assert ids.crowd.tolist() == [False, False, True, False]
     # COCO has no numbers, and several groups of a class.
     counted = _sample((car, None, False), (car, None, True), (car, None, True), (car, None, False))
-    assert map_of_sample(counted, CITYSCAPES).segments.ids.tolist() == [7, 26001, 26, 26002, 26003]
+    assert map_from_sample(counted, CITYSCAPES).segments.ids.tolist() == [
+        7,
+        26001,
+        26,
+        26002,
+        26003,
+    ]
 
 
 def test_video_quality_has_a_model_tracked_and_needs_numbered_things() -> None:
@@ -221,7 +223,7 @@ def test_video_quality_has_a_model_tracked_and_needs_numbered_things() -> None:
     ids = [frame.overlaps.prediction.ids.tolist() for frame in result.frames if frame.overlaps]
     assert ids == [[7, 1001]] * 4  # each sequence counts from 1
 
-    with pytest.raises(EvaluationError, match=r"a_000000_000003.*does not number them"):
+    with pytest.raises(EvaluationError, match=r"a_000000_000003.*numbers that persist"):
         evaluate_dataset(
             Dataset([_sample((11, None, False), (13, 5, False))]),
             lambda image: answer,
@@ -230,9 +232,9 @@ def test_video_quality_has_a_model_tracked_and_needs_numbered_things() -> None:
 
 
 def test_unknown_kinds_and_empty_roots_are_named(tmp_path) -> None:
-    with pytest.raises(ValueError, match="unknown data set 'kitti'"):
+    with pytest.raises(ValueError, match="unknown dataset 'kitti'"):
         open_dataset("kitti", tmp_path, None)
-    with pytest.raises(ValueError, match="name the folder of the data set coco: --root"):
+    with pytest.raises(ValueError, match="coco needs its folder"):
         open_dataset("coco", None, None)
     with pytest.raises(ValueError, match="split"):
         open_dataset("scenes", None, "minival")
@@ -246,4 +248,4 @@ def test_drawn_scenes_need_no_folder_and_tell_unknown_objects() -> None:
     sample = dataset[0]
     assert sample.size == (512, 1024)
     assert sample.unknown is not None
-    assert place_in_sequence(frame_name(sample.name))[0] == "test0_000000"
+    assert sequence_position(frame_name(sample.name))[0] == "test0_000000"

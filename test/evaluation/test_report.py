@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 from playwright.sync_api import Page as BrowserPage
 
+from upsnet_ros.cli.evaluate_runs import show
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
-from upsnet_ros.evaluation.categories import Categories
-from upsnet_ros.evaluation.evaluation import evaluate
-from upsnet_ros.evaluation.maps import map_of_labels
-from upsnet_ros.evaluation.measures import EvaluationFrame
-from upsnet_ros.evaluation.report.page import Page, Series
-from upsnet_ros.evaluation.report.palette import safe_colors, worst_distance
-from upsnet_ros.evaluation.report.shelf import Shelf
-from upsnet_ros.evaluation.snapshot import Snapshot, take_snapshot
+from upsnet_ros.evaluation.maps import Categories, map_from_labels
+from upsnet_ros.evaluation.metrics import EvaluationFrame, EvaluationResult, evaluate
+from upsnet_ros.evaluation.report import Page, _seen, safe_colors
+from upsnet_ros.evaluation.run import Series, Snapshot, SnapshotSelector, take_snapshot
 
 _FRAMES = 5
 
@@ -43,8 +43,8 @@ def _frames() -> list[EvaluationFrame]:
                 name=f"a_000000_{number:06d}",
                 sequence="a_000000",
                 number=number,
-                truth=map_of_labels(truth, CITYSCAPES),
-                prediction=map_of_labels(answer, CITYSCAPES),
+                truth=map_from_labels(truth, CITYSCAPES),
+                prediction=map_from_labels(answer, CITYSCAPES),
                 image=rng.integers(0, 256, (60, 120, 3), dtype=np.uint8),
                 truth_unknown=truth == 0,
                 prediction_unknown=answer == 0,
@@ -55,7 +55,7 @@ def _frames() -> list[EvaluationFrame]:
 
 def _page(**options) -> Page:
     frames = _frames()
-    categories = Categories.of(CITYSCAPES)
+    categories = Categories.from_taxonomy(CITYSCAPES)
     return Page(
         title="A <run> & more",
         result=evaluate(frames, categories),
@@ -121,7 +121,7 @@ def _pixel(page: BrowserPage, view: str, x: int, y: int) -> list[int]:
 
 def test_headline_and_texts(page) -> None:
     expect(page).to_have_title("A <run> & more")
-    result = evaluate(_frames(), Categories.of(CITYSCAPES))
+    result = evaluate(_frames(), Categories.from_taxonomy(CITYSCAPES))
     tile = page.locator("li[data-figure=PQ] .value")
     expect(tile).to_have_text(re.compile(rf"{100 * result.pq:.1f}"))
     expect(page.locator("li[data-figure=unknown_recall]")).to_contain_text("50.0")
@@ -219,9 +219,49 @@ def test_plots(page) -> None:
     expect(page.locator("#caption")).to_contain_text("a_000000_000001")
 
 
+def _shown(result: EvaluationResult, notes: Sequence[str] = ()) -> str:
+    with redirect_stdout(io.StringIO()) as out:
+        show(result, notes)
+    return out.getvalue()
+
+
+def test_names_of_others_do_nothing_to_the_terminal() -> None:
+    name = "[/red]\x1b[2J[bold]road\nx"
+    first, *others = Categories.from_taxonomy(CITYSCAPES).classes
+    categories = Categories((replace(first, name=name), *others))
+    frame = replace(_frames()[0], name=name)
+    result = evaluate([frame], categories)
+    out = _shown(result, [f"left out: {name}"])
+    assert "\x1b" not in out
+    assert "[/red][2J[bold]road" in out
+    assert "left out: [/red][2J[bold]road" in out
+    page = Page(title="t", result=result, snapshots=[take_snapshot(frame, categories)])
+    assert page.html()
+
+
+def test_the_terminal_shows_what_scores_of_unknown_are_worth() -> None:
+    frames = [
+        replace(frame, unknown_scores={"max_logit": frame.truth_unknown * np.uint8(200)})
+        for frame in _frames()
+    ]
+    out = _shown(evaluate(frames, Categories.from_taxonomy(CITYSCAPES)))
+    row = next(line for line in out.splitlines() if "max logit" in line)
+    assert re.findall(r"[\d.]+", row) == ["100.0", "0.0", "100.0", "0.002"]
+    assert re.search(r"region recall +100\.0", out)
+    assert "max logit" not in _shown(evaluate(_frames(), Categories.from_taxonomy(CITYSCAPES)))
+
+
 def test_page_of_no_frames_is_still_a_page() -> None:
     page = Page(title="empty", result=_page().result, snapshots=[])
     assert "No frames were kept." in page.html()
+
+
+def worst_distance(colors: Sequence[tuple[int, int, int]]) -> float:
+    """Smallest CIELAB distance of any two colours, in the worst of all visions."""
+    seen = _seen(np.array(colors, np.float64))
+    between = np.linalg.norm(seen[:, :, None] - seen[:, None], axis=-1)
+    rows, columns = np.triu_indices(len(colors), 1)
+    return float(between[:, rows, columns].min())
 
 
 @pytest.mark.parametrize("taxonomy", [CITYSCAPES, COCO])
@@ -231,15 +271,15 @@ def test_safe_colours_are_further_apart(taxonomy) -> None:
     assert worst_distance(colors) > 4 * worst_distance([info.color for info in taxonomy.classes])
 
 
-def test_a_shelf_keeps_the_worst_and_some_from_all_along() -> None:
-    shelf = Shelf(10)
+def test_the_selector_keeps_the_worst_and_evenly_spaced_frames() -> None:
+    selector = SnapshotSelector(10)
     qualities = np.random.default_rng(0).permutation(1000) / 1000
     for number, quality in enumerate(qualities):
         shot = Snapshot(
             name=str(number), width=1, height=1, image=None, truth=b"", prediction=b"", unknown=None
         )
-        shelf.put(shot, math.nan if number == 500 else float(quality))
-    kept = [int(shot.name) for shot in shelf.snapshots()]
+        selector.add(shot, math.nan if number == 500 else float(quality))
+    kept = [int(shot.name) for shot in selector.snapshots()]
     assert len(kept) <= 10
     assert kept == sorted(kept)
     qualities[500] = 1

@@ -6,9 +6,8 @@ import pytest
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling
 
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
-from upsnet_ros.evaluation.maps import map_of_labels
-from upsnet_ros.evaluation.overlaps import Overlaps
-from upsnet_ros.evaluation.semantic import class_ious, class_pixels, mean_iou
+from upsnet_ros.evaluation.maps import Overlaps, map_from_labels
+from upsnet_ros.evaluation.panoptic_quality import class_ious, class_pixels, mean_iou
 
 
 def test_equals_cityscapesscripts(categories, tmp_path) -> None:
@@ -22,8 +21,8 @@ def test_equals_cityscapesscripts(categories, tmp_path) -> None:
         for file, labels in zip(files, (guess, truth), strict=True):
             assert cv2.imwrite(str(file), labels.astype(np.uint8))
         names.append([str(file) for file in files])
-        sides = (map_of_labels(labels, CITYSCAPES) for labels in (truth, guess))
-        pixels.append(class_pixels(Overlaps.of(*sides), categories))
+        sides = (map_from_labels(labels, CITYSCAPES) for labels in (truth, guess))
+        pixels.append(class_pixels(Overlaps.from_maps(*sides), categories))
     args = evalPixelLevelSemanticLabeling.args
     args.quiet, args.evalInstLevelScore, args.evalPixelAccuracy, args.JSONOutput = (
         True, False, False, False,

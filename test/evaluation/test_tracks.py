@@ -1,4 +1,4 @@
-"""Id switches, MOTSA and sMOTSA; and the tracker, judged on masks without a fault."""
+"""Id switches, MOTSA and sMOTSA; and the tracker, evaluated on masks without a fault."""
 
 from __future__ import annotations
 
@@ -7,36 +7,41 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from upsnet_ros.datasets.scenes import scene_frame
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
-from upsnet_ros.evaluation.categories import Categories
+from upsnet_ros.errors import EvaluationError
 from upsnet_ros.evaluation.datasets import SequenceTrackers
-from upsnet_ros.evaluation.errors import EvaluationError
-from upsnet_ros.evaluation.evaluation import evaluate
-from upsnet_ros.evaluation.figures import headline, to_json
-from upsnet_ros.evaluation.maps import PanopticMap, Segments, map_of_frame, map_of_labels
-from upsnet_ros.evaluation.measures import EvaluationFrame, Metrics
-from upsnet_ros.evaluation.overlaps import Overlaps
-from upsnet_ros.evaluation.tables import headline_lines
-from upsnet_ros.evaluation.tracks import id_switches
+from upsnet_ros.evaluation.maps import (
+    Categories,
+    Overlaps,
+    PanopticMap,
+    Segments,
+    map_from_frame,
+    map_from_labels,
+)
+from upsnet_ros.evaluation.metrics import EvaluationFrame, Metrics, evaluate
+from upsnet_ros.evaluation.panoptic_quality import id_switches
+from upsnet_ros.evaluation.report import headline, headline_lines, to_json
 from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
+from upsnet_ros.synthetic.dataset import scene_frame
 
 ROAD, PERSON, CAR = 7, 24, 26
 VIDEO = Metrics(video=True)
-CATEGORIES = Categories.of(CITYSCAPES)
+CATEGORIES = Categories.from_taxonomy(CITYSCAPES)
 
 
 def _map(row: list[int], classes: dict[int, int]) -> PanopticMap:
     pixels = np.array([row])
     ids = np.unique(pixels[pixels > 0])
-    return PanopticMap(pixels=pixels, segments=Segments.of(ids, [classes[i] for i in ids.tolist()]))
+    return PanopticMap(
+        pixels=pixels, segments=Segments.from_arrays(ids, [classes[i] for i in ids.tolist()])
+    )
 
 
 def _switches(rows: list[list[int]], answers: list[list[int]], numbers: list[int]) -> np.ndarray:
     """Of ids whose tens tell the class: 1 road, 2 person, 3 car."""
     classes = {i: {1: ROAD, 2: PERSON, 3: CAR}[i // 10] for i in range(10, 40)}
     frames = [
-        Overlaps.of(_map(row, classes), _map(answer, classes))
+        Overlaps.from_maps(_map(row, classes), _map(answer, classes))
         for row, answer in zip(rows, answers, strict=True)
     ]
     return id_switches(numbers, frames, CATEGORIES, max_gap=15)
@@ -57,7 +62,7 @@ def _switches(rows: list[list[int]], answers: list[list[int]], numbers: list[int
 def test_a_switch_is_another_id_than_when_it_was_found_last(answers, switches) -> None:
     found = _switches([[10, 35, 35]] * 3, answers, [0, 1, 2])
     assert found.sum() == switches
-    assert found[CATEGORIES.places(np.array([CAR]))[0]] == switches
+    assert found[CATEGORIES.indices(np.array([CAR]))[0]] == switches
 
 
 def test_frames_far_apart_need_no_lasting_ids() -> None:
@@ -124,7 +129,9 @@ def test_figures_are_those_of_the_definition(seed) -> None:
 
 def _map_2d(pixels: np.ndarray, classes: dict[int, int]) -> PanopticMap:
     ids = np.unique(pixels)
-    return PanopticMap(pixels=pixels, segments=Segments.of(ids, [classes[i] for i in ids.tolist()]))
+    return PanopticMap(
+        pixels=pixels, segments=Segments.from_arrays(ids, [classes[i] for i in ids.tolist()])
+    )
 
 
 def test_track_ids_take_the_place_of_the_frames_own() -> None:
@@ -139,11 +146,11 @@ def test_track_ids_take_the_place_of_the_frames_own() -> None:
     )  # fmt: skip
     road = StuffSegment(id=7, class_id=7, class_name="road", box=box, area=1)
     frame = PanopticFrame(labels=labels, unknown=labels == 0, instances=things, stuff=(road,))
-    found = map_of_frame(frame, tracks=True)
+    found = map_from_frame(frame, tracks=True)
     assert found.pixels.tolist() == [[7, 1007, 1000 + 2**32 - 1, 0]]
     assert found.segments.ids.tolist() == [7, 1000 + 2**32 - 1, 1007]
     assert found.segments.classes.tolist() == [7, PERSON, CAR]
-    assert map_of_frame(frame).pixels is labels
+    assert map_from_frame(frame).pixels is labels
     off = PanopticFrame(
         labels=labels,
         unknown=labels == 0,
@@ -152,7 +159,7 @@ def test_track_ids_take_the_place_of_the_frames_own() -> None:
         stuff=(road,),
     )  # fmt: skip
     with pytest.raises(EvaluationError, match="tracking was off"):
-        map_of_frame(off, tracks=True)
+        map_from_frame(off, tracks=True)
 
 
 def _shuffled(truth: PanopticMap, rng: np.random.Generator) -> PanopticFrame:
@@ -189,14 +196,14 @@ def test_the_tracker_keeps_the_ids_of_masks_without_a_fault() -> None:
         for sequence in range(2):
             for number in range(20):
                 scene = scene_frame("val", sequence, number, (192, 384), seed=1)
-                truth = map_of_labels(scene.instances, CITYSCAPES)
+                truth = map_from_labels(scene.instances, CITYSCAPES)
                 shuffled = _shuffled(truth, rng)
                 tracked = trackers(shuffled, str(sequence), number)
                 place = {"name": f"{sequence}_{number}", "sequence": str(sequence)}
                 place |= {"number": number, "truth": truth}
                 yield (
-                    EvaluationFrame(prediction=map_of_frame(tracked, tracks=True), **place),
-                    EvaluationFrame(prediction=map_of_frame(shuffled), **place),
+                    EvaluationFrame(prediction=map_from_frame(tracked, tracks=True), **place),
+                    EvaluationFrame(prediction=map_from_frame(shuffled), **place),
                 )
 
     tracked, shuffled = (evaluate(side, CATEGORIES, VIDEO) for side in zip(*frames(), strict=True))

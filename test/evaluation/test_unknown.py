@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from upsnet_ros.evaluation.errors import EvaluationError
+from upsnet_ros.errors import EvaluationError
 from upsnet_ros.evaluation.unknown import (
     UnknownCounts,
     average_precision,
@@ -15,7 +15,7 @@ from upsnet_ros.evaluation.unknown import (
 def _counts(truth, known, mask, **scores) -> UnknownCounts:
     arrays = (np.array(array, bool) for array in (truth, known, mask))
     truth, known, mask = arrays
-    return UnknownCounts.of(
+    return UnknownCounts.from_masks(
         truth=truth,
         known=known,
         mask=mask,
@@ -92,5 +92,5 @@ def test_a_perfect_score() -> None:
 
 
 def test_sizes_must_agree() -> None:
-    with pytest.raises(EvaluationError, match=r"unknown truth is \(1, 2\), but mask is \(1, 3\)"):
+    with pytest.raises(EvaluationError, match=r"truth is \(1, 2\), but mask is \(1, 3\)"):
         _counts([[1, 0]], [[0, 1]], [[1, 0, 0]])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from upsnet_ros.evaluation.unknown_scores import unknown_scores
+from upsnet_ros.evaluation.unknown import unknown_scores
 from upsnet_ros.inference.frame import PanopticFrame
 
 NOTHING = {

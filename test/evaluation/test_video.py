@@ -3,11 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from upsnet_ros.evaluation.errors import EvaluationError
-from upsnet_ros.evaluation.maps import PanopticMap, Segments
-from upsnet_ros.evaluation.overlaps import Overlaps
-from upsnet_ros.evaluation.panoptic_quality import PanopticCounts
-from upsnet_ros.evaluation.video import tube_counts
+from upsnet_ros.errors import EvaluationError
+from upsnet_ros.evaluation.maps import Overlaps, PanopticMap, Segments
+from upsnet_ros.evaluation.panoptic_quality import PanopticCounts, tube_counts
 
 CLASSES = {1: 7, 2: 26, 3: 26, 4: 24, 5: 26}
 
@@ -15,7 +13,7 @@ CLASSES = {1: 7, 2: 26, 3: 26, 4: 24, 5: 26}
 def _map(pixels: np.ndarray) -> PanopticMap:
     ids = np.unique(pixels[pixels > 0])
     classes = [CLASSES[number] for number in ids.tolist()]
-    return PanopticMap(pixels=pixels, segments=Segments.of(ids, classes, crowd=ids == 5))
+    return PanopticMap(pixels=pixels, segments=Segments.from_arrays(ids, classes, crowd=ids == 5))
 
 
 def _videos(rng: np.random.Generator, length: int) -> list[np.ndarray]:
@@ -25,14 +23,16 @@ def _videos(rng: np.random.Generator, length: int) -> list[np.ndarray]:
 
 
 def _counts(truth: PanopticMap, prediction: PanopticMap, categories) -> PanopticCounts:
-    return PanopticCounts.of(Overlaps.of(truth, prediction), categories)
+    return PanopticCounts.from_overlaps(Overlaps.from_maps(truth, prediction), categories)
 
 
 @pytest.mark.parametrize("step", [1, 5])
 def test_a_window_is_judged_as_its_frames_stacked(step, categories) -> None:
     rng = np.random.default_rng(step)
     truths, predictions = _videos(rng, 8)
-    frames = [Overlaps.of(_map(t), _map(p)) for t, p in zip(truths, predictions, strict=True)]
+    frames = [
+        Overlaps.from_maps(_map(t), _map(p)) for t, p in zip(truths, predictions, strict=True)
+    ]
     numbers = [step * n for n in range(8)]
     for size in (0, 5):
         joined = size // step + 1
@@ -52,7 +52,7 @@ def test_an_instance_that_changes_its_id_is_no_tube(categories) -> None:
     row = np.array([[2, 2, 2, 0]])
     steady, swapped = [_map(row), _map(row)], [_map(row), _map(np.where(row == 2, 3, 0))]
     frames = {
-        name: [Overlaps.of(_map(row), side) for side in video]
+        name: [Overlaps.from_maps(_map(row), side) for side in video]
         for name, video in (("steady", steady), ("swapped", swapped))
     }
     window = {name: tube_counts([0, 5], video, 5, categories) for name, video in frames.items()}
@@ -62,14 +62,14 @@ def test_an_instance_that_changes_its_id_is_no_tube(categories) -> None:
 
 
 def test_a_sequence_shorter_than_the_window_has_none(categories) -> None:
-    frame = Overlaps.of(_map(np.array([[2]])), _map(np.array([[2]])))
+    frame = Overlaps.from_maps(_map(np.array([[2]])), _map(np.array([[2]])))
     counts = tube_counts([0, 4], [frame, frame], 5, categories)
     assert counts.tp.sum() + counts.fp.sum() + counts.fn.sum() == 0
 
 
 def test_an_id_that_changes_its_class_is_refused(categories) -> None:
-    first = Overlaps.of(_map(np.array([[2]])), _map(np.array([[2]])))
-    person = PanopticMap(pixels=np.array([[2]]), segments=Segments.of([2], [24]))
-    second = Overlaps.of(_map(np.array([[2]])), person)
-    with pytest.raises(EvaluationError, match="segment 2 of the prediction changes its class"):
+    first = Overlaps.from_maps(_map(np.array([[2]])), _map(np.array([[2]])))
+    person = PanopticMap(pixels=np.array([[2]]), segments=Segments.from_arrays([2], [24]))
+    second = Overlaps.from_maps(_map(np.array([[2]])), person)
+    with pytest.raises(EvaluationError, match=r"segment 2 .*changes its class"):
         tube_counts([0, 5], [first, second], 5, categories)

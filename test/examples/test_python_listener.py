@@ -22,10 +22,10 @@ from std_msgs.msg import Header
 
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
 from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
+from upsnet_ros.messages.results import instances_message, label_info_message, labels_message
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
-from upsnet_ros.ros.messages import instances_message, label_info_message, labels_message
-from upsnet_ros.ros.qos import label_info_qos, output_qos
-from upsnet_ros.ros.transport import free_domain, private_environment
+from upsnet_ros.node.topics import label_info_qos, output_qos
+from upsnet_ros.processes.transport import private_environment
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/python/panoptic_listener.py"
 NAMESPACE = "/panoptic/front"
@@ -70,8 +70,8 @@ def street() -> PanopticFrame:
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32SC1"])
 def test_it_says_what_lies_ahead(tmp_path: Path, encoding: str) -> None:
-    domain = free_domain()
-    environment = private_environment() | {"ROS_DOMAIN_ID": str(domain)}
+    environment = private_environment()
+    domain = int(environment["ROS_DOMAIN_ID"])
     context = rclpy.Context()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():

@@ -18,20 +18,21 @@ import drive_bag
 import numpy as np
 import psutil
 import pytest
+from child_path import with_support
 from faults import fault, repeats
 from leaks import abandoned, is_of_one_domain, shared_memory
 from node_bench import BEST_EFFORT, Bench, image
 from sensor_msgs.msg import Image
 from small_disk import small_disk
 
-from upsnet_ros.bags import BagError, open_bag
-from upsnet_ros.ros.transport import PROFILE_VARIABLES, shared_memory_profile
+from upsnet_ros.bags.reader import open_bag
+from upsnet_ros.errors import BagError
+from upsnet_ros.processes.transport import PROFILE_VARIABLES, shared_memory_profile
 
 pytestmark = pytest.mark.dds
 
 SECOND = 1_000_000_000
 MIB = 1 << 20
-SUPPORT = str(Path(__file__).resolve().parents[1] / "support")
 ENDS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 NODE = ("node", "--allow-random-weights", "--variant", "cityscapes-r18", "--scale", "64",
         "--device", "cpu")  # fmt: skip
@@ -66,6 +67,18 @@ class Stream:
 @pytest.fixture(scope="module")
 def stream(bench):
     return Stream(bench)
+
+
+class Moments:
+    """Random seconds, told in the output that pytest shows of a test that fails."""
+
+    def __init__(self, seed):
+        self._seed, self._random = seed, random.Random(seed)
+
+    def draw(self, least, most, end_by):
+        moment = self._random.uniform(least, most)
+        print(f"{end_by!r} after {moment:.3f} s (seed {self._seed})")
+        return moment
 
 
 def family(process):
@@ -116,15 +129,16 @@ def assert_readable(out: Path, bag: Path, namespace="/ends"):
 )
 @pytest.mark.parametrize("times", repeats(1, 15))
 def test_a_recorder_that_is_ended(stream, start, tmp_path, times):
-    moments = random.Random(1)
+    moments = Moments(seed=1)
     for number in range(times):
         out, bag = tmp_path / f"out{number}", tmp_path / f"bag{number}"
         recorder = start("record", "--namespace", "/ends", "--out", str(out), "--bag", str(bag))
         wait_for_a_recording(stream, out, bag)
-        end = time.monotonic() + moments.uniform(0, 1)
+        end_by = ENDS[number % 3]
+        end = time.monotonic() + moments.draw(0, 1, end_by)
         stream.until(lambda end=end: time.monotonic() > end, "the moment")
         members = family(recorder)
-        code = recorder.signal(ENDS[number % 3])
+        code = recorder.signal(end_by)
         assert code in (0, -signal.SIGKILL), recorder.output
         assert_no_process_is_left(members)
         assert assert_readable(out, bag) >= 1
@@ -156,7 +170,7 @@ def test_a_disk_that_is_full(stream, start, tmp_path):
 @fault(
     "The disk is full while `upsnet record --bag` writes (a file system of 1 MiB)",
     often="once",
-    happens="Likewise; the node's next frame is answered",
+    happens="As above; the node's next frame is answered",
 )
 def test_a_file_system_that_is_full(bench, stream, run, tmp_path):
     with small_disk(tmp_path, MIB) as disk:
@@ -208,7 +222,7 @@ except BagError as error:
 )
 @pytest.mark.parametrize("kind", list(itertools.product(("mcap", "sqlite3"), ("none", "zstd"))))
 def test_a_bag_on_a_file_system_that_is_full(run, tmp_path, monkeypatch, kind):
-    monkeypatch.setenv("PYTHONPATH", SUPPORT)
+    monkeypatch.setenv("PYTHONPATH", with_support()["PYTHONPATH"])
     full, copy = tmp_path / "full", tmp_path / "copy"
     full.mkdir()
     with small_disk(full, MIB) as disk:
@@ -245,14 +259,15 @@ with BagWriter(path=sys.argv[1], storage=sys.argv[2]) as bag:
 )
 @pytest.mark.parametrize("times", repeats(2, 60))
 def test_a_bag_whose_writer_is_ended(run, tmp_path, monkeypatch, times):
-    monkeypatch.setenv("PYTHONPATH", SUPPORT)
-    moments = random.Random(2)
+    monkeypatch.setenv("PYTHONPATH", with_support()["PYTHONPATH"])
+    moments = Moments(seed=2)
     for number in range(times):
         path = tmp_path / f"bag{number}"
         writer = run(sys.executable, "-c", WRITER, str(path), ("mcap", "sqlite3")[number // 3 % 2])
         writer.until_it_says(".")
-        time.sleep(moments.uniform(0.5, 1.0))
-        writer.signal(ENDS[number % 3])
+        end_by = ENDS[number % 3]
+        time.sleep(moments.draw(0.5, 1.0, end_by))
+        writer.signal(end_by)
         with open_bag(path) as bag:
             seen = [record.time_ns for record in bag if record.message is not None]
         assert seen == list(range(len(seen))) and seen
@@ -267,13 +282,14 @@ def test_a_bag_whose_writer_is_ended(run, tmp_path, monkeypatch, times):
 )
 @pytest.mark.parametrize("times", repeats(1, 12))
 def test_a_node_that_is_ended(bench, start, times):
-    moments = random.Random(3)
+    moments = Moments(seed=3)
     camera = bench.other.create_publisher(Image, "/ended/image", BEST_EFFORT)
     labels = bench.collect("/ended/labels")
     mapped = set()
     for number in range(times):
         node = start(*NODE, "--ros-args", "-r", "__ns:=/ended")
-        end = time.monotonic() + moments.uniform(0, 8)
+        end_by = signal.SIGKILL if number == times - 1 else ENDS[number % 3]
+        end = time.monotonic() + moments.draw(0, 8, end_by)
         bench.until(
             lambda end=end: time.monotonic() > end,
             "the moment",
@@ -285,7 +301,6 @@ def test_a_node_that_is_ended(bench, start, times):
             bench.show(camera, lambda: labels)
         members = family(node)
         mapped |= shared_memory(node.popen.pid)
-        end_by = signal.SIGKILL if number == times - 1 else ENDS[number % 3]
         # 128 and more: typer's way to end where SIGINT comes while it still imports the command.
         assert node.signal(end_by) in (0, -end_by, 128 + end_by), node.output
         assert_no_process_is_left(members)

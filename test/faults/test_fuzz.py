@@ -13,12 +13,13 @@ from node_bench import Bench, image
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 
-from upsnet_ros.ros.cdr_image import read_compressed_image, read_image
-from upsnet_ros.ros.image_codec import ImageError, to_bgr
+from upsnet_ros.errors import ImageError
+from upsnet_ros.messages.cdr_image import read_compressed_image, read_image
+from upsnet_ros.messages.images import to_bgr
 
 
 def search(messages, strategy, check, *, each=1, portion=50):
-    """Calls ``check`` with so many messages, and looks at what the process holds meanwhile.
+    """Calls ``check`` with so many messages, and checks what the process holds.
 
     Args:
         messages: How many at least.
@@ -39,7 +40,6 @@ def search(messages, strategy, check, *, each=1, portion=50):
         options = settings(
             max_examples=portion,
             database=None,
-            deadline=None,
             phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         )
@@ -88,9 +88,9 @@ def test_images_that_may_be_anything(messages):
 
 
 @fault(
-    "A CompressedImage of a JPEG or PNG, cut, flipped, overwritten or stretched, likewise",
+    "A CompressedImage of a JPEG, PNG or TIFF, cut, flipped, overwritten or stretched",
     often="{messages} messages",
-    happens="Likewise",
+    happens="As above",
 )
 @pytest.mark.parametrize("messages", repeats(300, 8_000))
 def test_compressed_images_that_may_be_anything(messages):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import weakref
@@ -16,11 +15,11 @@ from node_bench import Bench, image
 from safetensors.torch import save_file
 from std_srvs.srv import Trigger
 
-from upsnet_ros.kernels import dispatch
-from upsnet_ros.network.random_weights import draw_weights_
+from upsnet_ros.inference.model import draw_weights_
 from upsnet_ros.network.upsnet import UPSNet
 from upsnet_ros.network.variants import get_variant
-from upsnet_ros.ros import engine
+from upsnet_ros.node import model as node_model
+from upsnet_ros.ops import dispatch
 
 pytestmark = pytest.mark.dds
 
@@ -33,18 +32,20 @@ class Street:
     def __init__(self, bench):
         self._bench = bench
         self._camera, self._labels = bench.camera(), bench.collect("labels")
-        self._stamps = itertools.count(1)
+        self._shown = 0  # the last frame's stamp, in seconds
 
     def show(self):
-        self._camera.publish(image(next(self._stamps) * 1_000_000_000))
+        self._shown += 1
+        self._camera.publish(image(self._shown * 1_000_000_000))
 
     def until(self, condition, what):
         return self._bench.until(condition, what, again=self.show, every=0.5)
 
     def is_answered(self):
-        """The next good frame is answered, and all is well again."""
+        """A frame shown from now on is answered, and all is well again."""
+        before = self._shown
         self._labels.clear()
-        self.until(lambda: self._labels, "an answer")
+        self.until(lambda: any(one.header.stamp.sec > before for one in self._labels), "an answer")
         self.until(lambda: self._bench.values().get("state") == "active", "all well again")
 
 
@@ -95,7 +96,7 @@ def own_weights(bench, weights):
     assert bench.set(weights=str(weights)) == (True, "")
 
 
-#: As torch and Python raise them; made anew for each frame.
+#: As torch and Python raise them; a new one for each frame.
 ERRORS = {
     "no memory of the GPU": lambda: torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 9 GiB"
@@ -113,7 +114,7 @@ ERRORS = {
     "The network runs out of memory, or its device fails, in the midst of a frame",
     often="{cases} kinds of errors",
     happens="The frame is counted as failed, with the error in the log and in diagnostics at level"
-    " ERROR; after a lack of memory the frame's tensors are let go and the caches emptied; the"
+    " ERROR; after a lack of memory the frame's tensors are released and the caches emptied; the"
     " next frame is answered",
 )
 @pytest.mark.parametrize("kind", ERRORS)
@@ -121,7 +122,7 @@ def test_an_error_in_the_network(fresh_bench, kind, monkeypatch, capfd):
     bench, street = fresh_bench, Street(fresh_bench)
     street.is_answered()
     tensors, alive_when_freed = [], []
-    free = engine.free_memory
+    free = node_model.free_memory
 
     def fail(module, inputs, output):
         held = torch.zeros(MIB)
@@ -132,7 +133,7 @@ def test_an_error_in_the_network(fresh_bench, kind, monkeypatch, capfd):
         alive_when_freed.append(sum(one() is not None for one in tensors))
         free()
 
-    monkeypatch.setattr(engine, "free_memory", look_and_free)
+    monkeypatch.setattr(node_model, "free_memory", look_and_free)
     network = bench.node.model.predictor.network
     with network.resnet_backbone.register_forward_hook(fail):
         street.until(lambda: bench.values().get("state") == "failed", "the failure in diagnostics")
@@ -187,7 +188,7 @@ def test_a_kernel_that_does_not_compile(bench, street, monkeypatch, caplog):
         raise Broken("ptxas exited with code 255")
 
     def through_dispatch(module, inputs, output):
-        return dispatch.run("p2p3", torch.device("cuda"), kernel=kernel, twin=lambda: output)
+        return dispatch.run("p2p3", torch.device("cuda"), kernel=kernel, reference=lambda: output)
 
     street.is_answered()
     before = bench.values()["failed_frames"]
@@ -246,8 +247,8 @@ KINDS = ("garbage", "cut off", "empty", "header of 2^60 bytes", "gone", "a folde
     "The weights' file is replaced by garbage, half of itself, nothing, a folder, or a pickle that"
     " runs code, and reloaded",
     often="{cases} kinds",
-    happens="~/reload_weights answers with the reason; the old weights go on, no code is run, the"
-    " next frame is answered",
+    happens="~/reload_weights answers with the reason; the old weights are kept, no code is run,"
+    " the next frame is answered",
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_replaced_by(bench, street, own_weights, kind):

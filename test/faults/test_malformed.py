@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import itertools
+import struct
 import tracemalloc
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ from node_bench import Bench, image
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from upsnet_ros.ros.image_codec import ImageError, to_bgr
+from upsnet_ros.errors import ImageError
+from upsnet_ros.messages.images import to_bgr
 
 HUGE = 65535
 _STAMPS = itertools.count(1)
@@ -51,6 +53,19 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
     frame = jpeg.index(b"\xff\xc0")
     size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
     return jpeg[: frame + 5] + size + jpeg[frame + 9 :]
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    last = jpeg.rindex(b"\xff\xda")
+    return jpeg[:last] + jpeg[last:-2] * count + jpeg[-2:]
+
+
+def tiff_that_claims(width: int, height: int) -> bytes:
+    tags = (256, 4, 1, width), (257, 4, 1, height), (258, 4, 1, 8)
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return struct.pack("<4sIH", b"II*\x00", 8, len(tags)) + entries + bytes(400)
 
 
 FULL = 3 * 64 * 48
@@ -89,11 +104,14 @@ COMPRESSED = {
     "JPEG cut off in its header": (encoded(".jpg")[:40], "the JPEG's header is damaged"),
     "PNG cut off in its pixels": (encoded(".png")[:5000], "the PNG is cut off"),
     "PNG cut off in its header": (encoded(".png")[:10], "the PNG's header is damaged"),
-    "neither": (b"GIF89a" + bytes(100), "no JPEG or PNG"),
+    "neither": (b"GIF89a" + bytes(100), "not a JPEG, PNG or TIFF"),
     "PNG of 64k x 64k": (png_that_claims(HUGE, HUGE), "65535x65535 pixels are more than"),
     "JPEG of 64k x 64k": (jpeg_that_claims(HUGE, HUGE), "65535x65535 pixels are more than"),
     "PNG of 8k x 8k in a few bytes": (png_that_claims(8192, 8192), "cannot hold the 8192x8192"),
     "JPEG of 8k x 8k in a few bytes": (jpeg_that_claims(8192, 8192), "cannot hold the 8192x8192"),
+    "TIFF cut off": (encoded(".tiff")[:5000], "the TIFF's header is damaged"),
+    "TIFF of 64k x 64k": (tiff_that_claims(HUGE, HUGE), "65535x65535 pixels are more than"),
+    "JPEG of 300 scans": (jpeg_of_scans(300), "scans, more than the"),
     "PNG whose pixels are damaged": (
         encoded(".png")[:60] + bytes(2000) + encoded(".png")[2060:],
         "cannot be decoded",
@@ -168,9 +186,10 @@ def test_a_malformed_image(bench, plain, kind):
 
 
 @fault(
-    "A JPEG or PNG that is cut off, damaged, empty, or claims 65535 x 65535 pixels",
+    "A JPEG, PNG or TIFF that is cut off, damaged, empty, of too many scans, or claims"
+    " 65535 x 65535 pixels",
     often="{cases} kinds",
-    happens="Likewise",
+    happens="As above",
 )
 @pytest.mark.dds
 @pytest.mark.parametrize("kind", COMPRESSED)
@@ -199,8 +218,9 @@ def test_a_malformed_compressed_image(bench, packed, kind):
         raw(width=2**32 - 1, height=2**32 - 1, step=2**32 - 1, data=b""),
         SimpleNamespace(format="png", data=png_that_claims(HUGE, HUGE)),
         SimpleNamespace(format="jpeg", data=jpeg_that_claims(HUGE, HUGE)),
+        SimpleNamespace(format="tiff", data=tiff_that_claims(HUGE, HUGE)),
     ],
-    ids=["64k", "8k", "4G", "png", "jpeg"],
+    ids=["64k", "8k", "4G", "png", "jpeg", "tiff"],
 )
 def test_what_is_claimed_is_not_allocated(msg):
     tracemalloc.start()

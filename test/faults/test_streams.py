@@ -7,10 +7,9 @@ import random
 import signal
 import sys
 import time
-from pathlib import Path
 
-import node_bench
 import pytest
+from child_path import with_support
 from diagnostic_msgs.msg import DiagnosticStatus
 from faults import fault, repeats
 from leaks import Holdings
@@ -18,7 +17,7 @@ from node_bench import Bench, image
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 
-from upsnet_ros.ros.transport import PROFILE_VARIABLES, shared_memory_profile
+from upsnet_ros.processes.transport import PROFILE_VARIABLES, shared_memory_profile
 
 pytestmark = pytest.mark.dds
 
@@ -64,7 +63,7 @@ def bench(domain, request):
 @pytest.fixture
 def other(run, monkeypatch):
     """Runs code in a process of its own, with this folder's helpers and our transport profile."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(node_bench.__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", with_support()["PYTHONPATH"])
     for name in PROFILE_VARIABLES:
         monkeypatch.setenv(name, str(shared_memory_profile()))
     return lambda code, *arguments: run(sys.executable, "-c", code, *arguments)
@@ -164,7 +163,7 @@ def test_a_publisher_killed_in_mid_message(bench, other, kills):
 @fault(
     "A reliable subscriber that is stopped (SIGSTOP) and never reads",
     often="{frames} frames",
-    happens="Every frame is answered to the others meanwhile; the node's memory stays bounded",
+    happens="Every frame is answered for the others; the node's memory stays bounded",
 )
 @pytest.mark.parametrize("frames", repeats(8, 300))
 def test_a_subscriber_that_never_reads(bench, other, frames):

@@ -15,8 +15,30 @@ from upsnet_ros.inference.cuda_graph import capture_into
 POOL, STREAM = (0, 7), SimpleNamespace(device_index=1)
 
 
+class Generator:
+    """Of a device: torch tells it of a capture as it begins, and as it ends well."""
+
+    def __init__(self, seed: int, capturing: bool = False) -> None:
+        self.seed, self.capturing = seed, capturing
+
+    def clone_state(self) -> Generator:
+        return Generator(self.seed)
+
+    def graphsafe_set_state(self, other: Generator) -> None:
+        self.seed, self.capturing = other.seed, other.capturing
+
+
+@pytest.fixture(autouse=True)
+def generators(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Generator]]:
+    made = [Generator(3), Generator(4)]
+    monkeypatch.setattr(torch.cuda, "default_generators", made)
+    yield made
+    # Whatever became of the capture, random numbers can be drawn and are those of the seed.
+    assert [(one.seed, one.capturing) for one in made] == [(3, False), (4, False)]
+
+
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+def asked(monkeypatch: pytest.MonkeyPatch, generators: list[Generator]) -> list[tuple[Any, ...]]:
     """For what the allocator was asked; each capture ends well but by the names of some graphs."""
     calls: list[tuple[Any, ...]] = []
     underway = [POOL]
@@ -24,6 +46,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     @contextmanager
     def graph(name: str, *, capture_error_mode: str, **_: Any) -> Iterator[None]:
         assert capture_error_mode == "thread_local"
+        generators[STREAM.device_index].capturing = True
         if name == "not begun":
             raise RuntimeError("operation would make the legacy stream depend on a capture")
         try:
@@ -32,6 +55,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
             if name == "broken":
                 raise RuntimeError("operation failed due to a previous error during capture")
             underway.remove(POOL)
+            generators[STREAM.device_index].capturing = False
 
     def end(device: int, pool: tuple[int, int]) -> None:
         calls.append((device, pool))

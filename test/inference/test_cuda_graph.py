@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from upsnet_ros import kernels
+from upsnet_ros import ops as kernels
 from upsnet_ros.inference.assemble import Assembly
-from upsnet_ros.inference.cuda_graph import CudaRecorder
-from upsnet_ros.inference.graphs import GraphCache
-from upsnet_ros.kernels import dispatch
+from upsnet_ros.inference.cuda_graph import CudaRecorder, GraphCache
+from upsnet_ros.ops import dispatch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,6 +56,7 @@ class Network:
                 unknown=logits > 1,
                 table=torch.ones(1, 7, dtype=torch.int32, device="cuda"),
                 details=torch.zeros(1, 5, device="cuda"),
+                finite=torch.ones(1, dtype=torch.bool, device="cuda"),
                 semantic=None,
                 unknown_score=None,
                 confidence=None,

@@ -11,13 +11,20 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from upsnet_ros import Predictor, kernels
-from upsnet_ros.datasets.scenes import DrivingScenes
-from upsnet_ros.inference.device import resolve_device
+from upsnet_ros import Predictor
+from upsnet_ros import ops as kernels
+from upsnet_ros.errors import DivergedError
+from upsnet_ros.inference.cuda_graph import GraphCache
 from upsnet_ros.inference.frame import PanopticFrame
-from upsnet_ros.inference.graphs import GraphCache
+from upsnet_ros.inference.model import resolve_device
 from upsnet_ros.inference.pipeline import Pipeline
-from upsnet_ros.kernels import dispatch
+from upsnet_ros.network.batched_operators import KERNELS
+from upsnet_ros.ops import dispatch
+from upsnet_ros.synthetic.dataset import DrivingScenes
+
+#: Every name that UPSNET_KERNELS may turn off.
+EVERY = (*KERNELS, "camera", "conv_relu", "relu_pool", "merge", "decode", "deform_conv")
+EVERY += ("sum_levels", "resize_bytes")
 
 Image = npt.NDArray[np.uint8]
 
@@ -62,6 +69,70 @@ def test_frames_are_those_of_the_plain_path(
             assert shared(frame, want) > 0.95
             assert len(frame.instances) == pytest.approx(len(want.instances), abs=2)
     assert kernels.failures() == {}
+
+
+@pytest.mark.parametrize("names", [*((name,) for name in EVERY), EVERY], ids=lambda x: "-".join(x))
+def test_frames_without_some_kernels(
+    images: list[Image], names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by UPSNET_KERNELS=-name, and as where Triton is not installed."""
+    monkeypatch.setattr(dispatch, "_unwanted", names)
+    plain, fast = make_predictor(plain=True), make_predictor(precision="fp16")
+    for _ in range(2):
+        assert shared(fast(images[0]), plain(images[0])) > 0.95
+    assert len(fast._frames._graphs) == (0 if set(names) & set(KERNELS) else 1)  # type: ignore[union-attr, arg-type]
+    assert kernels.failures() == {}
+
+
+def test_frames_of_panoptic_fpn(images: list[Image]) -> None:
+    """Resized as Pillow does, and merged by score: kernels of their own, in a graph."""
+    pytest.importorskip("triton")
+    options: dict[str, Any] = {"variant": "coco-fpn-r50", "allow_random_weights": True}
+    slow, fast = make_predictor(graphs=False, **options), make_predictor(**options)
+    for image in images:
+        with dispatch.twins_only():
+            want = slow(image)
+        for _ in range(2):  # captured, and replayed
+            assert shared(fast(image), want) > 0.95
+    assert kernels.failures() == {}
+    assert len(fast._frames._graphs) == 1  # type: ignore[union-attr, arg-type]
+
+
+def test_logits_that_are_not_finite_are_refused(images: list[Image]) -> None:
+    """The graph finds out, and its answer comes with the labels."""
+    fast = make_predictor(precision="fp16")
+    fast.network.fcn_head.register_forward_hook(lambda _module, _inputs, logits: logits * np.nan)
+    with Pipeline(fast, depth=2) as pipeline:
+        answers = [pipeline.submit(images[0]) for _ in range(3)]
+        for answer in answers:
+            with pytest.raises(DivergedError, match="not finite"):
+                answer.result()
+    with pytest.raises(DivergedError, match="not finite"):
+        fast(images[0])
+
+
+def test_frames_with_the_semantic_head_on_a_stream_of_its_own(
+    images: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    one = make_predictor(precision="fp16")
+    monkeypatch.setenv("UPSNET_SEMANTIC_STREAM", "1")
+    two = make_predictor(precision="fp16")
+    with Pipeline(two, depth=2) as pipeline:
+        for _ in range(10):
+            for image in images:
+                assert shared(pipeline.submit(image).result(), one(image)) > 0.99
+    assert len(two._frames._graphs) == 1 and kernels.failures() == {}  # type: ignore[union-attr, arg-type]
+
+
+def test_outputs_that_are_switched_on_capture_no_graph(images: list[Image]) -> None:
+    pytest.importorskip("triton")
+    fast = make_predictor(precision="fp16", semantic=False)
+    for wanted in (False, True, False):
+        fast.set_outputs(unknown_score=wanted, semantic=wanted)
+        frame = fast(images[0])
+        assert (frame.semantic is not None) == (frame.unknown_score is not None) == wanted
+    assert len(fast._frames._graphs) == 1  # type: ignore[union-attr, arg-type]
 
 
 def test_frames_of_sizes_that_take_turns(images: list[Image]) -> None:

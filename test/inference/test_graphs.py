@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from upsnet_ros import kernels
+from upsnet_ros import ops as kernels
+from upsnet_ros.errors import CaptureError
 from upsnet_ros.inference.assemble import Assembly
-from upsnet_ros.inference.graphs import CaptureError, Function, GraphCache
-from upsnet_ros.kernels import dispatch
+from upsnet_ros.inference.cuda_graph import Function, GraphCache, Select, everything
+from upsnet_ros.ops import dispatch
 
 CPU = torch.device("cpu")
 NAMES = [field.name for field in fields(Assembly)]
@@ -22,7 +23,8 @@ NAMES = [field.name for field in fields(Assembly)]
 
 def assembly(labels: Tensor) -> Assembly:
     table, details = torch.zeros(1, 7, dtype=torch.int32), torch.zeros(1, 5)
-    return Assembly(labels, labels > 3, table, details, None, None, None, None)
+    finite = torch.ones(1, dtype=torch.bool)
+    return Assembly(labels, labels > 3, table, details, finite, None, None, None, None)
 
 
 class Doubling:
@@ -57,10 +59,10 @@ class Trace:
         except RuntimeError as error:
             raise CaptureError(str(error).splitlines()[0]) from error
 
-    def replay(self, inputs: tuple[Tensor, ...]) -> list[Assembly]:
+    def replay(self, inputs: tuple[Tensor, ...], select: Select) -> list[Assembly]:
         assert not self.released
         outputs = iter(self._run(*inputs))
-        return [Assembly(*(next(outputs) if there else None for there in self._there))]
+        return [select(Assembly(*(next(outputs) if there else None for there in self._there)))]
 
     def release(self) -> None:
         self.released = True
@@ -75,7 +77,7 @@ class Tracer:
         self.traces.append(Trace(function, inputs))
         return self.traces[-1]
 
-    def give_back(self) -> None:
+    def free(self) -> None:
         assert all(trace.released for trace in self.traces)
         self.gave_back = True
 
@@ -123,6 +125,20 @@ def test_what_was_captured_is_replayed_with_new_inputs(cache: GraphCache) -> Non
     assert function.calls == calls
     assert first.labels.tolist() == [6, 8] and first.unknown.tolist() == [True, True]
     assert second.labels.tolist() == [10, 12] and second.semantic is None
+
+
+def test_what_is_taken_may_differ_from_call_to_call(cache: GraphCache, tracer: Tracer) -> None:
+    def without_unknown(one: Assembly) -> Assembly:
+        return replace(one, unknown=one.unknown[:0])
+
+    x = torch.tensor([1, 2])
+    for key, function in (("a", Doubling()), ("b", waiting)):
+        for select, expected in ((without_unknown, 0), (everything, 2), (without_unknown, 0)):
+            (result,) = cache.run(key, function, (x,), select)
+            assert len(result.unknown) == expected
+    assert len(cache) == 1  # the other one cannot be captured
+    (result,) = GraphCache(CPU).run("a", Doubling(), (x,), without_unknown)
+    assert len(result.unknown) == 0
 
 
 def test_the_least_recently_used_is_given_up_and_captured_anew(
@@ -209,5 +225,5 @@ def test_threads_take_turns(cache: GraphCache, tracer: Tracer) -> None:
 
 
 def test_an_impossible_limit() -> None:
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="at least 1"):
         GraphCache(CPU, limit=0)

@@ -15,23 +15,23 @@ from benchmark_script import load
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from upsnet_ros.kernels.conv_relu import conv_relu
-from upsnet_ros.kernels.nms import batched_nms
+from upsnet_ros.ops.boxes import batched_nms
+from upsnet_ros.ops.conv_relu import conv_relu
 
 pytest.importorskip("triton")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 
-#: Launches of each stage, docs/performance.md.
+#: Launches of each stage; docs/performance.md lists them.
 LIMITS = {
     "inputs": 2,
     "preprocess": 1,
-    "backbone": 54,
-    "fpn_rpn": 72,
+    "backbone": 86,
+    "fpn_rpn": 77,
     "box": 42,
-    "mask": 13,
+    "mask": 17,
     "semantic": 30,
-    "panoptic": 33,
+    "panoptic": 40,
 }
 
 
@@ -75,16 +75,18 @@ def test_a_fused_convolution_is_one_launch_and_torchs_has_a_bias(launches: Modul
     counting = launches.Launches()
     with launches.pretended_gpu(counting.as_one):
         x = torch.empty(2, 4, 5, 4, dtype=torch.float16, device="cuda")
+        x = x.contiguous(memory_format=torch.channels_last)
         options = {"device": "cuda", "dtype": torch.float16}
         convs = [nn.Conv2d(4, 8, 3, bias=bias, **options) for bias in (True, False)]
         with counting, torch.inference_mode():
             for conv in convs:
+                conv_relu(conv, x, add=torch.empty_like(conv(x)))
                 conv_relu(conv, x)
-                conv(x)
     assert counting.counts == {
-        ("inputs", "cudnn_convolution_relu"): 2,
-        ("inputs", "convolution"): 2,
+        ("inputs", "cudnn_convolution_add_relu"): 2,
+        ("inputs", "convolution"): 4,
         ("inputs", "bias of a convolution"): 1,
+        ("inputs", "_bias_relu_kernel"): 2,
     }
 
 
@@ -99,6 +101,16 @@ def test_a_frame_launches_no_more_than_the_docs_say(launches: ModuleType) -> Non
     assert {name for name, number in numbers.items() if number > LIMITS[name]} == set(), numbers
     assert stages["preprocess"] == {"_camera_kernel": 1}
     assert stages["semantic"]["_deform_conv_kernel"] == 8
+
+
+@pytest.mark.parametrize(("merge", "most"), [("heuristic", 334), ("upsnet", 349)])
+def test_photographs_launch_no_more_than_the_docs_say(
+    launches: ModuleType, merge: str, most: int
+) -> None:
+    counts = launches.launches_of_frame("coco-fpn-r50", (1080, 1920), merge=merge)
+    preprocess = {name: number for (stage, name), number in counts.items() if stage == "preprocess"}
+    assert preprocess == {"_resize_kernel": 2, "_camera_kernel": 1}
+    assert counts.total() <= most
 
 
 def test_a_batch_launches_hardly_more_than_a_frame(launches: ModuleType) -> None:

@@ -8,7 +8,7 @@ shape depend on values, to copy from the host's memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -19,18 +19,23 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from upsnet_ros import kernels
-from upsnet_ros.inference.assemble import Assembly
-from upsnet_ros.inference.frame_settings import FrameSettings
+from upsnet_ros import ops as kernels
+from upsnet_ros.inference.assemble import Assembly, FrameSettings
+from upsnet_ros.inference.cuda_graph import GraphCache
+from upsnet_ros.inference.network_paths import BatchedFrames
 from upsnet_ros.inference.preprocess import Geometry
-from upsnet_ros.inference.static_frames import StaticFrames
+from upsnet_ros.network.batched_operators import KERNELS
 from upsnet_ros.network.panoptic_head import HeadOptions
 from upsnet_ros.network.upsnet import unmeasured
+from upsnet_ros.network.variants import Family, Merge, get_variant
+from upsnet_ros.ops import dispatch
 
-SHAPES = {"bgr8": (100, 200, 3), "yuyv": (100, 200, 2), "bayer_rggb8": (100, 200)}
+#: Of a width that makes Panoptic FPN two scales.
+SHAPES = {"bgr8": (100, 206, 3), "yuyv": (100, 206, 2), "bayer_rggb8": (100, 206)}
 
 
 class OnDevice(TorchDispatchMode):
@@ -53,6 +58,29 @@ class OnDevice(TorchDispatchMode):
         return result
 
 
+class WithoutLists(TorchFunctionMode):
+    """Refuses tensors of a GPU that are made of numbers on the host, which is a copy too."""
+
+    def __torch_function__(
+        self,
+        function: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        makes = function in (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
+        if makes and result.is_cuda:
+            raise AssertionError(f"{function.__name__} copies between host and device")
+        return result
+
+
+@contextmanager
+def nothing_copied() -> Iterator[None]:
+    with WithoutLists(), OnDevice():
+        yield
+
+
 @pytest.fixture
 def launched() -> Iterator[list[str]]:
     """Names of the kernels that were launched; none of them runs."""
@@ -67,24 +95,33 @@ def launched() -> Iterator[list[str]]:
         yield names
 
 
-def _geometry(height: int, width: int) -> Geometry:
-    return Geometry.of((height, width), scale=128, max_size=256)
+def _geometry(height: int, width: int, family: Family = "upsnet") -> Geometry:
+    return Geometry.of((height, width), scale=128, max_size=256, family=family)
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 @pytest.mark.parametrize(
-    ("encoding", "batch", "bilinear"),
-    [("bgr8", 2, False), ("yuyv", 1, True), ("bayer_rggb8", 1, False)],
+    ("variant", "encoding", "batch", "bilinear", "merge"),
+    [
+        ("cityscapes-r18", "bgr8", 2, False, "upsnet"),
+        ("cityscapes-r18", "yuyv", 1, True, "upsnet"),
+        ("cityscapes-r18", "bayer_rggb8", 1, False, "heuristic"),
+        ("coco-fpn-r50", "bgr8", 2, True, "heuristic"),
+        ("coco-fpn-r50", "bayer_rggb8", 1, True, "upsnet"),
+        ("coco-fpn-r50", "yuyv", 1, True, "upsnet"),
+    ],
 )
 def test_no_frame_waits_for_the_gpu(
-    launched: list[str], encoding: str, batch: int, bilinear: bool
+    launched: list[str], variant: str, encoding: str, batch: int, bilinear: bool, merge: Merge
 ) -> None:
-    frames = StaticFrames(
-        load("launches").network_on_gpu("cityscapes-r18", torch.float16),
-        geometry=_geometry,
+    family = get_variant(variant).family
+    frames = BatchedFrames(
+        load("launches").network_on_gpu(variant, torch.float16),
+        geometry=lambda *size: _geometry(*size, family),
         bilinear=bilinear,
-        public_ids=torch.arange(19, device="cuda"),
+        public_ids=torch.arange(133, device="cuda"),
         graphs=None,
+        merge=merge,
     )
     options = HeadOptions(unknown_score=True, confidence=True, max_logit=True)
     settings = FrameSettings(score_threshold=0.5, head=options)
@@ -96,13 +133,48 @@ def test_no_frame_waits_for_the_gpu(
 
     compute()  # fills tables
     launched.clear()
-    with OnDevice():
+    with nothing_copied():
         assemblies = compute()
     assert kernels.failures() == {}
-    assert launched[0] == "_camera_kernel" and launched[-1] == "_paint_kernel"
+    assert launched[-1] == "_paint_kernel"
+    first = ["_camera_kernel"]
+    if family == "panoptic_fpn":  # colours, columns, rows, means
+        first = [*first, "_resize_kernel", "_resize_kernel", "_camera_kernel"]
+        first = first[encoding == "bgr8" :]
+    assert launched[: len(first)] == first
+    assert ("_panoptic_kernel" if merge == "upsnet" else "_merge_kernel") in launched
     assert len(assemblies) == batch
     for assembly in assemblies:
         assert assembly.labels.shape == shape[:2] and assembly.labels.is_cuda
+        # Whether the logits are finite is known where they are, and comes with the labels.
+        assert assembly.finite.shape == (1,) and assembly.finite.is_cuda
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize("name", [*KERNELS, "all"])
+def test_without_a_kernel_no_graph_is_tried_and_no_twin_stands_in(
+    launched: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in reads how much there is, which a graph cannot hold."""
+
+    class Recorder:
+        def record(self, *_: Any) -> Any:
+            raise AssertionError("a capture")
+
+        def free(self) -> None: ...
+
+    monkeypatch.setattr(dispatch, "_unwanted", KERNELS if name == "all" else (name,))
+    frames = BatchedFrames(
+        load("launches").network_on_gpu("cityscapes-r18", torch.float16),
+        geometry=_geometry,
+        bilinear=False,
+        public_ids=torch.arange(19, device="cuda"),
+        graphs=GraphCache(torch.device("cuda"), recorder=Recorder()),
+    )
+    settings = FrameSettings(score_threshold=0.5, head=HeadOptions())
+    images = [torch.empty(SHAPES["bgr8"], dtype=torch.uint8, device="cuda")]
+    with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+        frames.compute(images, settings, encoding="bgr8", stage=unmeasured)
 
 
 @pytest.mark.parametrize(
@@ -112,15 +184,17 @@ def test_no_frame_waits_for_the_gpu(
         (lambda x: x[x > 0], DynamicOutputShapeException),
         (lambda x: x + torch.tensor([1.0, 2.0]).to("cuda"), AssertionError),
         (lambda x: x.fill_(torch.tensor(1.0).to("cuda")), AssertionError),
+        (lambda x: x / x.new_tensor((1.0, 2.0)), AssertionError),
+        (lambda x: x + torch.tensor(1.0, device="cuda"), AssertionError),
         (lambda x: x.cpu(), AssertionError),
     ],
-    ids=["value", "shape", "list", "number", "download"],
+    ids=["value", "shape", "list", "number", "new list", "new number", "download"],
 )
 def test_what_waits_is_refused(
     launched: list[str], function: Callable[[Tensor], Any], error: type[Exception]
 ) -> None:
     x = torch.zeros(2, device="cuda")
-    with OnDevice(), pytest.raises(error):
+    with nothing_copied(), pytest.raises(error):
         function(x)
-    with OnDevice():
+    with nothing_copied():
         x.mul_(2).add_(torch.full((1,), 0.5, device="cuda"))

@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import fields
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from upsnet_ros import Predictor, kernels
+from upsnet_ros import Predictor
+from upsnet_ros import ops as kernels
+from upsnet_ros.errors import SettingsError, UpsnetError
 from upsnet_ros.inference.assemble import Assembly
 from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.inference.pipeline import Pipeline, in_order
@@ -159,7 +163,7 @@ def test_answers_come_in_order_in_the_pipelines_thread(predictor: Predictor, gat
 
 def test_no_more_frames_than_its_depth_are_in_flight(pipeline: Pipeline, gate: Gate) -> None:
     first, second = pipeline.submit(_image(0)), pipeline.submit(_image(1))
-    with pytest.raises(TimeoutError, match="no room in the pipeline"):
+    with pytest.raises(TimeoutError, match="no room"):
         pipeline.submit(_image(2), timeout=0)
     later: list[Future[PanopticFrame]] = []
     thread = threading.Thread(target=lambda: later.append(pipeline.submit(_image(2))))
@@ -186,6 +190,9 @@ def test_other_arrays_are_refused_and_take_no_room(pipeline: Pipeline, gate: Gat
     for _ in range(3):
         with pytest.raises(ValueError, match=r"uint8 \(H, W, 3\)"):
             pipeline.submit(np.zeros((4, 4), np.uint8))
+    for wrong in ("nope.png", None, 3):
+        with pytest.raises(UpsnetError, match=r"nope\.png|image"):
+            pipeline.submit(wrong)
     for seed in range(2):
         pipeline.submit(_image(seed), timeout=0)
 
@@ -339,7 +346,7 @@ def test_images_submitted_together_are_computed_together(
             _assert_same(answer.result(LONG), frame)
         assert batches == [3]  # nobody else had begun anything
         assert pipeline.submit_together([]) == []
-        with pytest.raises(ValueError, match="4 images at once, but this pipeline holds 3"):
+        with pytest.raises(ValueError, match=r"4 images .*holds 3"):
             pipeline.submit_together([_image(0)] * 4)
         with pytest.raises(ValueError, match="need an image"):
             pipeline.submit_together([_image(0), np.zeros((4, 4), np.uint8)])
@@ -420,7 +427,7 @@ def test_frames_of_another_encoding_are_another_computation(
 
 
 def test_bytes_that_are_not_of_the_encoding_are_refused(pipeline: Pipeline) -> None:
-    with pytest.raises(ValueError, match=r"need an image of uint8 \(H, W\), got"):
+    with pytest.raises(ValueError, match=r"uint8 \(H, W\), got"):
         pipeline.submit(_image(0), encoding="mono8")
     with pytest.raises(ValueError, match="unknown encoding 'jpeg'"):
         pipeline.submit(_image(0), encoding="jpeg")
@@ -454,9 +461,9 @@ def test_a_batch_that_fails_is_computed_frame_by_frame(
         assert lone.exception(LONG) is None
 
 
-@pytest.mark.parametrize("options", [{"depth": 0}, {"batch": 0}])
-def test_impossible_options(predictor: Predictor, options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must be at least 1"):
+@pytest.mark.parametrize("options", [{"depth": 0}, {"batch": 0}, {"batch": "x"}, {"depth": 1.5}])
+def test_impossible_options(predictor: Predictor, options: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="of a pipeline"):
         Pipeline(predictor, **options)
 
 
@@ -502,7 +509,7 @@ def test_a_stream_may_be_left(predictor: Predictor) -> None:
 def test_the_interpreter_ends_with_an_open_pipeline(device: str) -> None:
     code = """
 import numpy as np
-from upsnet_ros import Predictor, kernels
+from upsnet_ros import Predictor
 from upsnet_ros.inference.pipeline import Pipeline
 import sys
 predictor = Predictor(
@@ -538,7 +545,8 @@ def test_the_steady_state_does_not_wait_for_the_gpu(
         table = torch.ones((1, 7), dtype=torch.int32, device="cuda")
         details = torch.zeros((1, 5), device="cuda")
         labels, unknown = pixels[..., 0].int().contiguous(), pixels[..., 1] > 128
-        return [Assembly(labels, unknown, table, details, None, None, None, None)]
+        finite = torch.ones(1, dtype=torch.bool, device="cuda")
+        return [Assembly(labels, unknown, table, details, finite, None, None, None, None)]
 
     monkeypatch.setattr(predictor, "compute_batch", static)
     images = [_image(seed, 512, 1024) for seed in range(8)]
@@ -587,3 +595,12 @@ def test_four_cameras_do_not_wait_for_the_gpu(batch: int, no_sync: Any) -> None:
             _assert_same(frames[place], want)
         else:  # sums in another order
             assert (frames[place].labels == want.labels).mean() > 0.99
+
+
+def test_paths_and_what_is_no_image(pipeline: Pipeline, direct: Direct, tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "a.png"), _image(0))
+    frame = pipeline.submit(tmp_path / "a.png").result(LONG)
+    np.testing.assert_array_equal(frame.labels, direct(0).labels)
+    for bad in (None, 3, str(tmp_path / "none.png")):
+        with pytest.raises(UpsnetError):
+            pipeline.submit(bad)

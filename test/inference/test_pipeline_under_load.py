@@ -19,8 +19,8 @@ from upsnet_ros import Predictor
 from upsnet_ros.inference import pipeline as module
 from upsnet_ros.inference.assemble import Assembly
 from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.inference.host_memory import Ring
 from upsnet_ros.inference.pipeline import Pipeline
-from upsnet_ros.inference.ring import Ring
 
 CAMERAS, FRAMES, LONG = 4, 40, 120
 #: An image whose green is that cannot be computed.
@@ -32,10 +32,8 @@ def _echo(images: list[Tensor], *args: Any, **options: Any) -> list[Assembly]:
     if any(pixels[0, 0, 1] == BAD for pixels in images):
         raise ArithmeticError
     table, details = torch.ones((1, 7), dtype=torch.int32), torch.zeros((1, 5))
-    return [
-        Assembly(pixels[..., 0].int(), pixels[..., 1] > 0, table, details, None, None, None, None)
-        for pixels in images
-    ]
+    rest = (table, details, torch.tensor([True]), None, None, None, None)
+    return [Assembly(pixels[..., 0].int(), pixels[..., 1] > 0, *rest) for pixels in images]
 
 
 @pytest.fixture(scope="module")

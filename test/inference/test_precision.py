@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from upsnet_ros.inference import precision
-from upsnet_ros.inference.precision import PRECISIONS, resolve_precision
+from upsnet_ros.inference import model as precision
+from upsnet_ros.inference.model import PRECISIONS, resolve_precision, sums_in_float32
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -42,7 +43,37 @@ def test_auto_on_a_gpu_is_the_longer_half() -> None:
 
 
 def test_what_cannot_be() -> None:
-    with pytest.raises(ValueError, match="unknown precision 'int8'; use auto, fp32, fp16, bf16"):
+    with pytest.raises(ValueError, match=r"precision 'int8'; .*auto, fp32, fp16, bf16"):
         resolve_precision("int8", CPU)
-    with pytest.raises(ValueError, match="fp16 needs a CUDA device"):
+    with pytest.raises(ValueError, match=r"fp16 .*CUDA"):
         resolve_precision("fp16", CPU)
+
+
+SUMS = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+
+
+@pytest.fixture(params=[True, False])
+def before(request: pytest.FixtureRequest) -> Iterator[bool]:
+    products = torch.backends.cuda.matmul
+    found = [getattr(products, name) for name in SUMS]
+    for name in SUMS:
+        setattr(products, name, request.param)
+    yield request.param
+    for name, value in zip(SUMS, found, strict=True):
+        setattr(products, name, value)
+
+
+def test_sums_are_in_float32_until_the_last_one_is_done(before: bool) -> None:
+    def switches() -> list[bool]:
+        return [getattr(torch.backends.cuda.matmul, name) for name in SUMS]
+
+    first, second = sums_in_float32(), sums_in_float32()
+    with first:
+        assert switches() == [False, False]
+        second.__enter__()
+    assert switches() == [False, False]  # of two threads the first has ended
+    second.__exit__(None, None, None)
+    assert switches() == [before, before]
+    with pytest.raises(ArithmeticError), sums_in_float32():
+        raise ArithmeticError
+    assert switches() == [before, before]

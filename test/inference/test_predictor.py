@@ -3,17 +3,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 
+import upsnet_ros
 from upsnet_ros import Predictor
+from upsnet_ros.errors import (
+    CheckpointError,
+    DatasetError,
+    DivergedError,
+    ImageError,
+    SettingsError,
+    UpsnetError,
+)
 from upsnet_ros.inference.frame import PanopticFrame
-from upsnet_ros.inference.model import Origin
+from upsnet_ros.inference.model import Origin, draw_weights_
+from upsnet_ros.inference.pipeline import Pipeline
 from upsnet_ros.inference.predictor import PREDICTOR_STAGES
-from upsnet_ros.network import UPSNet, get_variant, save_checkpoint
-from upsnet_ros.network.checkpoint import CheckpointError
-from upsnet_ros.network.random_weights import draw_weights_
+from upsnet_ros.network import batched_path
+from upsnet_ros.network.batched_operators import KernelOperators
+from upsnet_ros.network.checkpoint import save_checkpoint
+from upsnet_ros.network.upsnet import UPSNet
+from upsnet_ros.network.variants import get_variant
 from upsnet_ros.weights import SHIPPED_VARIANT, shipped_weights
 
 
@@ -98,6 +113,101 @@ def test_stream_keeps_the_order(predictor: Predictor) -> None:
         np.testing.assert_array_equal(frame.labels, predictor(image).labels)
 
 
+def test_paths_and_pil_images_are_segmented_as_their_pixels(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    image = _image(40, 60)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    want = predictor(image)
+    pil = Image.fromarray(image[..., ::-1])
+    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), pil]
+    for frame in (
+        *map(predictor, forms),
+        *predictor.stream(forms[1:]),
+        *predictor.batch(forms[1:]),
+    ):
+        np.testing.assert_array_equal(frame.labels, want.labels)
+    for form in forms:
+        with pytest.raises(ImageError, match="rgb8"):
+            predictor(form, "rgb8")
+
+
+@pytest.fixture(scope="module")
+def alone(predictor: Predictor) -> list[tuple[npt.NDArray[np.uint8], PanopticFrame]]:
+    """Images of two sizes, and their frames computed one by one."""
+    images = [_image(64, 90, 0), _image(64, 90, 1), _image(64, 90, 2), _image(40, 60, 3)]
+    return [(image, predictor(image)) for image in images]
+
+
+@pytest.mark.parametrize(("size", "computed"), [(None, [1, 1, 1, 1]), (2, [2, 1, 1])])
+def test_batch_computes_neighbours_of_a_size_together(
+    predictor: Predictor,
+    alone: list[tuple[npt.NDArray[np.uint8], PanopticFrame]],
+    size: int | None,
+    computed: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    compute = predictor.compute_batch
+
+    def counted(images: Any, *arguments: Any, **options: Any) -> Any:
+        seen.append(len(images))
+        return compute(images, *arguments, **options)
+
+    monkeypatch.setattr(predictor, "compute_batch", counted)
+    frames = predictor.batch((image for image, _ in alone), size=size)
+    assert seen == computed
+    for frame, (image, want) in zip(frames, alone, strict=True):
+        assert frame.labels.shape == image.shape[:2]
+        assert (
+            frame.labels == want.labels
+        ).mean() > 0.99  # a batch's sums may be rounded otherwise
+        assert [t.class_id for t in frame.instances] == [t.class_id for t in want.instances]
+        assert tuple(frame.timings) == PREDICTOR_STAGES
+    assert predictor.batch([]) == []
+
+
+def test_what_is_no_image_is_refused_before_any_is_segmented(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = _image()
+    with pytest.raises(ImageError, match=r"cv2\.imread returns None for a file it cannot read"):
+        predictor(cv2.imread(str(tmp_path / "none.png")))
+    monkeypatch.setattr(predictor, "compute_batch", None)  # raises if it is called
+    for bad in (None, 3, image[..., 0], image.astype(np.float32), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(ImageError):
+            predictor(bad)
+        with pytest.raises(ImageError, match=r"images\[1\]: "):
+            predictor.batch([image, bad])
+        with pytest.raises(ImageError):
+            next(predictor.stream([bad]))
+    with pytest.raises(DatasetError, match=r"none\.png"):
+        predictor.batch([image, tmp_path / "none.png"])
+    for single in (str(tmp_path), tmp_path, None, 3):
+        with pytest.raises(ImageError, match="a list of images"):
+            predictor.batch(single)
+        with pytest.raises(ImageError, match="a list of images"):
+            next(predictor.stream(single))
+    with pytest.raises(DatasetError, match="the path of the image is empty"):
+        predictor("")
+    with pytest.raises(SettingsError, match="0"):
+        predictor.batch([image], size=0)
+
+
+def test_a_frame_names_its_classes(predictor: Predictor, frame: PanopticFrame) -> None:
+    assert frame.taxonomy == predictor.taxonomy
+    assert upsnet_ros.draw(_image(), frame).shape == (120, 200, 3)
+
+
+def test_repr_says_what_runs(predictor: Predictor, tmp_path: Path) -> None:
+    assert repr(predictor) == "Predictor(cityscapes-r18, random weights, cpu, fp32, scale 128)"
+    assert "bundled weights" in repr(Predictor(device="cpu", scale=96, precision="bf16"))
+    network = UPSNet(get_variant("cityscapes-r18"))
+    save_checkpoint(network, tmp_path / "mine.safetensors")
+    own = _predictor(weights=tmp_path / "mine.safetensors", allow_random_weights=False)
+    assert str(tmp_path / "mine.safetensors") in repr(own)
+
+
 @pytest.mark.parametrize("size", [(33, 47), (128, 128), (64, 900), (300, 20)])
 def test_any_size(predictor: Predictor, size: tuple[int, int]) -> None:
     frame = predictor(_image(*size))
@@ -150,7 +260,7 @@ def test_the_variant_is_told_from_the_weights(tmp_path: Path) -> None:
     save_checkpoint(UPSNet(get_variant("cityscapes-r18")), tmp_path / "a.safetensors")
     assert Predictor(tmp_path / "a.safetensors", device="cpu").variant.name == "cityscapes-r18"
     torch.save({"weight": torch.zeros(3)}, tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match=r"b\.pth holds the weights of no variant"):
+    with pytest.raises(CheckpointError, match=r"b\.pth .*no variant"):
         Predictor(tmp_path / "b.pth", device="cpu")
 
 
@@ -175,27 +285,116 @@ def test_weights_of_another_variant(tmp_path: Path) -> None:
         _predictor(weights=tmp_path / "a.safetensors", variant="cityscapes-r50")
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_weights_of_a_diverged_training_are_named(tmp_path: Path, *, plain: bool) -> None:
+    network = UPSNet(get_variant("cityscapes-r18"))
+    draw_weights_(network, seed=0)
+    for name, tensor in network.state_dict().items():
+        if name.startswith("fpn.") and name.endswith("weight"):
+            tensor.mul_(1e25)  # finite, unlike what the network computes with them
+    path = tmp_path / "diverged.safetensors"
+    save_checkpoint(network, path)
+    predictor = _predictor(weights=path, plain=plain)
+    with pytest.raises(DivergedError, match=r"diverged\.safetensors: .*not finite"):
+        predictor(_image())
+    with Pipeline(predictor) as pipeline:
+        futures = [pipeline.submit(_image(seed=seed)) for seed in range(2)]
+        for future in futures:  # the pipeline outlives the first failure
+            with pytest.raises(DivergedError, match=r"diverged\.safetensors"):
+                future.result()
+
+
+@pytest.mark.parametrize("options", [{}, {"plain": True}, {"merge": "heuristic"}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_semantic_logits_that_are_not_finite_are_refused(
+    options: dict[str, Any], value: float
+) -> None:
+    predictor = _predictor(**options)
+
+    def spoil(_module: object, _inputs: object, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(1, torch.tensor([0]), value)
+
+    hook = predictor.network.fcn_head.register_forward_hook(spoil)
+    with pytest.raises(DivergedError, match=r"random weights: .*not finite"):
+        predictor(_image())
+    hook.remove()
+    assert predictor(_image()).labels.any()
+
+
+def test_on_a_gpu_the_frame_says_that_logits_are_not_finite(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There operators do not look, for that would be a wait: a flag comes with the labels."""
+    monkeypatch.setattr(batched_path, "CpuOperators", KernelOperators)
+    predictor = _predictor()
+    image = _image()
+    expected = predictor(image)
+
+    def spoil(_module: object, _inputs: object, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(1, torch.tensor([0]), float("nan"))
+
+    hook = predictor.network.fcn_head.register_forward_hook(spoil)
+    assemblies = predictor.compute_batch([torch.from_numpy(image)], predictor.settings())
+    assert not assemblies[0].finite.any()
+    for refused in (
+        lambda: predictor.frame(assemblies[0]),
+        lambda: predictor(image),
+        lambda: predictor.prepare(image.shape),
+    ):
+        with pytest.raises(DivergedError, match=r"random weights: .*not finite"):
+            refused()
+    with Pipeline(predictor) as pipeline:
+        with pytest.raises(DivergedError, match=r"random weights: .*not finite"):
+            pipeline.submit(image).result()
+        hook.remove()
+        frame = pipeline.submit(image).result()
+    np.testing.assert_array_equal(frame.labels, expected.labels)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"allow_random_weights": False, "variant": "coco-r50"}, "no weights given, and none ship"),
+        ({"allow_random_weights": False, "variant": "coco-r50"}, "no weights given"),
         ({"unknown_threshold": 1.0}, "unknown threshold 1.0"),
         ({"variant": "r34"}, "unknown variant"),
         ({"precision": "int8"}, "unknown precision"),
-        ({"precision": "fp16"}, "needs a CUDA device"),
-        ({"scale": 5}, "scale 5 is too small"),
+        ({"precision": "fp16"}, "CUDA"),
+        ({"scale": 5}, "scale 5"),
+        ({"scale": 10**6}, "scale 1000000"),
+        ({"scale": "x"}, "scale must be a whole number, not 'x'"),
+        ({"scale": True}, "scale must be a whole number"),
+        ({"seed": "x"}, "seed must be a whole number"),
+        ({"weights": 3}, "weights must be .* not 3"),
+        ({"label_map": 3}, "label_map must be .* not 3"),
+        ({"variant": 3}, "variant must be .* not 3"),
+        ({"precision": []}, r"precision must be .* not \[\]"),
+        ({"expected_size": 3}, "expected_size must be .* not 3"),
+        ({"expected_size": (64, "a")}, "expected_size must be .* not 'a'"),
+        ({"expected_size": (0, 64)}, "expected_size must be"),
+        ({"unknown_threshold": "x"}, "unknown threshold must be a number"),
         ({"label_resize": "cubic"}, "label_resize"),
         ({"score_threshold": 1.5}, "threshold 1.5"),
     ],
 )
 def test_impossible_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UpsnetError, match=message):
         _predictor(**options)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:77", "meta"])
+def test_impossible_values_after_loading(predictor: Predictor) -> None:
+    for size in ("a", 1.5, 0):
+        with pytest.raises(SettingsError, match="size of a batch"):
+            predictor.batch([_image()], size=size)
+    with pytest.raises(SettingsError, match="unknown threshold must be a number, not 'x'"):
+        predictor.set_unknown_threshold("x")
+    with pytest.raises(SettingsError, match="score threshold nan"):
+        predictor.set_score_threshold(float("nan"))
+    predictor.set_score_threshold(np.float32(0.3))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", "meta", None])
 def test_impossible_device(device: str) -> None:
-    with pytest.raises(ValueError, match="device"):
+    with pytest.raises(SettingsError, match="device"):
         Predictor(variant="cityscapes-r18", allow_random_weights=True, device=device)
 
 

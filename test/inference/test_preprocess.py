@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import warnings
+
 import cv2
 import numpy as np
 import pytest
@@ -97,3 +101,25 @@ def test_of_a_thin_image_a_row_of_pixels_is_left(shape: tuple[int, int]) -> None
 def test_other_arrays_are_refused(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="uint8"):
         check_image(image)
+
+
+def test_pixels_that_may_not_be_written_to_are_copied_without_a_warning() -> None:
+    image = _image(6, 8)
+    assert upload(image, CPU).data_ptr() == image.ctypes.data
+    image.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for pixels in (image, image[::-1], image[:, ::2]):
+            np.testing.assert_array_equal(upload(pixels, CPU).numpy(), pixels)
+
+
+def test_importing_the_library_leaves_the_users_warnings_alone() -> None:
+    code = """
+import warnings
+import cv2, safetensors.torch, torch, torchvision
+before = list(warnings.filters)
+import upsnet_ros.inference.pipeline, upsnet_ros.inference.predictor
+print(warnings.filters == before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "True\n", done.stdout + done.stderr

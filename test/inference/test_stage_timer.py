@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from upsnet_ros.inference.stage_timer import StageTimer, stage_of
+from upsnet_ros.inference.pipeline import StageTimer, stage_of
 
 
 def test_a_stage_entered_twice_adds_up() -> None:

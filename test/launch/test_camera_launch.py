@@ -13,8 +13,8 @@ pytest.importorskip("launch_ros")
 
 from launch_file import LaunchFile, node_parameters, options
 
-from upsnet_ros.ros.settings import NodeSettings, parameters
-from upsnet_ros.ros.transport import (
+from upsnet_ros.node.settings import NodeSettings, parameters
+from upsnet_ros.processes.transport import (
     PROFILE_VARIABLES,
     TRANSPORT_VARIABLES,
     shared_memory_profile,
@@ -22,6 +22,12 @@ from upsnet_ros.ros.transport import (
 
 CAMERA = LaunchFile("camera.launch.py")
 declared, launch, start = CAMERA.declared, CAMERA.launch, CAMERA.start
+
+
+@pytest.fixture
+def video(tmp_path):
+    (tmp_path / "drive.mp4").touch()
+    return str(tmp_path / "drive.mp4")
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +64,8 @@ def test_defaults_start_the_node_alone_with_the_defaults_of_settings():
     remaps = options(node, "-r")
     assert "__node:=upsnet" in remaps
     assert "__ns:=/panoptic" in remaps
-    assert "image:=/camera/image_raw" in remaps
-    assert "image/compressed:=/camera/image_raw/compressed" in remaps
+    assert "image:=image" in remaps
+    assert "image/compressed:=image/compressed" in remaps
     assert options(node, "--log-level") == ["panoptic.upsnet:=info"]
 
 
@@ -85,8 +91,96 @@ def test_four_cameras():
     assert values["rear"]["image_transport"] == "compressed"
 
 
-def test_a_weights_file_named_like_a_number_stays_text():
+def test_a_weights_file_named_like_a_number_stays_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "42").touch()
     assert node_parameters(start(weights="42")["upsnet_node"])["weights"] == "42"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"params_file": "/no/where.yaml"}, "/no/where.yaml"),
+        ({"params_file": "/"}, "Is a directory"),
+        ({"points_params_file": "/no/where.yaml"}, "cannot read points_params_file"),
+        ({"video": "/no/where.mp4"}, "source /no/where.mp4 does not exist"),
+        ({"video": "gopher://there"}, "cannot open gopher:// addresses"),
+        ({"video": " "}, "no source is named"),
+        ({"weights": "/no/where.pth"}, "there is no weights file /no/where.pth"),
+        ({"weights": "coco-fpn-r50"}, "`upsnet weights get coco-fpn-r50`"),
+        ({"label_map": "coco_to_cityscape"}, "did you mean coco_to_cityscapes"),
+    ],
+)
+def test_a_file_that_is_not_there_ends_the_launch_in_one_line(
+    arguments, says, caplog, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("UPSNET_WEIGHTS", str(tmp_path))
+    assert launch(**arguments) == (1, {})
+    assert says in caplog.text
+
+
+def test_weights_have_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("UPSNET_WEIGHTS", str(tmp_path))
+    (tmp_path / "coco-fpn-r50.safetensors").touch()
+    node = start(weights="coco-fpn-r50")["upsnet_node"]
+    assert node_parameters(node)["weights"] == "coco-fpn-r50"
+
+
+@pytest.mark.parametrize("video", ["0", "rtsp://robot/stream", "http://robot:8080/video.mjpg"])
+def test_a_camera_or_an_address_need_not_be_a_file(video):
+    command = start(video=video)["upsnet"].cmd
+    assert command[command.index("play") + 1] == video
+
+
+def test_points_are_labelled_where_asked_for(tmp_path):
+    assert "upsnet_points" not in start()
+    started = start(points="depth", depth_topic="/camera/depth", namespace="front")
+    node = started["upsnet_points"]
+    assert node_parameters(node) == {"input": "depth", "use_sim_time": False}
+    assert "__ns:=/front" in options(node, "-r")
+    assert "depth:=/camera/depth" in options(node, "-r")
+
+
+def test_a_lidar_has_extrinsics_and_other_parameters_in_a_file(tmp_path):
+    file = tmp_path / "points.yaml"
+    file.write_text("/**: {ros__parameters: {occlusion_window: 7, input: depth}}")
+    node = start(
+        points="cloud",
+        cloud_topic="/lidar",
+        extrinsics="0,0,1.5,0,0,0,1",
+        points_params_file=str(file),
+    )["upsnet_points"]
+    assert node_parameters(node) == {
+        "input": "cloud",
+        "occlusion_window": 7,
+        "extrinsics": [0.0, 0.0, 1.5, 0.0, 0.0, 0.0, 1.0],
+        "use_sim_time": False,
+    }
+    assert "points_in:=/lidar" in options(node, "-r")
+
+
+def test_extrinsics_that_are_no_pose_end_the_launch(caplog):
+    assert launch(points="cloud", extrinsics="0,0,0,0,0,0,2")[0] == 1
+    assert "must have length 1" in caplog.text
+
+
+def test_what_users_change_often_has_an_argument():
+    node = start(
+        unknown_threshold="0.25",
+        max_rate="10",
+        tracking="true",
+        node_name="eye",
+        label_map="coco_to_cityscapes",
+    )
+    values = node_parameters(node["upsnet_node"])
+    assert values["label_map"] == "coco_to_cityscapes"
+    assert (values["unknown_threshold"], values["max_rate"], values["tracking"]) == (
+        0.25,
+        10.0,
+        True,
+    )
+    assert "__node:=eye" in options(node["upsnet_node"], "-r")
+    assert options(node["upsnet_node"], "--log-level") == ["panoptic.eye:=info"]
 
 
 @pytest.mark.parametrize(
@@ -111,12 +205,12 @@ def test_the_root_is_a_namespace_too():
     assert options(node, "--log-level") == ["upsnet:=debug"]
 
 
-def test_video_is_played_on_the_topic_that_the_node_reads():
-    started = start(video="drive.mp4", image_topic="/eye")
+def test_video_is_played_on_the_topic_that_the_node_reads(video):
+    started = start(video=video, image_topic="/eye")
     assert started.keys() == {"upsnet_node", "upsnet"}
     command = started["upsnet"].cmd
-    assert command[command.index("play") + 1] == "drive.mp4"
-    assert options(started["upsnet"], "--topic") == ["/eye"]
+    assert command[command.index("play") + 1] == video
+    assert options(started["upsnet"], "--image-topic") == ["/eye"]
     assert "image:=/eye" in options(started["upsnet_node"], "-r")
     assert not {"--loop", "--compressed"} & set(command)
 
@@ -131,8 +225,8 @@ def test_a_relative_image_topic_is_the_same_for_player_and_node():
         assert "__ns:=/front" in options(process, "-r")
 
 
-def test_transport_profile_is_set_for_all_processes():
-    for process in start(video="drive.mp4").values():
+def test_transport_profile_is_set_for_all_processes(video):
+    for process in start(video=video).values():
         for name in PROFILE_VARIABLES:
             assert Path(process.env[name]).samefile(shared_memory_profile())
 

@@ -11,8 +11,12 @@ import drive_bag
 import numpy as np
 from launch_file import LaunchFile, node_parameters, options
 
-from upsnet_ros.bags import BagWriter
-from upsnet_ros.ros.transport import PROFILE_VARIABLES, TRANSPORT_VARIABLES, shared_memory_profile
+from upsnet_ros.bags.writer import BagWriter
+from upsnet_ros.processes.transport import (
+    PROFILE_VARIABLES,
+    TRANSPORT_VARIABLES,
+    shared_memory_profile,
+)
 
 REPLAY = LaunchFile("replay.launch.py")
 
@@ -86,6 +90,12 @@ def test_arguments_reach_the_replay_and_the_node(drive):
     values = node_parameters(node)
     assert (values["scale"], values["use_sim_time"]) == (128, True)
     assert values["image_reliability"] == "best_effort", "a camera's loss is what realtime shows"
+
+
+def test_images_of_the_ground_truth_are_no_cameras(tmp_path):
+    path = str(drive_bag.write_drive(tmp_path / "drive", 1, unknown_mask=True))
+    node = REPLAY.start(bag=path)["upsnet_node"]
+    assert f"image:={drive_bag.CAMERA}" in options(node, "-r")
 
 
 def test_the_root_is_a_namespace_too(drive):

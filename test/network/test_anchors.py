@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from upsnet_ros.network.anchors import base_anchors, grid_anchors
-from upsnet_ros.network.fpn import STRIDES as FPN_STRIDES
+from upsnet_ros.network.rpn import base_anchors, grid_anchors
+from upsnet_ros.network.semantic_head import STRIDES as FPN_STRIDES
 
 
 @pytest.mark.parametrize("stride", FPN_STRIDES)

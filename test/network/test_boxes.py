@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from upsnet_ros.network.boxes import (
+from upsnet_ros.ops.boxes import (
     BOX_HEAD_WEIGHTS,
     RPN_WEIGHTS,
     clip_boxes,

@@ -7,8 +7,8 @@ from upsnet_ros.network.instance_head import (
     MaskHead,
     instance_detections,
     panoptic_detections,
+    pool_rois,
 )
-from upsnet_ros.network.roi_pool import pool_rois
 
 LIMITS = {"size": (100, 100), "nms_threshold": 0.5}
 

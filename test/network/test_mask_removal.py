@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from upsnet_ros.network.instance_head import Detections, nothing_found
-from upsnet_ros.network.mask_removal import remove_hidden_masks
+from upsnet_ros.network.panoptic_head import remove_hidden_masks
 from upsnet_ros.network.panoptic_logits import mask_term
 
 

@@ -5,15 +5,15 @@ import torch
 
 from upsnet_ros.network.instance_head import Detections
 from upsnet_ros.network.panoptic_head import (
-    UNKNOWN,
     Grid,
     HeadOptions,
     PanopticHead,
+    Tile,
     first_max,
     upsample_part,
 )
 from upsnet_ros.network.panoptic_logits import mask_term, panoptic_logits
-from upsnet_ros.network.tiles import Tile
+from upsnet_ros.ops.panoptic import UNKNOWN
 
 NUM_STUFF = 4
 

@@ -4,9 +4,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from upsnet_ros.network.panoptic_logits import (
+    are_finite,
     bilinear_weights,
     mask_bounds,
     mask_term,
@@ -59,3 +61,20 @@ def test_unknown_is_what_no_instance_explains() -> None:
     assert logits.shape == (4, 4, 4)
     assert logits[-1, 0].tolist() == [0, 0, 5, 5]
     assert logits[2, 0].tolist() == [5, 5, 0, 0]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("spoiled", ["semantic", "mask", "unused mask"])
+def test_which_images_have_finite_logits(value: float, spoiled: str) -> None:
+    """Sums of what is large overflow, and are no reason to say that it is not finite."""
+    semantic, masks = torch.full((3, 5, 4, 6), 3e38), torch.full((3, 2, 4, 4), -3e38)
+    classes = torch.tensor([[1, 0], [4, 0], [2, 3]])
+    tensor, place = {
+        "semantic": (semantic, (1, 3, 2, 5)),
+        "mask": (masks, (1, 0, 3, 1)),
+        "unused mask": (masks, (1, 1, 3, 1)),
+    }[spoiled]
+    assert are_finite(semantic, masks, classes).tolist() == [True, True, True]
+    tensor[place] = value
+    found = are_finite(semantic, masks, classes).tolist()
+    assert found == [True, spoiled == "unused mask", True]

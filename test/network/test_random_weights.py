@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import torch
 
-from upsnet_ros.network import UPSNet, get_variant
-from upsnet_ros.network.random_weights import draw_weights_
+from upsnet_ros.inference.model import draw_weights_
+from upsnet_ros.network.upsnet import UPSNet
+from upsnet_ros.network.variants import get_variant
 
 
 def test_draws_repeat_and_fill_everything() -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upsnet_ros.network.random_weights import draw_weights_
-from upsnet_ros.network.resnet import FrozenBatchNorm2d, ResNet, fold_batch_norm_
+from upsnet_ros.inference.model import draw_weights_
+from upsnet_ros.network.resnet import BasicBlock, FrozenBatchNorm2d, ResNet, fold_batch_norm_
 from upsnet_ros.network.variants import Variant, get_variant
 
 
@@ -45,3 +45,17 @@ def test_batch_norm_stays_frozen_in_training() -> None:
     backbone(torch.randn(2, 3, 32, 32))
     assert torch.equal(before, backbone.conv1.bn1.running_mean)
     assert not backbone.conv1.bn1.weight.requires_grad
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_narrow_input_in_half_precision_reads_nothing_beyond_it(width: int) -> None:
+    torch.manual_seed(0)
+    block = BasicBlock(256, 512, stride=2).eval()
+    x = torch.randn(1, 256, 8, width).to(torch.bfloat16)
+    x = x.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        want = block(x.float())
+        block.to(torch.bfloat16)
+        for number in (1000, 50_000, 300_000, 2_000_000) * 3:
+            torch.full((number,), float("nan"))  # what lies in memory that is used again
+            torch.testing.assert_close(block(x.clone()).float(), want, rtol=0.05, atol=0.05)

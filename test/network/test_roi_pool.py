@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torchvision.ops import roi_align
 
-from upsnet_ros.network.roi_pool import pool_rois, pyramid_levels
+from upsnet_ros.network.instance_head import pool_rois, pyramid_levels
 
 
 def test_levels_follow_size() -> None:

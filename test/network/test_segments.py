@@ -7,8 +7,8 @@ import parity_folder
 import pytest
 import torch
 
-from upsnet_ros.network.panoptic_head import UNKNOWN
 from upsnet_ros.network.segments import VOID, Segments, unify
+from upsnet_ros.ops.panoptic import UNKNOWN
 
 
 def _unify(panoptic: Any, semantic: Any, classes: Any, limit: int = 0) -> Segments:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upsnet_ros.network.random_weights import draw_weights_
+from upsnet_ros.inference.model import draw_weights_
 from upsnet_ros.network.semantic_head import SemanticHead
 
 

@@ -20,6 +20,7 @@ ROS_MODULES = {
     "builtin_interfaces",
     "cv_bridge",
     "diagnostic_msgs",
+    "geometry_msgs",
     "launch",
     "launch_ros",
     "lifecycle_msgs",
@@ -44,7 +45,7 @@ PIP_NAMES = {
     "yaml": "pyyaml",
 }
 # Used where they are installed, and done without elsewhere.
-OPTIONAL = {"cv_bridge", "pynvml", "rosbags", "triton", "vision_msgs"}
+OPTIONAL = {"cv_bridge", "pynvml", "rosbags", "tf2_msgs", "triton", "vision_msgs"}
 
 
 def imported(files: list[Path]) -> set[str]:
@@ -98,6 +99,7 @@ def dependencies(*tags: str) -> set[str]:
 def test_one_version():
     version = MANIFEST.findtext("version")
     assert f'version="{version}"' in (ROOT / "setup.py").read_text()
+    assert f'__version__ = "{version}"' in (ROOT / "upsnet_ros/__init__.py").read_text()
 
 
 def test_one_licence():
@@ -106,9 +108,16 @@ def test_one_licence():
     assert "Apache License" in (ROOT / "LICENSE").read_text()
 
 
-def test_every_message_is_built():
-    listed = set(re.findall(r"msg/\w+\.msg", (ROOT / "CMakeLists.txt").read_text()))
-    assert listed == {f"msg/{file.name}" for file in (ROOT / "msg").iterdir()}
+def test_every_message_and_service_is_built():
+    listed = set(re.findall(r"msg[/:][\w/]+\.(?:msg|srv)", (ROOT / "CMakeLists.txt").read_text()))
+    files = {str(file.relative_to(ROOT)) for file in (ROOT / "msg").rglob("*") if file.is_file()}
+    assert {name.replace(":", "/") for name in listed} == files
+
+
+def test_label_maps_are_installed():
+    assert (ROOT / "config/labels/coco_to_cityscapes.yaml").is_file()
+    assert "install(DIRECTORY config launch" in (ROOT / "CMakeLists.txt").read_text()
+    assert '"share/upsnet_ros/config/labels"' in (ROOT / "setup.py").read_text()
 
 
 def test_package_xml_names_every_ros_module_that_is_imported():
@@ -119,9 +128,10 @@ def test_package_xml_names_every_ros_module_that_is_imported():
 
 
 def test_setup_py_names_every_module_that_pip_must_bring():
-    names = ("training", "datasets", "evaluation", "bags", "cluster")
+    names = ("training", "datasets", "synthetic", "evaluation", "bags", "bag_evaluation")
     folders = [ROOT / "upsnet_ros" / name for name in names]
     extra = {file for file in MODULES if any(file.is_relative_to(folder) for folder in folders)}
+    extra -= {ROOT / "upsnet_ros/datasets/label_map.py"}  # the predictor reads them
     core = pip_names(imported([file for file in MODULES if file not in extra]))
     assert core == INSTALL_REQUIRES
     extras = (EXTRAS[extra] for extra in ("train", "evaluate", "bags", "cluster"))
@@ -165,5 +175,6 @@ def test_no_path_of_a_machine_is_in_the_sources():
     folders = ("cmake", "config", "docs", "launch", "msg", "requirements", "scripts", "upsnet_ros")
     files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file()]
     files += [file for file in ROOT.iterdir() if file.is_file()]
-    sources = [file for file in files if ".pyc" not in file.name]
+    # In a worktree `.git` is a file, which names the repository.
+    sources = [file for file in files if ".pyc" not in file.name and file.name != ".git"]
     assert [str(file) for file in sources if pattern.search(file.read_bytes())] == []

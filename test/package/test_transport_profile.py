@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from upsnet_ros.ros.transport import TRANSPORT_VARIABLES
+from upsnet_ros.processes.transport import TRANSPORT_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE, NODE = ROOT / "config" / "fastdds_shm.xml", ROOT / "scripts" / "upsnet_node"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from upsnet_ros.bags import MessageTypes
+from upsnet_ros.bags.messages import MessageTypes
 
 IMAGE = "sensor_msgs/msg/Image"
 TYPES = MessageTypes()

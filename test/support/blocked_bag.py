@@ -1,8 +1,8 @@
-"""A bag that keeps its reader waiting, so that a test can end the reader in the middle of it."""
+"""A bag that keeps its reader busy, so that a test can end the reader in the middle of it."""
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 import shutil
 import time
@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 #: For processes to start on a loaded machine.
 _PATIENCE_S = 120
+#: Empty records of nine bytes: reading them takes an hour. They take no place on the disk.
+_SIZE = 8 << 30
 
 
 class BlockedBag:
-    """A copy of a bag whose metadata.yaml is a pipe that nobody writes to.
+    """A copy of a bag, without its metadata, and with a file that takes an hour to read.
 
     Args:
         bag: What is copied.
@@ -24,39 +28,27 @@ class BlockedBag:
 
     def __init__(self, bag: Path, path: Path) -> None:
         self.path = Path(shutil.copytree(bag, path))
-        self._pipe = self.path / "metadata.yaml"
-        self._metadata = Path(shutil.move(self._pipe, self.path.with_suffix(".yaml")))
-        os.mkfifo(self._pipe)
+        self._metadata = Path(shutil.move(path / "metadata.yaml", path.with_suffix(".yaml")))
+        self._long = path / "a_long_one.mcap"
+        self._long.write_bytes(b"\x89MCAP0\r\n")
+        os.truncate(self._long, _SIZE)
 
     @contextmanager
     def reader(self) -> Iterator[int]:
-        """Wait for a process that reads the bag, and hold it up; its id."""
-        pipe = _eventually(self._open)
-        try:
-            yield _eventually(self._holder)
-        finally:
-            os.close(pipe)
+        """Wait for a process that reads the bag; its id."""
+        yield _eventually(self._holder)
 
     def mend(self) -> None:
         """Make it the bag that was copied, for those who read it from now on."""
-        self._metadata.replace(self._pipe)
-
-    def _open(self) -> int | None:
-        try:
-            return os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return None  # nobody reads
+        self._metadata.rename(self.path / "metadata.yaml")
+        self._long.unlink()
 
     def _holder(self) -> int | None:
-        for link in Path("/proc").glob("[0-9]*/fd/*"):
-            process = int(link.parts[2])
-            try:
-                if process != os.getpid() and link.readlink() == self._pipe:
-                    return process
-            except OSError:  # it ended meanwhile
-                continue
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):  # it ended in the meantime
+                files = {file.path for file in process.open_files()}
+                if process.pid != os.getpid() and str(self._long) in files:
+                    return process.pid
         return None
 
 

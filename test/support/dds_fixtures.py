@@ -5,29 +5,54 @@ A folder's conftest.py imports the fixtures that its tests use.
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from upsnet_ros.ros.transport import private_environment
+from upsnet_ros.processes.transport import private_environment
+
+if TYPE_CHECKING:
+    from node_bench import Bench
 
 SECONDS = 120  # generous: the machine may be busy; no test waits that long where things work
 
 
+@cache
+def dds_environment() -> dict[str, str]:
+    """Variables of this process and of all that it starts: a ROS domain of their own.
+
+    Each folder's conftest.py imports `domain`, which makes it a fixture of that folder alone; files
+    of several folders take turns in a process, and all must mean the same domain.
+    """
+    return {**private_environment(), "OMP_NUM_THREADS": "1"}
+
+
 @pytest.fixture(scope="session")
 def domain() -> Iterator[int]:
-    """A ROS domain for this run, in the environment of this process and of all that it starts."""
+    """The ROS domain of this run, in the environment of this process and of all that it starts."""
     with pytest.MonkeyPatch.context() as patch:
-        environment = private_environment()
-        for name, value in {**environment, "OMP_NUM_THREADS": "1"}.items():
+        for name, value in dds_environment().items():
             patch.setenv(name, value)
-        yield int(environment["ROS_DOMAIN_ID"])
+        yield int(dds_environment()["ROS_DOMAIN_ID"])
+
+
+@contextmanager
+def bounded_teardown() -> Iterator[None]:
+    """Where leaving DDS hangs, say so and end this process: no Python could, its lock is held."""
+    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class Process:
@@ -111,9 +136,10 @@ class Probe:
         return future.result()
 
     def close(self) -> None:
-        self._executor.shutdown()
-        self.node.destroy_node()
-        self._context.try_shutdown()
+        with bounded_teardown():
+            self._executor.shutdown()
+            self.node.destroy_node()
+            self._context.try_shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +168,19 @@ def run(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calla
 def start(run: Callable[..., Process]) -> Callable[..., Process]:
     """Starts ``upsnet ARGUMENTS``, which is ended after the module."""
     return lambda *arguments: run(sys.executable, "-m", "upsnet_ros.cli", *arguments)
+
+
+@pytest.fixture
+def bench(domain: int) -> Iterator[Callable[..., Bench]]:
+    """Makes nodes, each with a camera and a listener beside it; see `node_bench.Bench`."""
+    from node_bench import Bench  # and ROS, which other tests here do without
+
+    benches = []
+
+    def make(*arguments: Any, **options: Any) -> Bench:
+        benches.append(Bench(domain, *arguments, **options))
+        return benches[-1]
+
+    yield make
+    for one in benches:
+        one.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from upsnet_ros.bags import BagWriter
+from upsnet_ros.bags.writer import BagWriter
 
 CAMERA = "/camera/image_raw"
 INFO = "/camera/camera_info"
@@ -25,9 +25,17 @@ def stamps(count: int, *, step_ns: int = 100_000_000) -> list[int]:
 
 
 def write_drive(
-    path: Path, count: int, *, step_ns: int = 100_000_000, storage: str = "mcap"
+    path: Path,
+    count: int,
+    *,
+    step_ns: int = 100_000_000,
+    storage: str = "mcap",
+    unknown_mask: bool = False,
 ) -> Path:
-    """``count`` images with camera_info before and ground truth labels behind each."""
+    """``count`` images with camera_info before and ground truth labels behind each.
+
+    With ``unknown_mask`` also that of the ground truth, which a node could read as a picture.
+    """
     with BagWriter(path=path, storage=storage) as bag:
         make = bag.types.make
         for index, stamp_ns in enumerate(stamps(count, step_ns=step_ns)):
@@ -41,6 +49,9 @@ def write_drive(
             bag.write(INFO, _camera_info(make, header), time_ns, "sensor_msgs/msg/CameraInfo")
             bag.write(CAMERA, _image(make, header, pixels, "bgr8"), time_ns, _IMAGE)
             bag.write(TRUTH, _image(make, header, labels, "16UC1"), time_ns + 1, _IMAGE)
+            if unknown_mask:
+                mask = _image(make, header, (labels == 7).astype(np.uint8), "mono8")
+                bag.write("/ground_truth/unknown_mask", mask, time_ns + 1, _IMAGE)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import functools
+import itertools
 
 import cv2
 import numpy as np
@@ -11,16 +12,20 @@ from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from upsnet_ros.ros.image_codec import _LAYOUTS
+from upsnet_ros.messages.images import _LAYOUTS
 
 _UINT32 = st.sampled_from([0, 1, 2, 255, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1])
 _LENGTHS = st.one_of(st.integers(0, 24), st.integers(0, 24), _UINT32)
 _ENCODINGS = st.one_of(
     st.sampled_from([*_LAYOUTS]),
     st.sampled_from([*_LAYOUTS]),
-    st.sampled_from(["", "32FC1", "64FC3", "16UC1", "rgb8 ", "RGB8", "bayer_rggb12", "x" * 999]),
+    st.sampled_from(
+        ["", "32FC1", "64FC3", "16UC1", "8UC2", "rgb8 ", "RGB8", "bayer_rggb12", "x" * 999]
+    ),
     st.text(max_size=8).filter(lambda text: "\x00" not in text),
 )
+_CODECS = st.sampled_from(["jpeg", "png", "tiff", ""])
+_TARGETS = st.one_of(st.sampled_from(["", "bgr8", "mono8", "bayer_rggb8"]), _ENCODINGS)
 _SECONDS = st.one_of(st.integers(0, 100), st.sampled_from([-(2**31), -1, 2**31 - 1]))
 
 
@@ -60,7 +65,7 @@ def images(draw):
 
 @functools.cache
 def _files() -> tuple[bytes, ...]:
-    """JPEGs and PNGs of several kinds."""
+    """JPEGs, PNGs and TIFFs of several kinds."""
     noise = np.random.default_rng(0)
     colour = noise.integers(0, 256, (13, 21, 3), np.uint8)
     deep = noise.integers(0, 65536, (9, 8, 3), np.uint16)
@@ -69,18 +74,22 @@ def _files() -> tuple[bytes, ...]:
     drawn = [(".jpg", colour, []), (".jpg", colour, progressive), (".jpg", colour[:, :, 0], [])]
     drawn += [(".png", colour, []), (".png", deep, []), (".png", alpha, [])]
     drawn += [(".png", colour[:, :, 0] // 128 * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])]
-    return tuple(cv2.imencode(*one)[1].tobytes() for one in drawn)
+    drawn += [
+        (".tiff", pixels, [cv2.IMWRITE_TIFF_COMPRESSION, codec])
+        for pixels, codec in itertools.product((colour, colour[:, :, 0], deep, alpha), (1, 5, 8))
+    ]
+    files = [cv2.imencode(*one)[1].tobytes() for one in drawn]
+    # Without its end marker, padded, as cameras send it; and with bytes between its segments.
+    files += [files[0][:-2] + bytes(40), files[0][:20] + b"\x00\x01" + files[0][20:]]
+    return tuple(files)
 
 
 @st.composite
 def compressed_images(draw):
-    """A sensor_msgs/CompressedImage, of a JPEG or PNG, whole or damaged."""
+    """A sensor_msgs/CompressedImage, of a JPEG, PNG or TIFF, whole or damaged."""
+    source, codec, target = draw(_ENCODINGS), draw(_CODECS), draw(_TARGETS)
     msg = CompressedImage(
-        format=draw(
-            st.sampled_from(
-                ["jpeg", "png", "", "rgb8; jpeg compressed bgr8", "bayer_rggb8; png compressed "]
-            )
-        ),
+        format=draw(st.sampled_from([f"{source}; {codec} compressed {target}", codec, source])),
         data=array.array("B", draw(damaged(draw(st.sampled_from(_files()))))),
     )
     return draw(_headers(msg))

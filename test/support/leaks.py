@@ -11,13 +11,13 @@ from pathlib import Path
 
 import psutil
 
-from upsnet_ros.ros.engine import free_memory
+from upsnet_ros.node.model import free_memory
 
 MIB = 1 << 20
 
 
 class Holdings:
-    """Memory and file descriptors of a process, sampled while a test goes on.
+    """Memory and file descriptors of a process, sampled during a test.
 
     Args:
         pid: Of the process; this one by default.

@@ -9,14 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rclpy
+from dds_fixtures import bounded_teardown
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from upsnet_ros.ros.engine import open_pipeline
-from upsnet_ros.ros.node import UpsnetNode
+from upsnet_ros.node.model import open_pipeline
+from upsnet_ros.node.node import UpsnetNode
 
 ARGUMENTS = (
     "allow_random_weights:=true",
@@ -59,12 +60,14 @@ def image(stamp_ns=1_000_000_000, *, height=48, width=64, frame_id=""):
 class Bench:
     """The node and a listener on one executor, which spins while the test waits."""
 
-    def __init__(self, domain, *arguments, namespace="in_process", cli=()):
+    def __init__(
+        self, domain, *arguments, namespace="in_process", cli=(), kind=UpsnetNode, common=ARGUMENTS
+    ):
         self.namespace = namespace
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain)
-        given = [part for one in (*ARGUMENTS, *arguments) for part in ("-p", one)]
-        self.node = UpsnetNode(
+        given = [part for one in (*common, *arguments) for part in ("-p", one)]
+        self.node = kind(
             context=self.context, namespace=namespace, cli_args=["--ros-args", *given, *cli]
         )
         self.other = Node("other", context=self.context)
@@ -93,7 +96,7 @@ class Bench:
         loaded.pipeline.close()
 
     def until(self, condition, what, again=lambda: None, every=1.0):
-        """Spins until the condition holds; calls ``again`` from time to time meanwhile."""
+        """Spins until the condition holds; calls ``again`` from time to time."""
         begun = turn = time.monotonic()
         while not (found := condition()):
             now = time.monotonic()
@@ -125,7 +128,7 @@ class Bench:
     def statuses(self):
         """The newest report of the node, status by status; empty before the first."""
         for one in reversed(self.diagnostics):
-            if one.status[0].hardware_id == f"/{self.namespace}/upsnet":
+            if one.status[0].hardware_id == self.node.get_fully_qualified_name():
                 return one.status
         return []
 
@@ -141,7 +144,8 @@ class Bench:
         self.until(answered, what, again=lambda: camera.publish(image()))
 
     def close(self):
-        self.executor.shutdown()
-        self.node.destroy_node()
-        self.other.destroy_node()
-        self.context.try_shutdown()
+        with bounded_teardown():
+            self.executor.shutdown()
+            self.node.destroy_node()
+            self.other.destroy_node()
+            self.context.try_shutdown()

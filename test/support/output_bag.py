@@ -9,10 +9,10 @@ from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
-from upsnet_ros.bags import BagWriter
+from upsnet_ros.bags.writer import BagWriter
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
 from upsnet_ros.inference.frame import PanopticFrame
-from upsnet_ros.ros.messages import (
+from upsnet_ros.messages.results import (
     image_message,
     instances_message,
     label_info_message,

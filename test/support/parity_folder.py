@@ -1,4 +1,4 @@
-"""The folder of what the original computed, and the rules that make its inputs anew.
+"""The folder of what the original computed, and the rules that generate its inputs.
 
 `UPSNET_PARITY_DIR` names it (layout: test/parity/README.md); by default test/parity.
 """

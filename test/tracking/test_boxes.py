@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from upsnet_ros.tracking.boxes import motion_of_neighbours, widened_ious
+from upsnet_ros.tracking.tracker import motion_of_neighbours, widened_ious
 
 
 def test_boxes_are_widened_by_their_share_and_by_pixels_at_least() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from upsnet_ros.tracking.masks import mask_ious, spread_points
+from upsnet_ros.tracking.tracker import mask_ious, spread_points
 
 
 def _shapes(seed: int, count: int = 12) -> np.ndarray:

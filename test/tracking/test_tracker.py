@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from upsnet_ros.errors import ImageError, SettingsError
 from upsnet_ros.inference.frame import Instance, PanopticFrame
-from upsnet_ros.tracking import Tracker, TrackerSettings
-from upsnet_ros.tracking.tracker import MAX_TRACK_ID
+from upsnet_ros.tracking.tracker import MAX_TRACK_ID, Tracker, TrackerSettings
 
 CAR, PERSON = 26, 24
 #: (class, x, y, width, height) of a rectangle; those that come later lie in front.
@@ -68,6 +68,13 @@ def test_numbers_stay_while_the_order_of_ids_changes() -> None:
     left, right = (CAR, 20, 40, 30, 20), (CAR, 100, 40, 30, 20)
     first, second = follow(Tracker(), [[left, right], [right, left]])
     assert (second[2], second[1]) == (first[1], first[2])
+
+
+def test_what_is_no_frame_or_time_is_named() -> None:
+    with pytest.raises(ImageError, match="need a PanopticFrame"):
+        Tracker()("x")
+    with pytest.raises(SettingsError, match="time must be a number"):
+        Tracker()(frame_of(), time="x")
 
 
 def test_two_that_cross_keep_their_numbers() -> None:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from things import thing_of_mask
 
-from upsnet_ros.datasets.base import Sample, thing_of_mask
-from upsnet_ros.training.augment import augment, cropped, mirrored
+from upsnet_ros.datasets.base import Sample
+from upsnet_ros.training.loading import augment, cropped, mirrored
 from upsnet_ros.training.settings import AugmentSettings
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 
 import pytest
+from worker_tasks import InterruptedImages
 
-from upsnet_ros.training.loading import Steps, index_at, seed_at
-from upsnet_ros.training.run_settings import SettingsError
+from upsnet_ros.errors import DatasetError, SettingsError
+from upsnet_ros.training.loading import Steps, index_at, load_steps, seed_at
 
 
 def test_every_image_once_an_epoch() -> None:
@@ -29,5 +31,18 @@ def test_processes_share_each_step() -> None:
     parts = [list(Steps(range(3, 6), batch_size=4, rank=r, processes=2)) for r in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == whole
     assert Counter(map(len, parts[0])) == {2: 3}
-    with pytest.raises(SettingsError, match="batch_size 5 cannot be shared by 2 processes"):
+    with pytest.raises(SettingsError, match=r"batch_size 5 .*2 processes"):
         Steps(range(1), batch_size=5, rank=0, processes=2)
+
+
+def test_ctrl_c_does_not_reach_workers() -> None:
+    """The parent ends them: a worker that is interrupted would print a traceback."""
+    batches = load_steps(
+        InterruptedImages(),
+        Steps(range(1), batch_size=1, rank=0, processes=1),
+        images_per_pass=1,
+        workers=1,
+        pin_memory=False,
+    )
+    with closing(batches), pytest.raises(DatasetError, match="image 0 was read"):
+        next(batches)

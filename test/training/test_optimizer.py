@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from upsnet_ros.network import UPSNet, get_variant
+from upsnet_ros.network.upsnet import UPSNet
+from upsnet_ros.network.variants import get_variant
 from upsnet_ros.training.optimizer import (
     RateInMomentumSGD,
     build_optimizer,
@@ -50,6 +51,16 @@ def test_published_update() -> None:
         p, b = p - buffers[0], b - buffers[1]
         assert weight.item() == pytest.approx(p, rel=1e-5)
         assert bias.item() == pytest.approx(b, rel=1e-5)
+
+
+def test_a_schedule_by_seconds_follows_the_time() -> None:
+    schedule = ScheduleSettings(seconds=100, kind="cosine", warmup=10)
+    assert rate_factor(schedule, 0, 0.0) == pytest.approx(0.1)
+    assert rate_factor(schedule, 5, 50.0) == pytest.approx(0.55 * 0.5)
+    assert rate_factor(schedule, 10, 50.0) == pytest.approx(0.5)
+    assert rate_factor(schedule, 10_000, 50.0) == pytest.approx(0.5), "however many iterations"
+    assert rate_factor(schedule, 20, 103.0) == pytest.approx(0.0), "a step that ended late"
+    assert [schedule.is_over(10_000, time) for time in (99.9, 100.0)] == [False, True]
 
 
 def test_cosine_ends_at_zero() -> None:

@@ -1,8 +1,8 @@
 """Parity of training with the original on every training case of a folder of recorded results.
 
 `UPSNET_PARITY_DIR` names the folder (layout: test/parity/README.md); by default test/parity. The
-original computed the cases on a CPU; weights, images and labels are made anew from their rules,
-and the original's random choices are played back.
+original computed the cases on a CPU; weights, images and labels are generated again from their
+rules, and the original's random choices are played back.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from upsnet_ros.datasets.base import Sample, Thing
-from upsnet_ros.datasets.shapes import Polygons
+from upsnet_ros.datasets.base import Polygons, Sample, Thing
 from upsnet_ros.inference.preprocess import Geometry
-from upsnet_ros.network import UPSNet, get_variant
 from upsnet_ros.network.checkpoint import load_state_dict
 from upsnet_ros.network.panoptic_logits import mask_term, segment_term
-from upsnet_ros.training.choices import Purpose
-from upsnet_ros.training.features import compute_features
-from upsnet_ros.training.image_losses import ImageLosses
-from upsnet_ros.training.losses import IGNORED_PIXEL
-from upsnet_ros.training.objective import total_loss
+from upsnet_ros.network.upsnet import UPSNet
+from upsnet_ros.network.variants import get_variant
+from upsnet_ros.training.image_losses import (
+    ImageLosses,
+    compute_features,
+    mask_targets,
+    panoptic_target,
+)
+from upsnet_ros.training.loading import MASK_SIZE, Prepared, prepare
+from upsnet_ros.training.objective import IGNORED_PIXEL, total_loss
 from upsnet_ros.training.optimizer import freeze_stages
-from upsnet_ros.training.panoptic_targets import panoptic_target
-from upsnet_ros.training.prepare import MASK_SIZE, Prepared, prepare
-from upsnet_ros.training.roi_targets import RegionTargets, mask_targets
-from upsnet_ros.training.rpn_targets import RPNTargets
 from upsnet_ros.training.settings import LossSettings, Quirks, TargetSettings
+from upsnet_ros.training.targets import Purpose, RegionTargets, RPNTargets
 
 CASES = sorted((parity_folder.FOLDER / "cases").glob("train_*.npz"))
 STRIDES = (4, 8, 16, 32, 64)

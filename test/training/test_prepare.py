@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from things import thing_of_mask
 
-from upsnet_ros.datasets.base import VOID, Sample, thing_of_mask
-from upsnet_ros.datasets.shapes import Polygons
+from upsnet_ros.datasets.base import VOID, Polygons, Sample
 from upsnet_ros.inference.preprocess import Geometry
-from upsnet_ros.training.prepare import nearest_index, prepare
+from upsnet_ros.training.loading import nearest_index, prepare
 from upsnet_ros.training.settings import Quirks
 
 NUM_STUFF = 11

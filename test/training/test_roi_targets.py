@@ -4,11 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upsnet_ros.datasets.shapes import Bitmask, Polygons
-from upsnet_ros.network.boxes import BOX_HEAD_WEIGHTS, decode_boxes
-from upsnet_ros.training.choices import SeededChooser
-from upsnet_ros.training.roi_targets import RegionTargets, mask_targets, sample_regions
+from upsnet_ros.datasets.base import Bitmask, Polygons
+from upsnet_ros.ops.boxes import BOX_HEAD_WEIGHTS, decode_boxes
 from upsnet_ros.training.settings import Quirks, TargetSettings
+from upsnet_ros.training.targets import RegionTargets, SeededChooser, mask_targets, sample_regions
 
 BOXES = torch.tensor([[10.0, 10.0, 49.0, 49.0], [60.0, 20.0, 99.0, 39.0]])
 CLASSES = torch.tensor([3, 5])
@@ -30,14 +29,19 @@ def sample(
     quirks: Quirks | None = None,
     boxes: Tensor = BOXES,
 ) -> RegionTargets:
+    """Sample of one image; behind its proposals and boxes there is padding."""
+    padding = torch.tensor([[12.0, 8.0, 50.0, 52.0]])
+    found = len(boxes)
     return sample_regions(
-        PROPOSALS,
-        boxes=boxes,
-        classes=CLASSES[: len(boxes)],
-        crowd=torch.tensor(crowd[: len(boxes)], dtype=torch.bool),
+        torch.cat((PROPOSALS, padding))[None],
+        numbers=torch.tensor([len(PROPOSALS)], dtype=torch.int32),
+        boxes=torch.cat((boxes, torch.zeros(3 - found, 4)))[None],
+        classes=torch.cat((CLASSES[:found], torch.zeros(3 - found, dtype=torch.int64)))[None],
+        crowd=torch.tensor([(*crowd[:found], *[False] * (3 - found))]),
+        has_crowds=any(crowd[:found]),
         settings=settings or TargetSettings(),
         quirks=quirks or Quirks(),
-        chooser=SeededChooser(0),
+        choosers=[SeededChooser(0)],
     )
 
 
@@ -80,14 +84,17 @@ def test_masks_of_the_own_object() -> None:
         torch.tensor(
             [[10.0, 10.0, 49.0, 49.0], [60.0, 20.0, 99.0, 39.0], [50.0, 10.0, 89.0, 49.0]]
         ),
+        torch.zeros(3, dtype=torch.int64),
         torch.tensor([3, 5, 0]),
         torch.tensor([0, 1]),
         torch.zeros((2, 4)),
+        torch.full((3,), 1 / 3),
+        (2,),
     )
     masks = mask_targets(
         regions,
-        shapes=shapes,
-        crowd=torch.tensor([False, False]),
+        shapes=[shapes],
+        crowds=[np.array([False, False])],
         resolution=28,
         quirks=Quirks(),
     )
@@ -97,8 +104,8 @@ def test_masks_of_the_own_object() -> None:
     assert masks[1, :, 14:].max() == 0
     ignored = mask_targets(
         regions,
-        shapes=shapes,
-        crowd=torch.tensor([True, False]),
+        shapes=[shapes],
+        crowds=[np.array([True, False])],
         resolution=28,
         quirks=Quirks(),
     )
@@ -111,16 +118,19 @@ def test_masks_by_the_outlines_bounds_by_quirk() -> None:
     large = Polygons.of([[10, 10, 49, 10, 49, 49, 10, 49]])
     regions = RegionTargets(
         torch.tensor([[10.0, 10.0, 49.0, 49.0]]),
+        torch.tensor([0]),
         torch.tensor([3]),
         torch.tensor([0]),
         torch.zeros((1, 4)),
+        torch.ones(1),
+        (1,),
     )
-    crowd = torch.tensor([False, False])
-    mine = mask_targets(regions, shapes=(small, large), crowd=crowd, resolution=28, quirks=Quirks())
+    shapes, crowds = [(small, large)], [np.array([False, False])]
+    mine = mask_targets(regions, shapes=shapes, crowds=crowds, resolution=28, quirks=Quirks())
     theirs = mask_targets(
         regions,
-        shapes=(small, large),
-        crowd=crowd,
+        shapes=shapes,
+        crowds=crowds,
         resolution=28,
         quirks=Quirks(masks_by_bounds=True),
     )

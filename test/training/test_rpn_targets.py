@@ -1,20 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from upsnet_ros.network.boxes import RPN_WEIGHTS, decode_boxes
-from upsnet_ros.training.choices import SeededChooser
-from upsnet_ros.training.rpn_targets import (
+from upsnet_ros.ops.boxes import RPN_WEIGHTS, decode_boxes
+from upsnet_ros.training.settings import Quirks, TargetSettings
+from upsnet_ros.training.targets import (
     IGNORED,
     NEGATIVE,
     POSITIVE,
     RPNTargets,
-    all_anchors,
+    SeededChooser,
     assign_rpn_targets,
+    batch_anchors,
 )
-from upsnet_ros.training.settings import Quirks, TargetSettings
 
 SIZE = (128, 160)
 NOBODY = torch.zeros((0, 4))
@@ -22,8 +24,7 @@ NOBODY = torch.zeros((0, 4))
 
 @pytest.fixture(scope="module")
 def anchors() -> Tensor:
-    grid = [(32, 40), (16, 20), (8, 10), (4, 5), (2, 3)]
-    return all_anchors(grid, (4, 8, 16, 32, 64), torch.device("cpu"))
+    return batch_anchors(SIZE, top_n=100, device=torch.device("cpu")).boxes[0]
 
 
 def assign(
@@ -34,21 +35,28 @@ def assign(
     settings: TargetSettings | None = None,
     quirks: Quirks | None = None,
 ) -> RPNTargets:
-    return assign_rpn_targets(
+    """Assign the targets of one image; behind its boxes there is padding."""
+    padding = torch.zeros((1, 4))
+    kinds = torch.tensor([1] * len(boxes) + [2] * len(crowds) + [0])[None]
+    targets = assign_rpn_targets(
         anchors,
-        boxes=boxes,
-        crowds=crowds,
-        size=SIZE,
+        sizes=torch.tensor([[[float(side) for side in SIZE]]]),
+        boxes=torch.cat((boxes, crowds, padding))[None],
+        objects=kinds == 1,
+        crowd=kinds == 2 if len(crowds) else None,
         settings=settings or TargetSettings(),
         quirks=quirks or Quirks(),
-        chooser=SeededChooser(0),
+        choosers=[SeededChooser(0)],
     )
+    return replace(targets, labels=targets.labels[0])
 
 
 def test_positives_predict_their_object_and_batches_are_full(anchors: Tensor) -> None:
     boxes = torch.tensor([[30.0, 40.0, 80.0, 90.0], [100.0, 20.0, 130.0, 70.0]])
     targets = assign(anchors, boxes)
-    assert int((targets.labels != IGNORED).sum()) == 256
+    assert len(targets.labelled) == 256
+    labelled = targets.labelled.sort().values
+    assert torch.equal(torch.nonzero(targets.labels != IGNORED).squeeze(1), labelled)
     assert torch.equal(torch.nonzero(targets.labels == POSITIVE).squeeze(1), targets.positives)
     decoded = decode_boxes(anchors[targets.positives], targets.deltas, RPN_WEIGHTS)
     distance = (decoded[:, None] - boxes).abs().amax(dim=2)

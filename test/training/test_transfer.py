@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
-from upsnet_ros.inference.preprocess import PIXEL_MEANS
-from upsnet_ros.network import CheckpointError, UPSNet, get_variant, save_checkpoint
-from upsnet_ros.training.initial import load_start_, load_torchvision_
-from upsnet_ros.training.run_settings import StartSettings
-from upsnet_ros.training.transfer import (
+from upsnet_ros.errors import CheckpointError
+from upsnet_ros.inference.model import draw_weights_
+from upsnet_ros.inference.preprocess import FPN_PIXEL_MEANS, PIXEL_MEANS
+from upsnet_ros.network.checkpoint import load_checkpoint, save_checkpoint
+from upsnet_ros.network.upsnet import UPSNet
+from upsnet_ros.network.variants import get_variant
+from upsnet_ros.training.initial import (
     COCO_SEMANTIC_OF_CITYSCAPES,
     COCO_THING_OF_CITYSCAPES,
     coco_to_cityscapes,
+    load_start_,
+    load_torchvision_,
 )
+from upsnet_ros.training.settings import StartSettings
 
 
 def _assert_same(got: torch.Tensor, want: torch.Tensor) -> None:
@@ -133,6 +138,84 @@ def test_mask_rcnn_gives_the_same_heads() -> None:
     _assert_same(got, want)
 
 
+@pytest.fixture(scope="module")
+def panoptic_fpn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sampled weights of coco-fpn-r50 in a file."""
+    network = UPSNet(get_variant("coco-fpn-r50"))
+    draw_weights_(network, seed=0)
+    path = tmp_path_factory.mktemp("fpn") / "fpn.safetensors"
+    save_checkpoint(network, path)
+    return path
+
+
+@torch.no_grad()
+def test_panoptic_fpn_gives_the_same_heads(panoptic_fpn: Path) -> None:
+    theirs = UPSNet(get_variant("coco-fpn-r50"))
+    load_checkpoint(theirs, panoptic_fpn)
+    network = UPSNet(get_variant("coco-r50"))
+    settings = StartSettings(kind="coco_fpn", weights=str(panoptic_fpn))
+    start = load_start_(network, settings, seed=0)
+    assert {name.split(".")[0] for name in start.drawn} == {"fcn_head", "fpn"}
+    assert {name.split(".")[1] for name in start.drawn if name.startswith("fpn")} == {"fpn_gap"}
+    assert all(name.startswith("fcn_head.") for name in start.unused)
+    assert start.licence["licence"] == "CC BY-SA 3.0"
+    assert "Detectron2" in start.licence["attribution"]
+    assert panoptic_fpn.name in start.licence["changes"]
+
+    # Without padding at the image's border, the one thing that the norm cannot absorb.
+    for one in (theirs, network):
+        one.resnet_backbone.conv1.conv1.padding = (0, 0)
+    network.fpn.fpn_gap = None
+    pixels = 255 * torch.rand(1, 3, 133, 133, generator=torch.Generator().manual_seed(0))
+    means = [torch.tensor(x).float().view(3, 1, 1) for x in (FPN_PIXEL_MEANS, PIXEL_MEANS.tolist())]
+    pyramids = [
+        one.fpn(one.resnet_backbone(pixels - mean))
+        for one, mean in zip((theirs, network), means, strict=True)
+    ]
+    for want, got in zip(*pyramids, strict=True):
+        _assert_same(got, want)
+    pyramid = pyramids[0]
+    for got, want in zip(network.rpn(pyramid), theirs.rpn(pyramid), strict=True):
+        _assert_same(got[0], want[0])
+        _assert_same(got[1], want[1])
+    pooled = torch.randn(3, 256, 7, 7)
+    for got, want in zip(network.rcnn.classify(pooled), theirs.rcnn.classify(pooled), strict=True):
+        _assert_same(got, want)
+    pooled, classes = torch.randn(3, 256, 14, 14), torch.tensor([1, 40, 80])
+    _assert_same(
+        network.mask_branch.logits(pooled, classes), theirs.mask_branch.logits(pooled, classes)
+    )
+
+
+def test_panoptic_fpn_starts_cityscapes(panoptic_fpn: Path) -> None:
+    theirs = UPSNet(get_variant("coco-fpn-r50"))
+    load_checkpoint(theirs, panoptic_fpn)
+    network = UPSNet(get_variant("cityscapes-r50"))
+    settings = StartSettings(kind="coco_fpn", weights=str(panoptic_fpn))
+    start = load_start_(network, settings, seed=0)
+    assert {name.split(".")[0] for name in start.drawn} == {"fcn_head"}
+    rcnn, want = network.rcnn, theirs.rcnn
+    assert torch.equal(rcnn.cls_score.weight[3], want.cls_score.weight[3])  # car
+    assert torch.equal(rcnn.bbox_pred.weight[16:20], want.bbox_pred.weight[32:36])  # truck
+    assert torch.equal(
+        network.mask_branch.mask_score.bias[8], theirs.mask_branch.mask_score.bias[2]
+    )  # bicycle
+
+
+def test_panoptic_fpn_and_other_weights_are_told_apart(panoptic_fpn: Path, tmp_path: Path) -> None:
+    network = UPSNet(get_variant("cityscapes-r50"))
+    checkpoint = StartSettings(kind="checkpoint", weights=str(panoptic_fpn))
+    with pytest.raises(CheckpointError, match=r"set start\.kind to coco_fpn"):
+        load_start_(network, checkpoint, seed=0)
+    path = tmp_path / "small.safetensors"
+    small = UPSNet(get_variant("cityscapes-r18"))
+    save_checkpoint(small, path)
+    with pytest.raises(CheckpointError, match="holds weights of cityscapes-r18"):
+        load_start_(network, StartSettings(kind="coco_fpn", weights=str(path)), seed=0)
+    with pytest.raises(CheckpointError, match="another backbone than cityscapes-r18"):
+        load_start_(small, StartSettings(kind="coco_fpn", weights=str(panoptic_fpn)), seed=0)
+
+
 def test_transferred_classes_mean_the_same() -> None:
     things = {info.name for info in COCO.classes[COCO.num_stuff :]}
     for ours, theirs in zip(
@@ -177,7 +260,7 @@ def test_checkpoint_of_another_variant_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "small.safetensors"
     save_checkpoint(UPSNet(get_variant("cityscapes-r18")), path)
     network = UPSNet(get_variant("cityscapes-r50"))
-    with pytest.raises(CheckpointError, match="does not fit this variant"):
+    with pytest.raises(CheckpointError, match="does not fit"):
         load_start_(network, StartSettings(kind="checkpoint", weights=str(path)), seed=0)
 
 
@@ -200,5 +283,5 @@ def test_caffe_backbone(tmp_path: Path) -> None:
 def test_unknown_torchvision_model_is_named() -> None:
     network = UPSNet(get_variant("cityscapes-r18"))
     start = StartSettings(kind="torchvision", model="resnet5", weights="DEFAULT")
-    with pytest.raises(CheckpointError, match="torchvision has no model 'resnet5'"):
+    with pytest.raises(CheckpointError, match="no model 'resnet5'"):
         load_start_(network, start, seed=0)

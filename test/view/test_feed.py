@@ -17,9 +17,10 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
-from upsnet_ros.ros.diagnostics import Diagnostics, NodeHealth
+from upsnet_ros.node.diagnostics import Diagnostics, NodeHealth, health_statuses
 from upsnet_ros.view import feed as feed_module
 from upsnet_ros.view.feed import Feed
+from upsnet_ros.view.figures import Presence
 
 pytestmark = pytest.mark.dds
 
@@ -70,7 +71,7 @@ def stage(domain: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     upsnet.create_publisher(Image, "overlay", 5)
     raw = upsnet.create_publisher(Image, "left/overlay", 5)
     feed = Feed(viewer)
-    Diagnostics(upsnet, period=0.1, health=health)
+    Diagnostics(upsnet, period=0.1, statuses=lambda: health_statuses("/panoptic/upsnet", health()))
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(upsnet)
     executor.add_node(viewer)
@@ -126,10 +127,32 @@ def test_pictures_are_subscribed_to_only_while_somebody_looks(stage: Stage) -> N
     assert stage.raw.get_subscription_count() == 0
 
     until(lambda: not stage.compressed.get_subscription_count(), "the end of the subscription")
-    # Who comes back is not shown the old picture as a new one.
-    assert stage.feed.picture(TOPIC, after=0, timeout=0.1) is None
+    # Who comes back is shown the old picture, and not as a new one.
+    assert stage.feed.picture(TOPIC, after=0, timeout=0) is picture
+    assert picture.received < time.monotonic()
+    assert stage.feed.picture(TOPIC, after=picture.number, timeout=0.1) is None
     again = seen(stage, TOPIC, lambda: stage.compressed.publish(jpeg(8)), after=picture.number)
     assert again.stamp == 8.0
+
+
+@pytest.fixture
+def namesake(domain: int) -> Iterator[None]:
+    """An older node of the same name without publishers, as one that is ending."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = Node("upsnet", namespace="panoptic", context=context)
+    yield
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def test_another_node_of_the_same_name_hides_no_overlay(namesake: None, stage: Stage) -> None:
+    names = stage.feed._node.get_node_names
+    until(lambda: names().count("upsnet") == 2, "the discovery of both nodes")
+    until(lambda: overlays(stage.feed), "the node's overlays")
+    version, _ = stage.feed.figures(after=-1, timeout=0)
+    until(lambda: stage.feed.figures(after=-1, timeout=0)[0] > version + 2, "further reports")
+    assert overlays(stage.feed) == {"camera": TOPIC, "left": RAW_TOPIC}
 
 
 def test_a_raw_overlay_is_compressed_here(stage: Stage) -> None:
@@ -149,7 +172,7 @@ def test_what_is_no_picture_is_reported_and_survived(stage: Stage) -> None:
         stage.feed.picture(TOPIC, after=0, timeout=0.1)
         return stage.feed.figures(after=-1, timeout=0)[1]["malformed"]
 
-    assert "no JPEG or PNG" in until(malformed, "a report of the malformed picture")[TOPIC]
+    assert "is not a JPEG, PNG" in until(malformed, "a report of the malformed picture")[TOPIC]
     assert seen(stage, TOPIC, lambda: stage.compressed.publish(jpeg()))
     assert stage.feed.figures(after=-1, timeout=0)[1]["malformed"] == {}
 
@@ -165,3 +188,16 @@ def test_close_ends_all_waiting(stage: Stage) -> None:
     stage.feed.close()
     waiting.join(SECONDS)
     assert got == [None]
+
+
+def test_what_is_asked_for_after_close_uses_no_node(domain: int) -> None:
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    viewer = Node("upsnet_view", context=context)
+    feed = Feed(viewer)
+    feed._presence = {"/panoptic/upsnet": Presence(there=True, overlays={"camera": TOPIC})}
+    feed.close()
+    viewer.destroy_node()
+    context.try_shutdown()
+    # A browser's request may come while the command ends.
+    assert feed.picture(TOPIC, after=0, timeout=60) is None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from upsnet_ros.ros.diagnostics import CameraHealth, NodeHealth, camera_status, node_status
-from upsnet_ros.ros.statistics import CameraCounts, CameraReport, CameraState
+from upsnet_ros.node.diagnostics import CameraHealth, NodeHealth, camera_status, node_status
+from upsnet_ros.node.statistics import CameraCounts, CameraReport, CameraState
 from upsnet_ros.view.figures import Presence, Reports
 
 NODE = "/panoptic/upsnet"
@@ -142,3 +144,49 @@ def test_a_node_long_gone_is_forgotten() -> None:
     reports.add(report(camera(), node="/rear/upsnet"), now=600.0)
     assert [node["name"] for node in reports.figures({}, now=650.0)] == [NODE, "/rear/upsnet"]
     assert [node["name"] for node in reports.figures({}, now=750.0)] == ["/rear/upsnet"]
+
+
+NUMBERS = ["nan", "-nan", "inf", "-Infinity", "1e999", "-1e999", "1e308", "-5", "9" * 5000, "", "x"]
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(NUMBERS, NUMBERS)))
+def test_figures_are_json_whatever_is_reported(old: str, new: str) -> None:
+    reports = Reports()
+    for now, text in ((100.0, old), (100.5, new)):
+        statuses = report(camera(received=1))
+        for status in statuses:
+            for value in status.values:
+                if value.key not in ("state", "enabled"):
+                    value.value = text
+        assert reports.add(statuses, now=now)
+    [node] = reports.figures(THERE, now=100.6)
+    json.dumps(node, allow_nan=False)
+    assert all(0 <= count["total"] <= 2**53 for count in node["cameras"][0]["counts"])
+
+
+def test_texts_values_and_cameras_are_bounded() -> None:
+    reports = Reports()
+    statuses = report(*(camera(str(number)) for number in range(200)))
+    statuses[0].message = "m" * 10**6
+    statuses[0].values = [
+        *statuses[0].values,
+        *(KeyValue(key=f"{number}" + "k" * 10**4, value="v" * 10**4) for number in range(1000)),
+    ]
+    reports.add(statuses, now=100.0)
+    overlays = {f"topic{number}": f"/topic{number}/overlay" for number in range(200)}
+    [node] = reports.figures({NODE: Presence(True, overlays)}, now=100.0)
+    assert len(node["cameras"]) == 50
+    assert len(json.dumps(node)) < 400_000
+
+
+def test_only_silent_nodes_make_room_for_more() -> None:
+    reports = Reports()
+    reports.add(report(camera()), now=100.0)
+    for number in range(1000):
+        reports.add(report(node=f"/{number}/upsnet"), now=100.0 + number / 1000)
+    assert len(reports.nodes) == 50
+    assert NODE in reports.nodes
+    assert reports.left_out == 951
+    reports.add(report(node="/late/upsnet"), now=200.0)
+    assert "/late/upsnet" in reports.nodes
+    assert len(reports.nodes) == 50

@@ -128,7 +128,11 @@ def test_events_are_json(server: ViewServer) -> None:
     lines = [answer.readline().decode() for _ in range(3)]
     connection.close()
     assert lines[0] == "retry: 1000\n"
-    assert json.loads(lines[1].removeprefix("data: ")) == {"nodes": [], "malformed": {}}
+    assert json.loads(lines[1].removeprefix("data: ")) == {
+        "nodes": [],
+        "malformed": {},
+        "left_out": 0,
+    }
     assert lines[2] == "\n"
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from upsnet_ros import Predictor
-from upsnet_ros.datasets.scenes import scene_frame
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
+from upsnet_ros.synthetic.dataset import scene_frame
 from upsnet_ros.weights import shipped_weights
 
 

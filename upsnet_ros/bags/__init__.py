@@ -12,9 +12,19 @@ Example::
 
 from __future__ import annotations
 
-from upsnet_ros.bags.errors import BagError
-from upsnet_ros.bags.message_types import MessageTypes
+from upsnet_ros.bags.messages import MessageTypes
 from upsnet_ros.bags.reader import Bag, Record, TopicInfo, open_bag
+from upsnet_ros.bags.storage import Limits
 from upsnet_ros.bags.writer import BagWriter
+from upsnet_ros.errors import BagError
 
-__all__ = ["Bag", "BagError", "BagWriter", "MessageTypes", "Record", "TopicInfo", "open_bag"]
+__all__ = [
+    "Bag",
+    "BagError",
+    "BagWriter",
+    "Limits",
+    "MessageTypes",
+    "Record",
+    "TopicInfo",
+    "open_bag",
+]

@@ -1,27 +1,115 @@
-"""Which frames a bag tells something of: found in a first pass, before any is judged."""
+"""Indexes a bag for evaluation: which frames it contains, and with which kinds of messages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from upsnet_ros.bags.errors import BagError
-from upsnet_ros.bags.messages import stamp_of
-from upsnet_ros.bags.reader import Record, open_bag
-from upsnet_ros.bags.roles import Role, sort_topics
+from upsnet_ros.bags.messages import (
+    COMPRESSED,
+    HEADER,
+    IMAGE,
+    INSTANCES,
+    LABEL_INFO,
+    POINT_CLOUD,
+    TRUTH,
+    stamp_of,
+)
+from upsnet_ros.bags.reader import Record, TopicInfo, open_bag
 from upsnet_ros.datasets.taxonomy import Taxonomy
-from upsnet_ros.ros.from_messages import taxonomy_from_message
+from upsnet_ros.errors import BagError
+from upsnet_ros.messages.frames import taxonomy_from_message
 
-__all__ = ["BagIndex", "FrameKey", "Part", "index_bag", "parts_of"]
+__all__ = ["BagIndex", "FrameKey", "Part", "Role", "index_bag", "parts_of", "topic_roles"]
 
 _SECOND = 1_000_000_000
+
+
+class Role(Enum):
+    """The role of a message in an evaluation."""
+
+    IMAGE = "image"
+    TRUTH = "truth labels"
+    TRUTH_UNKNOWN = "truth unknown_mask"
+    TRUTH_POINTS = "truth points"
+    NAME = "name"
+    TRUTH_CLASSES = "truth label_info"
+    LABELS = "labels"
+    INSTANCES = "instances"
+    UNKNOWN = "unknown_mask"
+    UNKNOWN_SCORE = "unknown_score"
+    CONFIDENCE = "confidence"
+    POINTS = "points"
+    CLASSES = "label_info"
+
+
+_TRUTH_ROLES = {
+    ("labels", IMAGE): Role.TRUTH,
+    ("unknown_mask", IMAGE): Role.TRUTH_UNKNOWN,
+    ("points", POINT_CLOUD): Role.TRUTH_POINTS,
+    ("frame", HEADER): Role.NAME,
+    ("label_info", LABEL_INFO): Role.TRUTH_CLASSES,
+}
+_OUTPUT_ROLES = {
+    ("labels", IMAGE): Role.LABELS,
+    ("instances", INSTANCES): Role.INSTANCES,
+    ("unknown_mask", IMAGE): Role.UNKNOWN,
+    ("unknown_score", IMAGE): Role.UNKNOWN_SCORE,
+    ("confidence", IMAGE): Role.CONFIDENCE,
+    ("points", POINT_CLOUD): Role.POINTS,
+    ("label_info", LABEL_INFO): Role.CLASSES,
+}
+#: Images that are not a camera's: depth, and visualisations that the node publishes.
+_NOT_CAMERAS = ("/depth", "/semantic", "/color_mask", "/overlay", "/overlay/compressed")
+
+
+def topic_roles(
+    topics: Sequence[TopicInfo], *, outputs: str | None = None, image: str | None = None
+) -> dict[str, Role]:
+    """Return the role of each topic that has one, from names and types.
+
+    Args:
+        topics: The topics of the bag.
+        outputs: Namespace of the outputs, such as "/panoptic"; None: any.
+        image: Topic of the images; None: all images that are not outputs, preferring raw over
+            compressed.
+    """
+    roles: dict[str, Role] = {}
+    nodes = {one.name.removesuffix("/labels") for one in topics if one.name.endswith("/labels")}
+    for topic in topics:
+        space, _, last = topic.name.rpartition("/")
+        if _within(space, TRUTH):
+            role = _TRUTH_ROLES.get((last, topic.msgtype))
+        elif (last, topic.msgtype) in _OUTPUT_ROLES:
+            wanted = outputs is None or _within(space, outputs)
+            # Lidars, too, publish on a topic named points: labelled ones lie beside the labels.
+            wanted = wanted and (topic.msgtype != POINT_CLOUD or space in nodes)
+            role = _OUTPUT_ROLES[last, topic.msgtype] if wanted else None
+        elif topic.msgtype in (IMAGE, COMPRESSED) and not topic.name.endswith(_NOT_CAMERAS):
+            role = Role.IMAGE if image in (None, topic.name) else None
+        else:
+            role = None
+        if role is not None:
+            roles[topic.name] = role
+    for name in [name for name, role in roles.items() if role is Role.IMAGE]:
+        if name.endswith("/compressed") and roles.get(name.removesuffix("/compressed")):
+            del roles[name]
+    return roles
+
+
+def _within(space: str, other: str) -> bool:
+    other = other.rstrip("/")
+    return space == other or space.startswith(f"{other}/")
+
+
 _CLASSES = (Role.CLASSES, Role.TRUTH_CLASSES)
 
 
 class FrameKey(NamedTuple):
-    """What joins the messages of one frame: the exact stamp, and the camera's frame_id."""
+    """Identifies the messages of one frame: exact stamp and frame_id of the camera."""
 
     stamp_ns: int
     frame_id: str
@@ -32,7 +120,7 @@ class FrameKey(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A message of a frame."""
+    """A message with the frame and the role it belongs to."""
 
     key: FrameKey
     role: Role
@@ -45,11 +133,11 @@ class BagIndex:
 
     Attributes:
         path: The bag.
-        roles: The topics that count, and for what.
-        arrivals: By role and frame, when the recorder received the message, in ns.
-        names: Names of frames, by stamp, where the bag tells them.
-        taxonomy: The classes that label_info names; None where there is none.
-        losses: What of the bag cannot be read.
+        roles: Role of each topic that has one.
+        arrivals: Receive time in ns of each message, by role and frame.
+        names: Names of frames by stamp in ns, if the bag contains them.
+        taxonomy: The classes from label_info; None if there is none.
+        losses: One line for each part of the bag that cannot be read.
     """
 
     path: Path
@@ -60,37 +148,38 @@ class BagIndex:
     losses: tuple[str, ...]
 
     def has(self, role: Role) -> bool:
-        """Whether any frame has it."""
+        """Return whether any frame has a message of this role."""
         return bool(self.arrivals.get(role))
 
 
 def index_bag(path: Path, *, outputs: str | None = None, image: str | None = None) -> BagIndex:
-    """Read a bag for the headers of what counts; arguments as of `sort_topics`.
+    """Read the headers of all messages with a role; arguments as in `topic_roles`.
 
     Raises:
-        BagError: It is no bag, a message is damaged, two messages on different topics claim to be
-            the same of one frame, or two label_info differ.
+        BagError: The path is not a bag, a message is damaged, a frame has two messages of the same
+            role, or two label_info messages differ.
     """
     arrivals: dict[Role, dict[FrameKey, int]] = {}
     topics: dict[tuple[Role, FrameKey], str] = {}
     names: dict[int, str] = {}
     taxonomies: dict[str, Taxonomy] = {}
     with open_bag(path) as bag:
-        roles = sort_topics(bag.topics, outputs=outputs, image=image)
+        roles = topic_roles(bag.topics, outputs=outputs, image=image)
         for record in bag.select(roles):
-            role, message = roles[record.topic], record.message
+            role = roles[record.topic]
             if role in _CLASSES:
-                taxonomies[record.topic] = taxonomy_from_message(message)
+                taxonomies[record.topic] = _taxonomy_of(record)
             elif role is Role.NAME:
-                names[message.stamp.sec * _SECOND + message.stamp.nanosec] = message.frame_id
+                key = _key_of(record, record.message)
+                names[key.stamp_ns] = key.frame_id
             else:
-                key = FrameKey(stamp_of(message.header), message.header.frame_id)
+                key = _key_of(record)
                 other = topics.setdefault((role, key), record.topic)
                 if key in arrivals.setdefault(role, {}):
                     raise BagError(
                         f"{path}: {role.value} of frame {key} occurs twice, on {other} and"
                         f" {record.topic}"
-                        + ("" if other == record.topic else "; name the topics to judge")
+                        + ("" if other == record.topic else "; specify the topics to evaluate")
                     )
                 arrivals[role][key] = record.time_ns
         if len(set(taxonomies.values())) > 1:
@@ -106,7 +195,7 @@ def index_bag(path: Path, *, outputs: str | None = None, image: str | None = Non
 
 
 def parts_of(index: BagIndex, wanted: frozenset[Role]) -> Iterator[Part]:
-    """Read the messages of some roles again, in order of arrival.
+    """Yield the messages of some roles in the order of arrival.
 
     Raises:
         BagError: A message is damaged.
@@ -114,5 +203,31 @@ def parts_of(index: BagIndex, wanted: frozenset[Role]) -> Iterator[Part]:
     roles = {name: role for name, role in index.roles.items() if role in wanted}
     with open_bag(index.path) as bag:
         for record in bag.select(roles):
-            header = record.message.header
-            yield Part(FrameKey(stamp_of(header), header.frame_id), roles[record.topic], record)
+            yield Part(_key_of(record), roles[record.topic], record)
+
+
+def _key_of(record: Record, header: Any = None) -> FrameKey:
+    """Return the frame of a message.
+
+    Raises:
+        BagError: The message is damaged, or the bag defines its type differently.
+    """
+    try:
+        header = record.message.header if header is None else header
+        return FrameKey(stamp_of(header), str(header.frame_id))
+    except (AttributeError, TypeError) as error:
+        raise BagError(f"{record.topic} is of another {record.msgtype}: {error}") from None
+
+
+def _taxonomy_of(record: Record) -> Taxonomy:
+    """Return the classes of a label_info message.
+
+    Raises:
+        BagError: The message is damaged, or its classes are not a valid `Taxonomy`.
+    """
+    try:
+        return taxonomy_from_message(record.message)
+    except BagError:
+        raise
+    except (ValueError, AttributeError, TypeError, IndexError) as error:
+        raise BagError(f"{record.topic} at {record.time_ns} ns is no label_info: {error}") from None

@@ -1,15 +1,15 @@
-"""Writing a bag that can be read whenever its writer ends."""
+"""Writes a bag that stays readable if its writer is killed; optionally in a separate thread."""
 
 from __future__ import annotations
 
-import signal
+import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Literal
 
 from rosbags.interfaces import (
@@ -23,42 +23,55 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2.storage_mcap import McapWriter
 
-from upsnet_ros.bags.errors import BagError
-from upsnet_ros.bags.message_types import MessageTypes
+from upsnet_ros.bags.messages import MessageTypes
+from upsnet_ros.errors import BagError
+from upsnet_ros.processes.child_processes import uninterrupted
 
-__all__ = ["BagWriter", "Compression", "Storage"]
+__all__ = ["BagThread", "BagWriter", "Compression", "Storage", "check_form"]
+
 
 Storage = Literal["mcap", "sqlite3"]
 Compression = Literal["none", "zstd"]
 
 _PLUGINS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
-# MCAP compresses chunks, which all its readers know; SQLite has no place for compression but in
-# the messages.
+# MCAP compresses chunks, which all its readers support; SQLite bags can only compress messages.
 _MODES = {"mcap": CompressionMode.STORAGE, "sqlite3": CompressionMode.MESSAGE}
-#: Format of metadata.yaml: the newest that Humble reads too.
+#: Version of metadata.yaml: the newest that Humble can read.
 _VERSION = 8
-#: After so many seconds or bytes, what was written goes to the file, where it outlasts the process.
+#: Written messages are flushed to the file after so many seconds or bytes.
 _FLUSH_SECONDS = 0.5
 _FLUSH_BYTES = 1 << 20
 _NO_LIMIT = QosTime(9223372036, 854775807)
 
 
+class _FolderWriter(Writer):
+    """The writer of rosbags, which also accepts existing folders."""
+
+    def __init__(self, path: Path, plugin: StoragePlugin) -> None:
+        super().__init__(path / "new", version=_VERSION, storage_plugin=plugin)
+        self.path, self.metapath = path, path / "metadata.yaml"
+
+    def open(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.storage = self.STORAGE_PLUGINS[self.storage_plugin](self.path, self.compression_mode)
+
+
 class BagWriter:
     """Writes a bag; use it in a ``with``.
 
-    It is whole however the ``with`` ends, by an exception or Ctrl-C too. Of a process that is
-    killed, what was written up to half a second before the last `write` can be read.
+    The bag is complete even if the ``with`` ends by an exception or Ctrl-C. If the process is
+    killed, everything up to half a second before the last `write` can be read.
 
     MCAP may be written from any thread, SQLite only from the one that made the writer.
 
     Args:
-        path: Folder of the bag; must not exist yet.
+        path: Folder of the bag; must not hold one yet.
         storage: "mcap" or "sqlite3".
         compression: "none" or "zstd".
-        types: Of the messages to come; those of a `Bag` whose records are to be written.
+        types: Types of the messages; for records of a `Bag`, those of the bag.
 
     Raises:
-        BagError: The folder exists, cannot be made, or a setting is unknown.
+        BagError: The folder holds a bag, cannot be made, or a setting is unknown.
     """
 
     def __init__(
@@ -70,17 +83,13 @@ class BagWriter:
         types: MessageTypes | None = None,
     ) -> None:
         self.path = Path(path)
-        if storage not in _PLUGINS:
-            raise BagError(f"storage {storage!r} is none of {', '.join(_PLUGINS)}")
-        if compression not in ("none", "zstd"):
-            raise BagError(f"compression {compression!r} is none of none, zstd")
-        if self.path.exists():
-            raise BagError(f"{self.path} exists: remove it, or name another bag")
+        check_form(storage, compression)
+        _check_no_bag(self.path)
         self.types = types or MessageTypes()
         self._lock = threading.RLock()
         self._connections: dict[str, Any] = {}
         self._flushed, self._pending = time.monotonic(), 0
-        self._writer = Writer(self.path, version=_VERSION, storage_plugin=_PLUGINS[storage])
+        self._writer = _FolderWriter(self.path, _PLUGINS[storage])
         if compression == "zstd":
             self._writer.set_compression(_MODES[storage], CompressionFormat.ZSTD)
         try:
@@ -88,22 +97,22 @@ class BagWriter:
         except OSError as error:
             raise BagError(f"cannot write {self.path}: {error.strerror}") from None
         if storage == "sqlite3":
-            # Until it is committed, nothing of it reaches the file, which stays readable.
+            # Nothing reaches the file before a commit, so it stays readable.
             self._writer.storage.conn.execute("PRAGMA cache_spill=OFF")
             self._writer.storage.conn.execute("PRAGMA synchronous=NORMAL")
 
     def add_topic(self, topic: str, msgtype: str, *, latched: bool = False) -> None:
-        """Announce a topic; `write` does it by itself, but for those that are latched.
+        """Announce a topic; only needed for latched topics, since `write` announces others.
 
         Args:
-            topic: Its name.
-            msgtype: Of all its messages.
-            latched: A player is to keep its last message for late joiners.
+            topic: Name of the topic.
+            msgtype: Type of its messages.
+            latched: Whether players publish it as transient local (latched).
 
         Raises:
             BagError: The type is unknown, or the topic has another one.
         """
-        with self._lock, _uninterrupted():
+        with self._lock, uninterrupted():
             known = self._connections.get(topic)
             if known is None:
                 self._connections[topic] = self._writer.add_connection(
@@ -134,7 +143,7 @@ class BagWriter:
             else self.types.serialize(message, msgtype)
         )
         self.add_topic(topic, msgtype)
-        with self._lock, _uninterrupted(), self._disk_errors():
+        with self._lock, uninterrupted(), self._disk_errors():
             self._writer.write(self._connections[topic], time_ns, raw)
             self._pending += len(raw)
             late = time.monotonic() - self._flushed > _FLUSH_SECONDS
@@ -142,13 +151,13 @@ class BagWriter:
                 self._flush()
 
     def flush(self) -> None:
-        """Bring what was written to the file, so that it outlasts the process."""
-        with self._lock, _uninterrupted(), self._disk_errors():
+        """Flush written messages to the file, so that they survive the process."""
+        with self._lock, uninterrupted(), self._disk_errors():
             self._flush()
 
     def close(self) -> None:
-        """Write index and metadata; once is enough."""
-        with self._lock, _uninterrupted(), self._disk_errors():
+        """Write index and metadata; further calls do nothing."""
+        with self._lock, uninterrupted(), self._disk_errors():
             if self._writer.storage is not None:
                 self._writer.close()
 
@@ -164,7 +173,7 @@ class BagWriter:
         self.close()
 
     def _flush(self) -> None:
-        # rosbags itself leaves up to a chunk in memory, and with SQLite everything.
+        # rosbags keeps up to a chunk in memory; for SQLite, everything.
         storage = self._writer.storage
         if isinstance(storage, McapWriter):
             if storage.chunk.msgs:
@@ -183,6 +192,24 @@ class BagWriter:
             raise BagError(f"cannot write {self.path}: {reason}") from None
 
 
+def check_form(storage: str, compression: str) -> None:
+    """Raise `BagError` if storage or compression is unknown."""
+    if storage not in _PLUGINS:
+        raise BagError(f"storage {storage!r} is none of {', '.join(_PLUGINS)}")
+    if compression not in ("none", "zstd"):
+        raise BagError(f"compression {compression!r} is none of none, zstd")
+
+
+def _check_no_bag(path: Path) -> None:
+    """Raise `BagError` if the folder contains a file (or link) of a bag."""
+    if path.is_dir():
+        for entry in path.iterdir():
+            if entry.name == "metadata.yaml" or entry.name.startswith(f"{path.name}."):
+                raise BagError(f"{entry} exists: remove it, or name another bag")
+    elif path.exists() or path.is_symlink():
+        raise BagError(f"{path} is not a folder: name another bag")
+
+
 def _qos(latched: bool) -> Qos:
     return Qos(
         history=QosHistory.KEEP_LAST,
@@ -197,25 +224,96 @@ def _qos(latched: bool) -> Qos:
     )
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Put a Ctrl-C off to the end, so that no record is left half written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
+# Maximum number of queued messages (some 200 MiB of large images); then `write` blocks.
+_QUEUE = 32
 
-    def remember(number: int, frame: FrameType | None) -> None:
-        pressed.append(number)
+_Entry = tuple[str, bytes, int, str]
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is None:  # set by C code, which Python can neither call nor restore
-        yield
-        return
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if pressed:
-            signal.raise_signal(signal.SIGINT)
+
+class BagThread:
+    """Writes serialised messages into a bag in a separate thread; use it in a ``with``.
+
+    However the ``with`` ends, queued messages are written and the bag is complete.
+
+    Args:
+        path: Folder of the bag; must not hold one yet.
+        storage: "mcap" or "sqlite3".
+        compression: "none" or "zstd".
+        types: See `BagWriter`.
+        latched: Topics that players publish as transient local (latched).
+
+    Raises:
+        BagError: On entering, if the bag cannot be created; later, if it cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        storage: Storage = "mcap",
+        compression: Compression = "none",
+        types: MessageTypes | None = None,
+        latched: Collection[str] = (),
+    ) -> None:
+        self.path = path
+        self._storage, self._compression, self._types = storage, compression, types
+        self._latched = frozenset(latched)
+        self._entries: queue.Queue[_Entry | None] = queue.Queue(_QUEUE)
+        self._failure: Exception | None = None
+        self._opened = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upsnet_bag")
+
+    def __enter__(self) -> BagThread:
+        self._thread.start()
+        self._opened.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._entries.put(None)
+        self._thread.join()
+        if error is None:
+            self._raise_failure()
+
+    def write(self, topic: str, raw: bytes, time_ns: int, msgtype: str) -> None:
+        """Queue a message for writing (see `BagWriter.write`); block while the queue is full."""
+        self._raise_failure()
+        self._entries.put((topic, raw, time_ns, msgtype))
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        # SQLite requires that the thread that writes is the one that opened the file.
+        try:
+            writer = BagWriter(
+                path=self.path,
+                storage=self._storage,
+                compression=self._compression,
+                types=self._types,
+            )
+        except Exception as error:  # noqa: BLE001 - raised again in the other thread
+            self._failure = error
+            self._opened.set()
+            return
+        self._opened.set()
+        ended = False
+        try:
+            with writer:
+                while (entry := self._entries.get()) is not None:
+                    topic, raw, time_ns, msgtype = entry
+                    writer.add_topic(topic, msgtype, latched=topic in self._latched)
+                    writer.write(topic, raw, time_ns, msgtype)
+                ended = True  # before the writer closes the bag, which may also fail
+        except Exception as error:  # noqa: BLE001 - raised again in the other thread
+            self._failure = error
+            while not ended:  # so that the other thread never blocks on a full queue
+                ended = self._entries.get() is None

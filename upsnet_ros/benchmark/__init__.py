@@ -1,1 +1,1 @@
-"""What `upsnet bench` measures; needs no ROS, but times its ends too where it is installed."""
+"""What `upsnet bench` measures; needs no ROS, but also times its ends if it is installed."""

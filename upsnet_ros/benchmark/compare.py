@@ -1,89 +1,208 @@
-"""`upsnet bench --compare`: the whole table of goals in one run, side by side."""
+"""`upsnet bench goals`: every goal measured in one run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+import importlib.util
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 
-from upsnet_ros.benchmark.agreement import (
+from upsnet_ros.benchmark.goals import Conditions, Figures, outcomes
+from upsnet_ros.benchmark.head import measure_head
+from upsnet_ros.benchmark.measure import describe_machine
+from upsnet_ros.benchmark.race import (
     Agreement,
     AgreementFigures,
+    MaskRCNN,
     compare_frames,
     compare_on_scenes,
     exactly,
+    measure_cameras,
+    race,
 )
-from upsnet_ros.benchmark.cameras import measure_cameras
-from upsnet_ros.benchmark.figures import Figures, outcomes
-from upsnet_ros.benchmark.frames import SEED, frames
-from upsnet_ros.benchmark.goals import Conditions
-from upsnet_ros.benchmark.head import measure_head
-from upsnet_ros.benchmark.machine import describe_machine
-from upsnet_ros.benchmark.memory import MemoryMeter
-from upsnet_ros.benchmark.parity_cases import parity_cases
-from upsnet_ros.benchmark.race import race
-from upsnet_ros.benchmark.rival import MaskRCNN
-from upsnet_ros.benchmark.settings import (
-    BenchSettings,
-    CompareSettings,
+from upsnet_ros.benchmark.settings import PARTS, BenchSettings, CompareSettings
+from upsnet_ros.benchmark.stages import (
+    SEED,
+    Image,
+    frame_memory,
+    frames,
     make_predictor,
+    measure_stages,
     set_threads,
 )
-from upsnet_ros.benchmark.stages import graph_ms, measure_stages
-from upsnet_ros.datasets.drawn import DrawnScenes
+from upsnet_ros.errors import SettingsError
 from upsnet_ros.inference.pipeline import Pipeline
 from upsnet_ros.inference.predictor import Predictor
-from upsnet_ros.kernels import failures
+from upsnet_ros.ops.dispatch import failures
+from upsnet_ros.synthetic.dataset import DrawnScenes
 
-__all__ = ["compare"]
+__all__ = ["ParityCase", "compare", "parity_cases"]
+
+
+# Beside these there are cases of training and of single operators.
+_OTHERS = ("train_", "unit_")
+
+
+@dataclass(frozen=True, slots=True)
+class ParityCase:
+    """A network and a picture.
+
+    Attributes:
+        path: The case's file.
+        meta: What the case says of itself.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+
+    @property
+    def variant(self) -> str:
+        """Name of the network."""
+        return str(self.meta["variant"])
+
+    @property
+    def scale(self) -> int:
+        """Pixels of the short side at which the network runs."""
+        return int(self.meta["target"])
+
+    def image(self) -> Image:
+        """Read the picture, uint8 (H, W, 3), BGR."""
+        with np.load(self.path) as case:
+            return np.asarray(case["image"], np.uint8)
+
+    @contextmanager
+    def weights(self) -> Iterator[Path]:
+        """Make the network's weights, as a file that is there while the context lasts.
+
+        Raises:
+            ValueError: The rule makes others than the case was recorded with.
+        """
+        folder = self.path.parents[1]
+        rule = _rule(folder / "make_weights.py")
+        table = folder / f"state_dict_{self.variant}.tsv"
+        arrays = rule.make_state_dict(table, self.meta["seed"], self.meta.get("overrides", []))
+        if rule.checksum(arrays) != self.meta["weights_checksum"]:
+            raise SettingsError(f"parity case {self.path}: its weights cannot be generated here")
+        with tempfile.TemporaryDirectory(prefix="upsnet_parity_") as temporary:
+            path = Path(temporary) / "weights.safetensors"
+            tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+            save_file(tensors, path)
+            yield path
+
+
+def parity_cases(folder: Path) -> list[ParityCase]:
+    """Return the cases of whole frames in a folder.
+
+    Raises:
+        ValueError: There are none.
+    """
+    cases = []
+    for path in sorted((folder / "cases").glob("*.npz")):
+        if not path.name.startswith(_OTHERS):
+            with np.load(path) as case:
+                cases.append(ParityCase(path, json.loads(str(case["meta_json"]))))
+    if not cases:
+        raise SettingsError(f"{folder} has no parity cases: no cases/*.npz of whole frames")
+    return cases
+
+
+def _rule(path: Path) -> ModuleType:
+    """Import a rule, under a name that nothing else has."""
+    spec = importlib.util.spec_from_file_location(f"upsnet_ros_parity_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise SettingsError(f"{path} is not there, by which parity cases are made")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 #: Called with what is being measured.
 Progress = Callable[[str], None]
+#: Called after each part with its name, its seconds and the report so far.
+Finished = Callable[[str, float, dict[str, Any]], None]
 
 # Rounds of one camera and of several; and frames of a round for each that is raced.
 _ROUNDS, _FRAMES_A_ROUND = 5, 2
+#: Parts that need the reference path, or UPSNet's panoptic head.
+_OF_UPSNET = ("race", "head", "agreement")
 
 
 def compare(
-    settings: BenchSettings, goals: CompareSettings, *, progress: Progress = lambda _: None
+    settings: BenchSettings,
+    goals: CompareSettings,
+    *,
+    progress: Progress = lambda _: None,
+    finished: Finished = lambda _, __, ___: None,
 ) -> dict[str, Any]:
     """Measure and return a report fit for JSON; docs/performance.md describes its keys.
+
+    A part that fails does not end the run: the report names it, with the reason.
+
+    Args:
+        settings: The network, frames and device.
+        goals: What to measure.
+        progress: Called with what is being measured, whenever that changes.
+        finished: Called after each part with its name, the seconds that it took, and the report
+            of all parts so far.
 
     Raises:
         ValueError: A setting is not possible, `CheckpointError` among them.
     """
-    return _Comparison(settings, goals, progress).run()
+    return _Comparison(settings, goals, progress).run(finished)
 
 
 class _Comparison:
     def __init__(self, settings: BenchSettings, goals: CompareSettings, progress: Progress) -> None:
         set_threads(settings.threads)
         self._settings, self._goals, self._progress = settings, goals, progress
-        # Before anything takes its time: what is not there, is said at once.
+        # Before anything takes its time: what is missing is reported at once.
         self._cases = parity_cases(Path(goals.parity)) if goals.parity else []
         self._images = frames(settings.image, height=settings.height, width=settings.width)
         progress("loading the network")
         self._fast = make_predictor(settings)
+        wanted = [part for part in goals.parts if part in _OF_UPSNET]
+        if wanted and self._fast.variant.family != "upsnet":
+            raise SettingsError(
+                f"{', '.join(wanted)} compare with UPSNet's definition, which"
+                f" {self._fast.variant.name} does not have: use --only cameras,stages"
+            )
         self._precision = self._fast.precision
         self._machine = describe_machine(self._fast.device)
 
-    def run(self) -> dict[str, Any]:
-        settings, fast = self._settings, self._fast
+    def run(self, finished: Finished) -> dict[str, Any]:
         figures = Figures()
-        if self._wants("race"):
-            self._race(figures)
-        if self._wants("cameras"):
-            self._cameras(figures)
-        if self._wants("head"):
-            self._head(figures)
-        if self._wants("agreement"):
-            self._agreement(figures)
-        if self._wants("stages"):
-            self._stages(figures)
+        measures = {
+            "race": self._race,
+            "cameras": self._cameras,
+            "head": self._head,
+            "agreement": self._agreement,
+            "stages": self._stages,
+        }
+        for part in PARTS:
+            if part not in self._goals.parts:
+                continue
+            self._progress(part)
+            begin = time.perf_counter()
+            try:
+                measures[part](figures)
+            except RuntimeError as error:  # what else can be measured need not be lost for it
+                figures.failed[part] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            finished(part, time.perf_counter() - begin, self._report(figures))
+        return self._report(figures)
+
+    def _report(self, figures: Figures) -> dict[str, Any]:
+        settings, fast = self._settings, self._fast
         conditions = Conditions(
             gpu=self._machine.get("gpu"),
             variant=fast.variant.name,
@@ -94,6 +213,7 @@ class _Comparison:
             "settings": {
                 **asdict(settings),
                 **asdict(self._goals),
+                "variant": fast.variant.name,
                 "device": str(fast.device),
                 "precision": self._precision,
                 "threads": torch.get_num_threads(),
@@ -104,22 +224,20 @@ class _Comparison:
                 "network_size": list(fast.geometry(settings.height, settings.width).size),
             },
             "machine": self._machine,
-            "goals": [asdict(outcome) for outcome in outcomes(figures, conditions)],
+            "goals": [
+                asdict(outcome) for outcome in outcomes(figures, conditions, self._goals.goals)
+            ],
             **asdict(figures),
             "kernels_failed": failures(),
         }
 
-    def _wants(self, part: str) -> bool:
-        return part in self._goals.parts
-
     def _race(self, figures: Figures) -> None:
         settings, fast = self._settings, self._fast
-        meter = MemoryMeter(fast.device)
         with Pipeline(fast) as pipeline:
             self._progress("memory")
-            for image in self._images:
-                pipeline.submit(image).result()
-            figures.memory = meter.read()
+            figures.memory = frame_memory(
+                fast, self._images, segment=lambda image: pipeline.submit(image).result()
+            )
             self._progress("loading what it is compared with")
             plain = self._plain
             rival = MaskRCNN(
@@ -151,12 +269,9 @@ class _Comparison:
     def _head(self, figures: Figures) -> None:
         self._progress("panoptic head and post-processing")
         settings = self._settings
-        try:
-            figures.head = measure_head(
-                self._fast, warmup=settings.warmup, iterations=settings.iterations
-            )
-        except RuntimeError as error:  # what else is measured need not be lost for it
-            figures.head_failed = str(error)
+        figures.head = measure_head(
+            self._fast, warmup=settings.warmup, iterations=settings.iterations
+        )
 
     def _agreement(self, figures: Figures) -> None:
         settings, count = self._settings, self._goals.scenes
@@ -171,6 +286,7 @@ class _Comparison:
                 precision=precision,
                 scale=min(settings.height, settings.width),
                 plain=plain,
+                self_test=False,
             )
             for precision, plain in ((self._precision, False), ("fp32", True))
         )
@@ -193,6 +309,7 @@ class _Comparison:
                         precision=precision,
                         scale=case.scale,
                         plain=plain,
+                        self_test=False,
                     )
                     for precision, plain in ((self._precision, False), ("fp32", True))
                 )
@@ -201,13 +318,10 @@ class _Comparison:
         return found
 
     def _stages(self, figures: Figures) -> None:
-        settings, images = self._settings, self._images
-        counts = {"warmup": settings.warmup, "iterations": settings.iterations}
-        self._progress("a frame's graph")
-        figures.graph_ms = graph_ms(self._fast, images[0], **counts)
+        settings = self._settings
         steps = _Steps(self._progress, "stages, frame", settings.warmup + settings.iterations)
-        staged = make_predictor(settings, graphs=False, measure=True)
-        figures.stages = measure_stages(staged, images, **counts, progress=steps)
+        staged = make_predictor(settings, measure=True)
+        figures.stages = measure_stages(staged, settings, self._images, progress=steps)
 
     @cached_property
     def _plain(self) -> Predictor:

@@ -1,152 +1,118 @@
-"""The `upsnet` command: one table of subcommands, each imported only when it is called.
+"""The `upsnet` command; `upsnet_ros.cli.commands` holds its subcommands.
 
-A subcommand is a plain typer function in a module of its own. `upsnet bench` therefore works where
-no ROS is installed, and `upsnet --help` imports neither torch nor rclpy. Everything from
-``--ros-args`` on is ROS's own command line and reaches the subcommand untouched, as ``ctx.obj``
-of its `typer.Context` (a list of strings, empty where none was given).
+This module imports almost nothing, so that Ctrl-C ends a command quietly from its first moment on.
 """
 
 from __future__ import annotations
 
-import importlib
+import gc
+import os
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
 
-import typer
+__all__ = ["main", "quiet_interrupts"]
 
-from upsnet_ros.threads import wait_passively
+#: Exit code after Ctrl-C, as in a shell.
+_INTERRUPTED = 130
 
-__all__ = ["COMMANDS", "Command", "app", "fail", "main"]
+#: Ctrl-C within so many seconds of the first one belongs to it: many press it twice.
+_SAME_SECONDS = 2.0
 
-ROS_ARGS = "--ros-args"
+
+@contextmanager
+def quiet_interrupts(
+    *, then: Callable[[int, FrameType | None], object] = signal.default_int_handler
+) -> Iterator[None]:
+    """Let Ctrl-C end the process at once, with exit code 130, while modules are imported.
+
+    A KeyboardInterrupt out of a half-imported module would be a traceback, or some library would
+    swallow it. Where SIGINT is ignored, as in background processes, it stays ignored.
+
+    Args:
+        then: Handler of SIGINT after the block.
+    """
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    guarded = raises and _in_main_thread()
+    if guarded:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+    try:
+        yield
+    finally:
+        if guarded:
+            signal.signal(signal.SIGINT, then)
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One row of the table of subcommands.
+class _OneInterrupt:
+    """Handler of SIGINT: the first one raises KeyboardInterrupt, and no other one does.
+
+    A second KeyboardInterrupt would hit the code that closes files after the first one, or the end
+    of the interpreter, and leave tracebacks. It is ignored within `_SAME_SECONDS`; after that,
+    whoever presses Ctrl-C does not want to wait, and the process ends at once with its children.
 
     Attributes:
-        module: Where the function lives; imported when the subcommand is called.
-        function: Name of the typer function in that module, or of a `typer.Typer` with subcommands.
-        help: One line for `upsnet --help`.
-        ros: Whether the subcommand is a ROS process and takes ``--ros-args``.
-        extra: The extra of setup.py that brings what the subcommand needs beside the package's own
-            requirements.
+        taken: Whether there was a first one.
+        over: Whether to ignore all from now on, because the process is about to end.
     """
 
-    module: str
-    function: str
-    help: str
-    ros: bool = False
-    extra: str = ""
+    def __init__(self) -> None:
+        self.taken = self.over = False
+        self._time = 0.0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.over:
+            return
+        if not self.taken:
+            self.taken, self._time = True, time.monotonic()
+            raise KeyboardInterrupt
+        if time.monotonic() - self._time >= _SAME_SECONDS:
+            _end_at_once()
 
 
-COMMANDS: dict[str, Command] = {
-    "node": Command(
-        "upsnet_ros.cli.node", "node", "Segment camera topics (the ROS 2 node).", ros=True
-    ),
-    "play": Command(
-        "upsnet_ros.cli.play",
-        "play",
-        "Publish a video, images, a bag or a webcam as a camera.",
-        ros=True,
-        extra="bags",
-    ),
-    "record": Command(
-        "upsnet_ros.cli.record",
-        "record",
-        "Write the node's answers as pictures.",
-        ros=True,
-        extra="bags",
-    ),
-    "replay": Command(
-        "upsnet_ros.cli.replay",
-        "replay",
-        "Play a bag to the node, record its answers.",
-        ros=True,
-        extra="bags",
-    ),
-    "view": Command(
-        "upsnet_ros.cli.view", "view", "Show what the node does on a local web page.", ros=True
-    ),
-    "demo": Command(
-        "upsnet_ros.cli.demo", "demo", "Play, segment and record, and show the result."
-    ),
-    "train": Command(
-        "upsnet_ros.cli.train", "train", "Train a network as a settings file says.", extra="train"
-    ),
-    "scenes": Command(
-        "upsnet_ros.cli.scenes", "scenes", "Draw driving scenes with exact labels, as Cityscapes."
-    ),
-    "bag": Command(
-        "upsnet_ros.cli.bag", "bag", "Make bags of labelled drives; look into any.", extra="bags"
-    ),
-    "evaluate": Command(
-        "upsnet_ros.cli.evaluate",
-        "evaluate",
-        "Judge predictions: panoptic quality, reports.",
-        extra="evaluate",
-    ),
-    "compare": Command("upsnet_ros.cli.compare", "compare", "Set two evaluations side by side."),
-    "bench": Command("upsnet_ros.cli.bench", "bench", "Time every stage of the network."),
-}
+def _end_at_once() -> None:
+    import psutil  # here, because it takes time
 
-app = typer.Typer(
-    name="upsnet",
-    help="UPSNet panoptic segmentation for ROS 2.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            child.kill()
+    if sys.stderr.isatty():
+        os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
+    os._exit(_INTERRUPTED)
 
 
-def fail(message: str) -> NoReturn:
-    """Ends the command with one line on stderr and exit code 1."""
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(1)
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line ``argv`` (default: the process's own) and exits."""
-    wait_passively()
-    args = list(sys.argv[1:] if argv is None else argv)
-    split = args.index(ROS_ARGS) if ROS_ARGS in args else len(args)
-    app(args=args[:split], obj=args[split:], prog_name="upsnet")
+    """Run a command line and exit.
 
+    Exit codes: 0; 1 for an error, reported in one line; 2 for wrong usage; 130 after Ctrl-C.
 
-def _register(name: str, command: Command) -> None:
-    # The stand-in takes every argument as it comes, `--help` too, and hands it to the real command.
-    @app.command(
-        name,
-        help=command.help,
-        add_help_option=False,
-        context_settings={
-            "allow_extra_args": True,
-            "ignore_unknown_options": True,
-            "allow_interspersed_args": False,
-        },
-    )
-    def run(ctx: typer.Context) -> None:
-        if ctx.obj and not command.ros:
-            fail(f"`upsnet {name}` is no ROS process and takes no {ROS_ARGS}")
+    Args:
+        argv: The command line. None: that of the process, which ends afterwards; SIGINT is handled
+            until then.
+    """
+    interrupts = _OneInterrupt()
+    try:
         try:
-            module = importlib.import_module(command.module)
-            single = getattr(module, command.function)
-            if not isinstance(single, typer.Typer):
-                function = single
-                single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-                single.command(name)(function)
-            single(args=ctx.args, obj=ctx.obj, prog_name=f"upsnet {name}")
-        except ModuleNotFoundError as error:
-            if error.name == "rclpy":
-                fail(f"`upsnet {name}` needs ROS 2: source its setup.bash, or run `make setup`")
-            if command.extra and not str(error.name).startswith("upsnet_ros"):
-                install = f"pip install 'upsnet_ros[{command.extra}]'"
-                fail(f"`upsnet {name}` needs {error.name}: {install}, or run `make setup`")
-            raise
-
-
-for _name, _command in COMMANDS.items():
-    _register(_name, _command)
+            with quiet_interrupts(then=interrupts if argv is None else signal.default_int_handler):
+                from upsnet_ros.cli.commands import run
+            run(argv)
+        finally:
+            interrupts.over = True
+            if interrupts.taken:
+                gc.freeze()  # else the interpreter's last collections walk through all of torch
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
+    except SystemExit:
+        if interrupts.taken:  # whatever a library made of the KeyboardInterrupt
+            raise SystemExit(_INTERRUPTED) from None
+        raise
+    finally:
+        if argv is None and _in_main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter removes its handlers

@@ -1,231 +1,502 @@
-"""`upsnet bench`: where a frame's time goes, what became of goals, and the running node."""
+"""`upsnet bench`: measure the stages of a frame, the running node, or every performance goal."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
-from upsnet_ros.benchmark.compare import compare as compare_all
-from upsnet_ros.benchmark.markdown import to_markdown
-from upsnet_ros.benchmark.run import run
 from upsnet_ros.benchmark.settings import (
     PARTS,
     BenchSettings,
     CompareSettings,
+    NodeBenchSettings,
+    read_goals,
 )
-from upsnet_ros.cli import fail
-from upsnet_ros.cli.bench_tables import show_goals, show_stages
-from upsnet_ros.cli.evaluate_output import write
-from upsnet_ros.inference.device import resolve_device
-from upsnet_ros.inference.precision import resolve_precision
+from upsnet_ros.cli.commands import errors_as_one_line, fail
+from upsnet_ros.cli.node import check_parameters
+from upsnet_ros.cli.options import (
+    Device,
+    JsonFile,
+    Overwrite,
+    check_as_parameter,
+    check_device,
+    parse_height_width,
+    rare,
+    require_file,
+    require_path,
+    require_weights,
+    with_option_groups,
+)
+from upsnet_ros.cli.terminal import console, frame_progress, write_report
+from upsnet_ros.errors import SettingsError, printable
+from upsnet_ros.output_files import check_file, write_file
+from upsnet_ros.weights import find_weights, name_of
 
-_COMPARE, _NODE = "The goals, side by side", "The running node"
+if TYPE_CHECKING:
+    from upsnet_ros.node.parameter_info import Value
+
+__all__ = ["bench", "show_goals", "show_node", "show_stages"]
+
+bench = typer.Typer(
+    name="upsnet bench",
+    help="Measure the stages of a frame, the running node, or every performance goal.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+#: Variant of random weights.
+_VARIANT = "cityscapes-r50"
 
 
-def bench(
-    variant: Annotated[str, typer.Option(help="Network to time.")] = "cityscapes-r50",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkOptions:
+    """The network and the frames to measure, and the report."""
+
+    variant: Annotated[
+        str | None, typer.Option(help="Network. Default: that of the weights, or cityscapes-r50.")
+    ] = None
     size: Annotated[
         str,
-        typer.Option(
-            metavar="HxW",
-            help="Height and width of the frames, as in 512x1024; the network runs at this size"
-            " unless it is longer than the variant allows.",
-        ),
-    ] = "1024x2048",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="fp32, bf16, or on CUDA fp16. auto: fp16 on CUDA, bf16 on CPUs that multiply it,"
-            " else fp32."
-        ),
-    ] = "auto",
+        typer.Option(metavar="HxW", help="Height x width of frames."),
+    ] = "1024x2048"
+    device: Device = "auto"
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or auto.")] = "auto"
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads on the CPU. Not given: torch's choice.")
-    ] = None,
-    iterations: Annotated[int, typer.Option(min=1, help="Frames to time.")] = 10,
-    warmup: Annotated[int, typer.Option(min=1, help="Frames before those.")] = 2,
+        int | None, typer.Option(metavar="N", min=1, help="CPU threads. Default: torch's choice.")
+    ] = None
     weights: Annotated[
-        Path | None, typer.Option(help="File of weights. Not given: drawn at random.")
-    ] = None,
+        str | None, typer.Option(metavar="FILE", help="File or name. Default: random.")
+    ] = None
     image: Annotated[
-        Path | None, typer.Option(help="Picture to segment. Not given: drawn driving scenes.")
-    ] = None,
-    compare: Annotated[
-        bool,
-        typer.Option(
-            "--compare",
-            help="Measure every goal of docs/performance.md in one run: in turn with each frame the"
-            " plain fp32 path and torchvision's Mask R-CNN; cameras in batches; agreement; memory.",
-            rich_help_panel=_COMPARE,
-        ),
-    ] = False,
-    cameras: Annotated[
-        int, typer.Option(help="Cameras that share the network.", rich_help_panel=_COMPARE)
-    ] = 4,
-    scenes: Annotated[
-        int,
-        typer.Option(
-            help="Drawn scenes on which answers are compared with plain fp32.",
-            rich_help_panel=_COMPARE,
-        ),
-    ] = 12,
+        Path | None, typer.Option(metavar="FILE", help="Image. Default: synthetic scenes.")
+    ] = None
+    json_file: JsonFile = None
+    overwrite: Overwrite = False
+
+    def check(self) -> None:
+        """Check what can be checked without importing torch.
+
+        Raises:
+            SettingsError: If a value is not possible, or a file is missing.
+            OutputError: If the report cannot be written.
+        """
+        check_file(self.json_file, overwrite=self.overwrite)
+        require_weights(self.weights, variant=self.variant)
+        require_file(self.image)
+        check_device(self.device)
+        check_as_parameter("variant", self.variant)
+        check_as_parameter("precision", self.precision)
+        parse_height_width(self.size)
+
+    @property
+    def weights_file(self) -> str | None:
+        """The weights file; None for random weights."""
+        return None if self.weights is None else str(find_weights(self.weights))
+
+    @property
+    def network(self) -> str:
+        """The variant, or ``auto`` for that of a weights file."""
+        if self.variant or not self.weights:
+            return self.variant or _VARIANT
+        return name_of(self.weights) or "auto"
+
+    def settings(self, *, iterations: int, warmup: int) -> BenchSettings:
+        """Return the settings of a benchmark of frames.
+
+        Args:
+            iterations: Number of measured frames.
+            warmup: Number of frames before them.
+        """
+        height, width = parse_height_width(self.size)
+        return BenchSettings(
+            variant=self.network,
+            height=height,
+            width=width,
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            iterations=iterations,
+            warmup=warmup,
+            weights=self.weights_file,
+            image=None if self.image is None else str(self.image),
+        )
+
+
+Iterations = Annotated[int, typer.Option(metavar="N", min=1, help="Frames to measure.")]
+Warmup = Annotated[int, typer.Option(metavar="N", min=1, help="Frames before them.")]
+
+
+@bench.command("stages")
+@with_option_groups
+def _stages(network: NetworkOptions, iterations: Iterations = 10, warmup: Warmup = 2) -> None:
+    """Measure every stage of a frame: median and 99th percentile."""
+    network.check()
+    settings = network.settings(iterations=iterations, warmup=warmup)
+    from upsnet_ros.benchmark.stages import run
+
+    with frame_progress() as progress:
+        task = progress.add_task("frames", total=warmup + iterations)
+        report = run(settings, progress=lambda: progress.advance(task))
+    show_stages(report, console(soft_wrap=True))
+    _write_json(report, network.json_file)
+
+
+@bench.command("goals")
+@with_option_groups
+def _goals(
+    network: NetworkOptions,
+    iterations: Iterations = 10,
+    warmup: Warmup = 2,
+    only: Annotated[str, typer.Option(metavar="PART,...", help="Parts to measure.")] = ",".join(
+        PARTS
+    ),
     parity: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of parity cases to compare on too, such as test/parity.",
-            rich_help_panel=_COMPARE,
-        ),
+        typer.Option(metavar="DIR", help="Parity cases to compare too, such as test/parity."),
     ] = None,
-    only: Annotated[
-        str,
-        typer.Option(metavar="PART,...", help="What to measure of it.", rich_help_panel=_COMPARE),
-    ] = ",".join(PARTS),
-    markdown: Annotated[
+    goals: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Write the table for documents.", rich_help_panel=_COMPARE
-        ),
+        typer.Option(metavar="FILE", help="Goals, such as benchmarks/goals.json."),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the report for machines.")
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the table as Markdown.")
     ] = None,
-    node: Annotated[
-        bool,
-        typer.Option(
-            "--node",
-            help="Measure the running node over DDS instead: the highest rate of frames with fewer"
-            " than 5 % missed, then fixed rates.",
-            rich_help_panel=_NODE,
-        ),
-    ] = False,
-    rates: Annotated[
-        str, typer.Option(metavar="HZ,...", help="The fixed rates.", rich_help_panel=_NODE)
-    ] = "10,30,60",
-    limit: Annotated[
-        float, typer.Option(help="No rate above is searched, Hz.", rich_help_panel=_NODE)
-    ] = 200.0,
-    duration: Annotated[
-        float, typer.Option(help="Seconds of every run.", rich_help_panel=_NODE)
-    ] = 5.0,
+    cameras: Annotated[int, rare(metavar="N", help="Cameras that share the network.")] = 4,
+    scenes: Annotated[int, rare(metavar="N", help="Synthetic scenes to compare with fp32.")] = 12,
+) -> None:
+    """Measure every metric of docs/performance.md, and compare it with goals.
+
+    Compares the fast path with fp32 and Mask R-CNN. Files are written after each part.
+    """
+    network.check()
+    check_file(markdown, overwrite=network.overwrite)
+    require_path(parity, "folder")
+    require_file(goals)
+    settings = network.settings(iterations=iterations, warmup=warmup)
+    compared = CompareSettings(
+        cameras=cameras,
+        scenes=scenes,
+        parity=None if parity is None else str(parity),
+        parts=tuple(part.strip() for part in only.split(",") if part.strip()),
+        goals=() if goals is None else read_goals(goals),
+    )
+    from upsnet_ros.benchmark.compare import compare
+    from upsnet_ros.benchmark.goals import to_markdown
+
+    terminal = console(stderr=True, soft_wrap=True)
+    files: list[tuple[Path, Callable[[_Report], str]]] = []
+    files += [(network.json_file, _json)] if network.json_file else []
+    files += [(markdown, to_markdown)] if markdown else []
+
+    def finished(part: str, seconds: float, report: dict[str, Any]) -> None:
+        for path, convert in files:
+            write_file(path, convert(report), overwrite=True)  # checked before the work
+        failure = report["failed"].get(part)
+        outcome = "done" if failure is None else f"failed: {failure}"
+        terminal.print(f"{part}: {outcome} after {seconds:.1f} s")
+
+    with terminal.status("") as status:
+        report = compare(settings, compared, progress=status.update, finished=finished)
+    show_goals(report, console(soft_wrap=True))
+    for path, _ in files:
+        typer.echo(f"wrote {path}", err=True)
+    if report["failed"]:
+        fail("; ".join(f"part {part} failed: {why}" for part, why in report["failed"].items()))
+
+
+@bench.command("node")
+@with_option_groups
+def _node(
+    network: NetworkOptions,
+    rates: Annotated[str, typer.Option(metavar="HZ,...", help="Fixed rates.")] = "10,30,60",
+    limit: Annotated[float, typer.Option(metavar="HZ", help="Highest rate to try.")] = 200.0,
+    duration: Annotated[float, typer.Option(metavar="S", help="Seconds of each run.")] = 5.0,
+    repeats: Annotated[int, typer.Option(metavar="N", help="Runs at each reported rate.")] = 3,
     least_frames: Annotated[
-        int,
-        typer.Option(
-            help="Frames of every run; makes it longer where rates are low.", rich_help_panel=_NODE
-        ),
+        int, rare(metavar="N", help="Minimum number of frames of each run.")
     ] = 20,
-    repeats: Annotated[
-        int, typer.Option(help="Runs of every rate that is reported.", rich_help_panel=_NODE)
-    ] = 3,
     timeout: Annotated[
-        float,
-        typer.Option(
-            help="Seconds to wait for the node, and for a frame's answer.", rich_help_panel=_NODE
-        ),
+        float, rare(metavar="S", help="Seconds to wait for the node, and for each result.")
     ] = 120.0,
 ) -> None:
-    """Time every stage of a frame, with the median and the 99th percentile."""
-    shape = re.fullmatch(r"(\d+)x(\d+)", size)
-    if shape is None:
-        fail(f"--size {size!r} is not HEIGHTxWIDTH, as in 512x1024")
-    height, width = int(shape[1]), int(shape[2])
-    console = Console(soft_wrap=True, highlight=False)
-    if node:
-        from upsnet_ros.benchmark.node_run import NodeBenchSettings
-        from upsnet_ros.cli.bench_node import bench_node, show
+    """Measure the running node over DDS.
 
-        try:
-            node_settings = NodeBenchSettings(
-                height=height,
-                width=width,
-                image=None if image is None else str(image),
-                rates=_rates(rates),
-                limit=limit,
-                duration=duration,
-                least_frames=least_frames,
-                repeats=repeats,
-                timeout=timeout,
-            )
-            precision = resolve_precision(precision, resolve_device(device))
-        except ValueError as error:
-            fail(str(error))
-        values: dict[str, Any] = {
-            "variant": variant,
-            "device": device,
-            "precision": precision,
-            "scale": min(height, width),
-            "weights": "" if weights is None else str(weights),
-            "allow_random_weights": weights is None,
-        }
-        report = bench_node(node_settings, values=values, threads=threads)
-        show(report, console)
-        _write_json(report, json_file)
-        return
-    settings = BenchSettings(
-        variant=variant,
+    Finds the highest rate at which fewer than 5 % of the frames are missed, then measures fixed
+    rates. Needs ROS 2.
+    """
+    network.check()
+    height, width = parse_height_width(network.size)
+    settings = NodeBenchSettings(
         height=height,
         width=width,
-        device=device,
-        precision=precision,
-        threads=threads,
-        iterations=iterations,
-        warmup=warmup,
-        weights=None if weights is None else str(weights),
-        image=None if image is None else str(image),
+        image=None if network.image is None else str(network.image),
+        rates=_rates(rates),
+        limit=limit,
+        duration=duration,
+        least_frames=least_frames,
+        repeats=repeats,
+        timeout=timeout,
     )
-    if not compare:
-        report = _bench(settings)
-        show_stages(report, console)
-        _write_json(report, json_file)
-        return
-    try:
-        goals = CompareSettings(
-            cameras=cameras,
-            scenes=scenes,
-            parity=None if parity is None else str(parity),
-            parts=tuple(part.strip() for part in only.split(",") if part.strip()),
+    check_parameters({"variant": network.network, "scale": min(height, width)})
+    from upsnet_ros.inference.model import resolve_device, resolve_precision
+
+    values: dict[str, Value] = {
+        "variant": network.network,
+        "device": network.device,
+        "precision": resolve_precision(network.precision, resolve_device(network.device)),
+        "scale": min(height, width),
+        "weights": network.weights_file or "",
+        "allow_random_weights": network.weights is None,
+    }
+    with _measured_node(settings, values=values, threads=network.threads) as report:
+        show_node(report, console(soft_wrap=True))
+        _write_json(report, network.json_file)
+
+
+@contextmanager
+def _measured_node(
+    settings: NodeBenchSettings, *, values: Mapping[str, Value], threads: int | None
+) -> Iterator[dict[str, Any]]:
+    """Start a node in a ROS domain of its own, measure it, and end it.
+
+    Leaving the context must be the last thing that this process does, as with `RosProcess`.
+
+    Args:
+        settings: What to measure.
+        values: Parameters of the node.
+        threads: CPU threads of the node; None for torch's choice.
+
+    Yields:
+        The report of `run_node`, with the node's parameters under ``node``.
+    """
+    from upsnet_ros.benchmark.node import run_node
+    from upsnet_ros.cli.node import ros_arguments
+    from upsnet_ros.inference.model import resolve_device
+    from upsnet_ros.node.process import RosProcess
+    from upsnet_ros.processes.child_processes import ProcessGroup
+    from upsnet_ros.processes.transport import private_environment
+
+    device = resolve_device(str(values["device"]))
+    os.environ.update(private_environment())
+    environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    with RosProcess([], signals=False) as ros, errors_as_one_line("bench"):
+        with (
+            tempfile.TemporaryDirectory(prefix="upsnet_bench_") as logs,
+            ProcessGroup(Path(logs), environment) as group,
+            console(stderr=True).status("starting the node") as status,
+        ):
+            group.start("node", ["node", *ros_arguments(values)])
+            report = run_node(
+                settings,
+                ros=ros,
+                pid=group.pid("node"),
+                device=device,
+                alive=lambda: group.require("node"),
+                progress=status.update,
+            )
+            group.end("node")
+        yield {"node": {**values, "threads": threads}, **report}
+
+
+_Report = Mapping[str, Any]
+_MEMORY = ("weights", "tensors_peak", "reserved_peak", "reserved", "driver")
+
+
+def show_stages(report: _Report, console: Console) -> None:
+    """Print the time of each stage of a frame."""
+    console.print(_headline(report), markup=False)
+    _show_stages(report, console)
+    if report["memory"] is not None:
+        _show_memory(report["memory"], console)
+
+
+def show_goals(report: _Report, console: Console) -> None:
+    """Print whether each goal was met, and the measurements behind it."""
+    from upsnet_ros.benchmark.goals import MET, NOT_MET
+
+    styles = {MET: "green", NOT_MET: "red"}
+    console.print(_headline(report), markup=False)
+    table = Table("metric", "goal", "here", "verdict", show_lines=True)
+    for outcome in report["goals"]:
+        style = styles.get(outcome["verdict"], "yellow")
+        verdict = Text(outcome["verdict"], style)
+        if outcome["why"]:
+            verdict.append(f": {printable(outcome['why'])}", style="default")
+        table.add_row(outcome["what"], outcome["goal"] or "-", outcome["shown"] or "-", verdict)
+    console.print(table)
+    if report["race"] is not None:
+        _show_race(report["race"], console)
+    _show_agreement(report, console)
+    if report["memory"] is not None:
+        _show_memory(report["memory"], console)
+    if report["stages"] is not None:
+        _show_stages(report["stages"], console)
+    for kernel, reason in report["kernels_failed"].items():
+        line = f"kernel {kernel} failed, the reference ran: {reason}"
+        console.print(line, style="red", markup=False)
+
+
+def _headline(report: _Report) -> str:
+    settings, machine = report["settings"], report["machine"]
+    height, width = settings["network_size"]
+    where = machine.get("gpu") or f"{machine['cpu']}, {settings['threads']} threads"
+    return (
+        f"UPSNet {settings['variant']}, {height}x{width}, {settings['precision']}, {where};"
+        f" {settings['iterations']} frames after {settings['warmup']};"
+        f" weights: {settings['weights']}; load average {machine['load_average'][0]} at the start"
+    )
+
+
+def _show_stages(report: _Report, console: Console) -> None:
+    table = Table()
+    for heading in ("stage", "p50 ms", "p99 ms", "share"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    frame = report["frame_ms"]
+    for name, summary in report["stages_ms"].items():
+        if summary is None:
+            table.add_row(name, "n/a", "n/a", "", style="dim")
+            continue
+        in_frame = name not in ("decode", "publish")
+        share = f"{summary['p50'] / frame['p50']:.1%}" if in_frame else ""
+        table.add_row(name, *_p50_p99(summary), share)
+    table.add_section()
+    table.add_row("upload to download", *_p50_p99(frame), "", style="bold")
+    console.print(table)
+    if (graph := report["graph_ms"]) is not None:
+        console.print(
+            f"the graph, bytes to labels on the GPU: p50 {graph['p50']:.2f} ms,"
+            f" p99 {graph['p99']:.2f} ms; stages are timed with events in a second graph"
         )
-    except ValueError as error:
-        fail(str(error))
-    report = _compare(settings, goals)
-    show_goals(report, console)
-    _write_json(report, json_file)
-    if markdown is not None:
-        write(markdown, to_markdown(report))
+    console.print(
+        f"{report['instances']:g} instances; panoptic head and post-processing"
+        f" (panoptic + download): {report['panoptic_share']:.1%} of the frame"
+    )
+    if report["stages_ms"]["publish"] is None:
+        console.print("n/a: needs ROS 2 and the messages of this package")
 
 
-def _compare(settings: BenchSettings, goals: CompareSettings) -> dict[str, Any]:
-    with Console(stderr=True).status("") as status:
-        try:
-            return compare_all(settings, goals, progress=status.update)
-        except ValueError as error:
-            fail(str(error))
+def _show_race(race: _Report, console: Console) -> None:
+    table = Table()
+    for heading in ("single frame, in turn", "p50 ms", "p99 ms", "mask head's boxes", "instances"):
+        table.add_column(heading, justify="right" if table.columns else "left")
+    fast, plain, rival = (_p50_p99(race[f"{key}_ms"]) for key in ("fast", "plain", "maskrcnn"))
+    table.add_row("fast path", *fast, "", f"{race['instances']:g}")
+    table.add_row("reference, eager, fp32", *plain, f"{race['boxes']:g}", "")
+    table.add_row(
+        "Mask R-CNN R50-FPN", *rival, f"{race['boxes']:g}", f"{race['maskrcnn_instances']:g}"
+    )
+    console.print(table)
 
 
-def _bench(settings: BenchSettings) -> dict[str, Any]:
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("frames", total=settings.warmup + settings.iterations)
-        try:
-            return run(settings, progress=lambda: progress.advance(task))
-        except ValueError as error:
-            fail(str(error))
+def _show_agreement(report: _Report, console: Console) -> None:
+    table = Table("agreement with reference fp32, %")
+    for heading in ("same segment", "class", "label with number"):
+        table.add_column(heading, justify="right")
+
+    def add_row(name: str, shares: _Report) -> None:
+        table.add_row(name, *(f"{shares[key]:.2f}" for key in ("segment", "category", "label")))
+
+    named = [("frames of the race", report["frames"])]
+    if report["scenes"] is not None:
+        named.append(("synthetic scenes, bundled weights", report["scenes"]["agreement"]))
+    for name, shares in named:
+        if shares is not None:
+            for kind in ("median", "minimum"):
+                add_row(f"{shares['pictures']} {name}, {kind}", shares[kind])
+    for name, case in report["parity"].items():
+        add_row(name, case)
+    if table.rows:
+        console.print(table)
+
+
+def _show_memory(memory: _Report, console: Console) -> None:
+    mib = {key: f"{memory[f'{key}_mib']:.0f} MiB" for key in _MEMORY}
+    console.print(
+        f"GPU memory in addition to {mib['weights']} of weights:"
+        f" peak {mib['tensors_peak']} of tensors,"
+        f" {mib['reserved_peak']} of torch's pools; after warm-up {mib['reserved']} of pools,"
+        f" {mib['driver']} by the driver"
+    )
+
+
+def _p50_p99(summary: _Report) -> tuple[str, str]:
+    return f"{summary['p50']:.1f}", f"{summary['p99']:.1f}"
+
+
+def show_node(report: Mapping[str, Any], out: Console) -> None:
+    """Print the metrics of `upsnet bench node` as tables."""
+    settings, machine = report["settings"], report["machine"]
+    out.print(
+        f"node, {report['node']['variant']}, frames of {settings['height']}x{settings['width']},"
+        f" {machine.get('gpu') or machine['cpu']}, {machine['ros']['middleware']};"
+        f" {settings['repeats']} runs of at least {settings['duration']:g} s and"
+        f" {settings['least_frames']} frames each: medians, ms"
+    )
+    headings = ("Hz", "sent", "missed", "mean", "min", "p50", "p99", "max", "jitter", "CPU")
+    table = Table(*headings, *(("GPU",) if "gpu" in machine else ()), box=None)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False  # fits into 80 columns
+    for column in table.columns:
+        column.justify, column.no_wrap = "right", True
+    for row in _node_rows(report):
+        table.add_row(*row)
+    out.print(table)
+    if report["maximum"] is None:
+        out.print("no rate was found at which fewer than 5 % of the frames are missed")
+    else:
+        out.print(
+            f"highest rate with fewer than 5 % missed: {report['maximum']['rate_hz']:.3g} Hz"
+            f" (load average {machine['load_average'][0]} at the start)"
+        )
+
+
+def _node_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["one by one", *_node_cells(report["one_by_one"], gpu="gpu" in report["machine"])]
+    for metrics in (report["maximum"], *report["fixed"]):
+        if metrics is not None:
+            name = f"{metrics['rate_hz']:.3g}" + (" max" if metrics is report["maximum"] else "")
+            yield [name, *_node_cells(metrics, gpu="gpu" in report["machine"])]
+
+
+def _node_cells(metrics: Mapping[str, Any], *, gpu: bool) -> list[str]:
+    latency, jitter, use = metrics["latency_ms"], metrics["jitter_ms"], metrics["use"]
+    names = ("mean", "min", "p50", "p99", "max")
+    cells = [
+        f"{metrics['sent']:g}",
+        f"{metrics['missed']:g} ({metrics['missed_share']:.0%})",
+        *(f"{latency[name]:.1f}" if latency else "-" for name in names),
+        f"{jitter['mean']:.1f}" if jitter else "-",
+        f"{use['cpu_percent']:.0f} %",
+    ]
+    if gpu:
+        cells.append(f"{use['gpu_percent']['mean']:.0f} %" if "gpu_percent" in use else "-")
+    return cells
 
 
 def _rates(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part)
     except ValueError:
-        raise ValueError(f"--rates {text!r} is no list of numbers, as in 10,30,60") from None
+        raise SettingsError(
+            f"--rates {text!r} is not a list of numbers, such as 10,30,60"
+        ) from None
 
 
 def _write_json(report: Mapping[str, Any], path: Path | None) -> None:
     if path is not None:
-        write(path, json.dumps(report, indent=2) + "\n")
+        write_report(path, _json(report), overwrite=True)  # checked before the work
+
+
+def _json(report: Mapping[str, Any]) -> str:
+    return json.dumps(report, indent=2) + "\n"

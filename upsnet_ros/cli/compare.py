@@ -1,4 +1,4 @@
-"""`upsnet compare`: two evaluations side by side."""
+"""`upsnet compare`: compare two evaluations."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from upsnet_ros.cli import fail
+from upsnet_ros.cli.commands import fail
+from upsnet_ros.cli.options import JsonFile, Overwrite, require_file
+from upsnet_ros.cli.terminal import console, write_report
+from upsnet_ros.output_files import check_file
 
 _HEADLINE = ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "mIoU", "AP", "AP50")
-# Where they stand, and what they are called here.
+# Section and name in the file, and the name in the table.
 _FURTHER = (
     ("video", "VPQ", "VPQ"),
     ("tracks", "MOTSA", "MOTSA"),
@@ -26,28 +28,31 @@ _FURTHER = (
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="A file of `upsnet evaluate --json`.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
-    frames: Annotated[int, typer.Option(min=0, help="How many changed frames to list.")] = 10,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the differences.")
-    ] = None,
+    frames: Annotated[int, typer.Option(metavar="N", min=0, help="Changed frames to list.")] = 10,
+    json_file: JsonFile = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Set two evaluations side by side: figures, classes, and the frames that changed most."""
+    """Compare two evaluations: metrics, classes, and the frames that changed most."""
+    check_file(json_file, overwrite=overwrite)
+    for path in (first, second):
+        require_file(path)
     a, b = _load(first), _load(second)
+    out = console(soft_wrap=True)
+    out.print(f"A: {first}\nB: {second}\n")
     difference = compared(a, b)
-    console = Console()
-    console.print(_table("figures, %", difference["figures"], "figure"))
-    console.print(_table("PQ by class, %", difference["classes"], "class"))
+    out.print(_table("metrics, %", difference["figures"], "metric"))
+    out.print(_table("PQ by class, %", difference["classes"], "class"))
     changed = [row for row in difference["frames"] if row["change"]][:frames]
     if changed:
-        console.print(_table("frames whose PQ changed most, %", changed, "frame"))
+        out.print(_table("frames whose PQ changed most, %", changed, "frame"))
     elif difference["frames"]:
-        console.print("no frame's PQ changed")
+        out.print("no frame changed its PQ")
     for side, names in (("A", difference["only_in_a"]), ("B", difference["only_in_b"])):
         if names:
             shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-            console.print(f"note: {len(names)} only in {side}: {shown}", style="yellow")
+            out.print(f"note: {len(names)} only in {side}: {shown}", style="yellow")
     if json_file:
-        json_file.write_text(json.dumps(difference, indent=1), encoding="utf-8")
+        write_report(json_file, json.dumps(difference, indent=1), overwrite=overwrite)
 
 
 def compared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +63,10 @@ def compared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         or None; frames by falling size of change. ``only_in_a`` and ``only_in_b``: names of frames.
     """
     figures = [_row(name, a.get(name), b.get(name)) for name in _HEADLINE if name in a or name in b]
+    windows = [side.get("video", {}).get("windows", {}) for side in (a, b)]
+    for k in dict.fromkeys([*windows[0], *windows[1]]):
+        sides = (window.get(k, {}).get("PQ") for window in windows)
+        figures.append(_row(f"VPQ_{k}", *sides))
     for part, name, title in _FURTHER:
         if part in a or part in b:
             sides = (side.get(part, {}).get(name) for side in (a, b))
@@ -94,12 +103,10 @@ def _row(name: str, a: float | None, b: float | None) -> dict[str, Any]:
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}")
-    except ValueError as error:
-        fail(f"{path} is no JSON file: {error}")
+    except (ValueError, RecursionError) as error:
+        fail(f"{path} is not a JSON file: {error}")
     if not isinstance(content, dict) or not {"PQ", "classes", "frames"} <= content.keys():
-        fail(f"{path} is no file of `upsnet evaluate --json`")
+        fail(f"{path} was not written by `upsnet evaluate --json`")
     return content
 
 
@@ -111,11 +118,14 @@ def _table(title: str, rows: list[dict[str, Any]], what: str) -> Table:
         change = row["change"] or 0
         style = "green" if change > 0 else "red" if change < 0 else ""
         values = (_percent(row["a"]), _percent(row["b"]))
-        table.add_row(row["name"], *values, _percent(row["change"], sign=True), style=style)
+        # As `evaluate` prints metrics; names of classes and frames stay.
+        name = row["name"].replace("_", " ") if what == "metric" else row["name"]
+        table.add_row(name, *values, _percent(row["change"], sign=True), style=style)
     return table
 
 
 def _percent(value: float | None, *, sign: bool = False) -> str:
     if value is None:
         return "-"
-    return f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+    rounded = round(100 * value, 1) + 0.0  # not -0.0
+    return f"{rounded:+.1f}" if sign and rounded else f"{rounded:.1f}"

@@ -1,34 +1,140 @@
-"""`upsnet demo`: source, node and recorder as processes of their own, over real DDS."""
+"""`upsnet demo`: run player, node and recorder as processes over DDS, then write a report."""
 
 from __future__ import annotations
 
-import shutil
+import json
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich import filesize
+from rich.table import Table
 
-from upsnet_ros.cli import fail
-from upsnet_ros.cli.demo_report import BAG, REPORT, list_files, recorded_classes, write_report
-from upsnet_ros.cli.processes import ProcessError, ProcessGroup
-from upsnet_ros.cli.progress import frame_progress
-from upsnet_ros.datasets.scenes.writer import SceneJob, write_scenes
-from upsnet_ros.evaluation.errors import EvaluationError
-from upsnet_ros.inference.recording import TABLE, RecordingError, remove_recording
-from upsnet_ros.ros.sources import SourceError, open_source
-from upsnet_ros.ros.transport import (
+from upsnet_ros.cli.node import check_parameters, ros_arguments
+from upsnet_ros.cli.options import (
+    SkipBad,
+    rare,
+    require_source,
+    require_weights,
+)
+from upsnet_ros.cli.terminal import console, frame_progress
+from upsnet_ros.node.parameter_info import Value
+from upsnet_ros.output_files import OutputFolder, bag_names, write_whole
+from upsnet_ros.processes.child_processes import ProcessGroup
+from upsnet_ros.processes.transport import (
     PROFILE_VARIABLES,
     private_environment,
     shared_memory_profile,
 )
-from upsnet_ros.weights import shipped_weights
+from upsnet_ros.weights import SHIPPED_VARIANT, find_weights, shipped_weights
+
+REPORT = "report.html"
+BAG = "bag"
+_FORMS = {
+    "cityscapes_instance_ids": "16-bit, stuff: id, things: id * 1000 + k (k from 1)",
+    "coco_panoptic_rgb": "COCO panoptic, id = R + 256 G + 65536 B",
+}
+
+
+def recorded_classes(out: Path) -> str:
+    """Return the name of the taxonomy of the recorded labels."""
+    return str(_index(out)["dataset"])
+
+
+def write_report(out: Path, *, root: Path, split: str, facts: Sequence[tuple[str, str]]) -> None:
+    """Evaluate the recording ``out`` against the ground truth in the Cityscapes folder ``root``.
+
+    Raises:
+        EvaluationError: If the recording and the ground truth do not match.
+    """
+    from upsnet_ros.evaluation.datasets import RecordedFrames, open_dataset
+    from upsnet_ros.evaluation.metrics import Metrics, summarise
+    from upsnet_ros.evaluation.report import Page, headline_lines
+    from upsnet_ros.evaluation.run import Evaluator
+
+    frames = RecordedFrames(out, open_dataset("cityscapes", root, split))
+    measures, snapshots = [], []
+    with frame_progress() as progress:
+        task = progress.add_task("evaluating", total=len(frames))
+        evaluator = Evaluator(metrics=Metrics(), snapshots=True)
+        for evaluated in evaluator.stream(
+            map(frames.__getitem__, range(len(frames))), frames.categories
+        ):
+            measures.append(evaluated.measures)
+            if evaluated.snapshot is not None:
+                snapshots.append(evaluated.snapshot)
+            progress.advance(task)
+    result = summarise(measures, frames.categories)
+    page = Page(
+        title="upsnet demo: a synthetic street, segmented over DDS",
+        result=result,
+        snapshots=snapshots,
+        facts=facts,
+        series=[frames.latency()],
+    )
+    write_whole(out / REPORT, page.html().encode())
+    terminal = console()
+    for line in headline_lines(result):
+        terminal.print(line)
+
+
+def list_files(out: Path, *, model: str) -> None:
+    """Print what was written, and the latency."""
+    from upsnet_ros.drawing.result_folder import INDEX, TABLE, VIDEO
+
+    index = _index(out)
+    table = Table("file", "what", "size", title=f"{out}/")
+    rows = [
+        (REPORT, "frame, ground truth, prediction and unknown side by side; metrics"),
+        (VIDEO, "overlay video (VP9), for players and browsers"),
+        ("overlay/*.png", "overlays"),
+        ("labels/*.png", f"label images, {_FORMS[index['labels_form']]}"),
+        ("unknown/*.png", "unknown masks"),
+        ("scenes/**/*.png", "frames and ground truth of the street, a Cityscapes folder"),
+        (f"{BAG}/*", "images and results as a bag (MCAP)"),
+        (TABLE, "one row per frame: stamp, counts, latency"),
+        (INDEX, "classes, formats, lost frames"),
+        ("logs/*.log", "logs of the processes"),
+    ]
+    for pattern, what in rows:
+        files = list(out.glob(pattern))
+        if not files:
+            continue
+        number = f"{len(files)} " if pattern.endswith("*.png") else ""
+        size = sum(path.stat().st_size for path in files)
+        table.add_row(pattern, number + what, filesize.decimal(size))
+    terminal = console()
+    terminal.print(table)
+    latency = index["latency_ms"]
+    terminal.print(
+        f"{index['frames']} frames; image to result: p50 {latency['p50']:.0f} ms, "
+        f"p99 {latency['p99']:.0f} ms ({model}); {index['incomplete']} lost"
+    )
+
+
+def _index(out: Path) -> dict[str, Any]:
+    from upsnet_ros.drawing.result_folder import INDEX
+
+    content: dict[str, Any] = json.loads((out / INDEX).read_text(encoding="utf-8"))
+    return content
+
 
 _POLL_SECONDS = 0.2
-_SPLIT = "test"  # no training sees it
-_STREET = 8  # furniture has fallen on the road there
+_SPLIT = "test"  # never used for training
+_STREET = 8  # has furniture on the road
+#: The files that the demo writes, in addition to those of its recorder.
+_NAMES = (
+    *bag_names(BAG, folder=f"{BAG}/"),
+    "scenes/leftImg8bit*/test/drawn0/drawn0_*.png",
+    "scenes/gtFine/test/drawn0/drawn0_*.png",
+    "scenes/gtFine/cityscapes_panoptic_test/drawn0_*.png",
+    "scenes/gtFine/cityscapes_panoptic_test.json",
+    "logs/*.log",
+    REPORT,
+)
 
 
 def demo(
@@ -36,96 +142,138 @@ def demo(
         str | None,
         typer.Argument(
             metavar="SOURCE",
-            help="Your own frames: a video, a folder of images, a Cityscapes folder. Not given: a"
-            " street is drawn.",
+            help="Video, folder of images or Cityscapes folder. Default: a synthetic street.",
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where to write; an older demo there is replaced.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Output folder; an earlier demo in it is replaced.",
+        ),
     ] = Path("demo_output"),
-    frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 30,
-    variant: Annotated[str, typer.Option(help="Network variant.")] = "cityscapes-r18",
+    frames: Annotated[int, typer.Option(metavar="N", min=1, help="Number of frames.")] = 30,
+    variant: Annotated[
+        str | None, typer.Option(help="Network variant. Default: that of the weights.")
+    ] = None,
     scale: Annotated[
-        int, typer.Option(help="Short side in pixels at which the network runs; 0: the variant's.")
+        int,
+        typer.Option(metavar="PX", help="Short side of the network input; 0: the variant's."),
     ] = 384,
     weights: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
-            help="Trained weights. Not given: those that ship for the variant, or random ones.",
+            help="File or name of weights. Default: the bundled ones of the variant, or random.",
         ),
     ] = None,
+    skip_bad: SkipBad = False,
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for the node to start, and for each frame.")
+        float, rare(metavar="S", help="Seconds to wait for the node, and for each frame.")
     ] = 180.0,
 ) -> None:
-    """Play frames to the node over DDS, record its answers, and show what was written."""
-    # Ends the other processes on SIGTERM too, on the way out of the `with` below.
+    """Play frames to the node over DDS, record the results, and list what was written."""
+    # Leaving the `with` below ends the other processes, also on SIGTERM.
     signal.signal(signal.SIGTERM, _exit_on_signal)
-    console = Console(stderr=True)
-    named, weights = weights, weights or shipped_weights(variant)
-    if weights is None:
-        console.print(
-            f"[yellow]No weights ship for {variant}, so random ones are used: the labels below "
-            "show the machinery at work and mean nothing. --weights FILE takes trained ones."
+    terminal = console(stderr=True)
+    named, path = weights, None if weights is None else find_weights(weights)
+    require_weights(weights, variant=variant)
+    check_parameters(_node_parameters(variant or "auto", scale, path))
+    if source is not None:
+        require_source(source)
+    from upsnet_ros.bags.sources import count_frames, open_source
+    from upsnet_ros.drawing.result_folder import NAMES, VIDEO
+
+    folder = OutputFolder(out, command="demo", names=(*NAMES, *_NAMES))
+    taken = open_source(source, skip_bad=skip_bad) if source is not None else None
+    count = frames if taken is None else count_frames(taken, at_most=frames)
+    if named is None:
+        variant = variant or SHIPPED_VARIANT
+        path = shipped_weights(variant)
+    if path is None:
+        terminal.print(
+            f"There are no bundled weights for {variant}, so random ones are used: the labels"
+            " below mean nothing. For trained weights, pass --weights FILE.",
+            style="yellow",
         )
     elif named is None:
-        console.print(
-            "The weights are those that ship, made on drawn streets like this one. "
-            "--weights FILE takes others."
+        terminal.print(
+            "Using the bundled weights, trained on synthetic street scenes"
+            + (" like this one" if source is None else " that may not resemble yours")
+            + ". For photographs: upsnet weights get coco-fpn-r50, then --weights coco-fpn-r50."
         )
+    network = variant or str(named)
+    model = f"{network}, short side {scale or 'of the variant'}"
     try:
-        truth = _draw_street(out / "scenes", frames) if source is None else None
-        source = source or str(truth)
-        length = open_source(source).length
-        remove_recording(out)  # only now that there is something to put in its place
-        (out / REPORT).unlink(missing_ok=True)
-        shutil.rmtree(out / BAG, ignore_errors=True)
-        count = frames if length is None else min(frames, length)
-        _run(
-            source=source,
-            out=out,
-            count=count,
-            timeout=timeout,
-            node_options=_node_options(variant, scale, weights),
-        )
-        model = f"{variant}, short side {scale or 'as trained'}"
-        if truth is not None and recorded_classes(out) == "cityscapes":
-            facts = [("Model", model), ("Weights", str(named or (weights and "shipped")))]
-            write_report(out, root=truth, split=_SPLIT, facts=facts)
+        with folder:
+            truth = _render_street(out / "scenes", frames) if taken is None else None
+            played = taken or open_source(str(truth))
+            _run(
+                source=source or str(truth),
+                out=out,
+                count=count,
+                rate_hz=played.rate_hz,
+                timeout=timeout,
+                skip_bad=skip_bad,
+                node_options=ros_arguments(_node_parameters(variant or "auto", scale, path)),
+            )
+            reported = truth is not None and recorded_classes(out) == "cityscapes"
+            if truth is not None and reported:
+                used = "random" if path is None else str(named or "bundled")
+                facts = [("Model", model), ("Weights", used)]
+                write_report(out, root=truth, split=_SPLIT, facts=facts)
     except KeyboardInterrupt:
         typer.echo(f"stopped; what was recorded is in {out}", err=True)
         raise typer.Exit(130) from None
-    except (SourceError, RecordingError, ProcessError, EvaluationError) as error:
-        fail(str(error))
     list_files(out, model=model)
-    if weights is None:
-        console.print("[yellow]Random weights: these labels mean nothing.")
+    if not reported:
+        has_none = (
+            "These frames have no ground truth"
+            if truth is None
+            else ("The street's ground truth has other classes than the weights")
+        )
+        terminal.print(f"{has_none}, so there is no report.")
+    terminal.print(f"Open this: {(out / (REPORT if reported else VIDEO)).resolve()}")
+    if path is None:
+        terminal.print("Random weights: these labels mean nothing.", style="yellow")
 
 
-def _node_options(variant: str, scale: int, weights: Path | None) -> list[str]:
-    model = (
-        ["--allow-random-weights"] if weights is None else ["--weights", str(weights.absolute())]
-    )
-    # Smooth outlines, where the network runs at less than the image's size.
-    return ["--variant", variant, "--scale", str(scale), "--label-resize", "bilinear", *model]
+def _node_parameters(variant: str, scale: int, path: Path | None) -> dict[str, Value]:
+    return {
+        "variant": variant,
+        "scale": scale,
+        # Smooth outlines if the network input is smaller than the image.
+        "label_resize": "bilinear",
+        "image_reliability": "reliable",  # lockstep needs every frame
+        **({"allow_random_weights": True} if path is None else {"weights": str(path.absolute())}),
+    }
 
 
-def _draw_street(folder: Path, count: int) -> Path:
-    """Draw ``count`` frames and their ground truth as a Cityscapes root ``folder``; returns it."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _render_street(folder: Path, count: int) -> Path:
+    """Render ``count`` frames with ground truth as a Cityscapes root ``folder``; return it."""
+    from upsnet_ros.synthetic.dataset import SceneJob, write_scenes
+
     job = SceneJob(
         out=folder, split=_SPLIT, seed=0, first=_STREET, sequences=1, length=count, size=(512, 1024)
     )
     with frame_progress() as progress:
-        task = progress.add_task("drawing a street", total=count)
+        task = progress.add_task("rendering a street", total=count)
         for _ in write_scenes(job, workers=2):
             progress.advance(task)
     return folder
 
 
-def _run(*, source: str, out: Path, count: int, timeout: float, node_options: list[str]) -> None:
-    """Node, recorder and player until ``count`` frames are recorded.
+def _run(
+    *,
+    source: str,
+    out: Path,
+    count: int,
+    rate_hz: float,
+    timeout: float,
+    skip_bad: bool,
+    node_options: list[str],
+) -> None:
+    """Run node, recorder and player until ``count`` frames are recorded.
 
     Raises:
         ProcessError: If one of them fails.
@@ -135,12 +283,13 @@ def _run(*, source: str, out: Path, count: int, timeout: float, node_options: li
     limits = ["--count", str(count), "--timeout", str(timeout)]
     with ProcessGroup(out / "logs", environment) as group, frame_progress() as progress:
         task = progress.add_task("starting the node", total=count)
-        # In lockstep nothing may be lost, so all ask each other for every frame.
-        group.start("node", ["node", "--image-reliability", "reliable", *node_options])
+        group.start("node", ["node", *node_options])
         recorder = ["--image-reliability", "reliable", "--codec", "vp09", *limits]
-        outputs = ["--out", str(out), "--bag", str(out / BAG)]
+        outputs = ["--out", str(out), "--bag", str(out / BAG), "--inside"]
+        outputs += ["--video-rate", str(rate_hz)]
         group.start("record", ["record", *outputs, *recorder])
         player = ["--lockstep", "--wait-for-subscribers", "2", *limits]
+        player += ["--skip-bad"] if skip_bad else []
         group.start("play", ["play", source, *player])
         while group.running("record"):
             group.require("node")
@@ -162,7 +311,9 @@ def _run(*, source: str, out: Path, count: int, timeout: float, node_options: li
 
 
 def _recorded(out: Path) -> int | None:
-    """Number of frames recorded so far; None before the recorder has begun."""
+    """Return the number of frames recorded so far; None before the recorder has started."""
+    from upsnet_ros.drawing.result_folder import TABLE
+
     try:
         return max(0, (out / TABLE).read_text(encoding="utf-8").count("\n") - 1)
     except FileNotFoundError:

@@ -1,288 +1,257 @@
-"""`upsnet evaluate`: judge predictions in bags or files, or a model on labelled frames."""
+"""`upsnet evaluate`: evaluate results in bags or files, or a model on a labelled dataset."""
 
 from __future__ import annotations
 
-import json
-import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from upsnet_ros.cli import fail
-from upsnet_ros.cli.evaluate_cluster import Cluster
-from upsnet_ros.cli.evaluate_forms import Form
-from upsnet_ros.cli.evaluate_output import show, write
-from upsnet_ros.evaluation.errors import EvaluationError
-from upsnet_ros.evaluation.figures import to_json
-from upsnet_ros.evaluation.measures import Metrics
-from upsnet_ros.evaluation.panoptic_files import Extras
-from upsnet_ros.evaluation.report.page import Page
-from upsnet_ros.evaluation.run import Judge
+from upsnet_ros.cli.options import (
+    CPUS,
+    JsonFile,
+    ModelOptions,
+    Overwrite,
+    Processes,
+    check_choice,
+    check_split,
+    rare,
+    require_file,
+    require_path,
+    with_option_groups,
+)
+from upsnet_ros.cli.terminal import console
+from upsnet_ros.errors import EvaluationError
+from upsnet_ros.output_files import OutputFolder, check_file
 
-_BAGS = "Bags"
-_CLUSTER = "Many bags"
-_FILES = "Two panoptic JSON files with folders of PNGs"
-_MODEL = "A labelled data set and a model; the model for bags too"
-_WHAT = "What to measure"
-_OUT = "Output"
+__all__ = ["ClusterOptions", "ReportOptions", "evaluate", "state_folder"]
+
+evaluate = typer.Typer(
+    name="upsnet evaluate",
+    help="Evaluate predictions: panoptic quality and related metrics.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
-def evaluate(
-    bags: Annotated[
-        list[Path] | None, typer.Argument(metavar="BAG", help="The same as --bag.")
-    ] = None,
-    bag: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Outputs of the node, or images for a model. Several: all in one figure.",
-            rich_help_panel=_BAGS,
-        ),
-    ] = None,
-    gt_bag: Annotated[
-        list[Path] | None,
-        typer.Option(help="The truth of each --bag, if it is elsewhere.", rich_help_panel=_BAGS),
-    ] = None,
-    outputs: Annotated[
-        str | None,
-        typer.Option(help="Namespace of the outputs, such as /panoptic.", rich_help_panel=_BAGS),
-    ] = None,
-    image_topic: Annotated[
-        str | None,
-        typer.Option(help="Of the images, if there are several.", rich_help_panel=_BAGS),
-    ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            help="Judge bags on workers, and keep what each gave: ray, or local for processes of"
-            " this machine.",
-            rich_help_panel=_CLUSTER,
-        ),
-    ] = None,
-    cluster_address: Annotated[
-        str | None,
-        typer.Option(
-            help="Of a Ray cluster that runs, such as head:6379. Default: start one here.",
-            rich_help_panel=_CLUSTER,
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Default: as many as a Ray cluster has room for, one GPU each where a model runs;"
-            " of processes one for each CPU.",
-            rich_help_panel=_CLUSTER,
-        ),
-    ] = None,
-    state: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of what was judged, which the next run does not judge again.",
-            rich_help_panel=_CLUSTER,
-        ),
-    ] = Path("evaluate_state"),
-    gt_json: Annotated[
-        Path | None, typer.Option(help="Annotations of the truth.", rich_help_panel=_FILES)
-    ] = None,
-    gt_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Its PNGs; by default a folder of the JSON's name.", rich_help_panel=_FILES
-        ),
-    ] = None,
-    pred_json: Annotated[
-        Path | None, typer.Option(help="Annotations of the prediction.", rich_help_panel=_FILES)
-    ] = None,
-    pred_dir: Annotated[
-        Path | None, typer.Option(help="Its PNGs; as --gt-dir.", rich_help_panel=_FILES)
-    ] = None,
-    gt_unknown_dir: Annotated[
-        Path | None,
-        typer.Option(help="Masks of objects outside the classes.", rich_help_panel=_FILES),
-    ] = None,
-    pred_unknown_dir: Annotated[
-        Path | None, typer.Option(help="Masks of what was called unknown.", rich_help_panel=_FILES)
-    ] = None,
-    pred_unknown_score_dir: Annotated[
-        Path | None, typer.Option(help="Gray images of unknown scores.", rich_help_panel=_FILES)
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="The frames, for the report.", rich_help_panel=_FILES)
-    ] = None,
-    processes: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Processes that read and judge files, or several bags.",
-            rich_help_panel=_FILES,
-        ),
-    ] = os.cpu_count() or 1,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="cityscapes, coco, or scenes: driving scenes drawn on the way, without --root.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the data set.", rich_help_panel=_MODEL)
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Default: val, or val2017 for coco.", rich_help_panel=_MODEL),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Default: the weights that ship.", rich_help_panel=_MODEL),
-    ] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="The network's.", rich_help_panel=_MODEL)
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MODEL)
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="fp32, fp16, bf16, or auto.", rich_help_panel=_MODEL)
-    ] = "fp32",
-    scale: Annotated[
-        int | None,
-        typer.Option(help="Short side the network runs at, in pixels.", rich_help_panel=_MODEL),
-    ] = None,
-    score_threshold: Annotated[
-        float, typer.Option(help="Probability an instance must exceed.", rich_help_panel=_MODEL)
-    ] = 0.6,
-    unknown_threshold: Annotated[
-        float,
-        typer.Option(
-            help="Unknown score that a pixel must exceed to be unknown.", rich_help_panel=_MODEL
-        ),
-    ] = 0.5,
-    label_resize: Annotated[
-        str,
-        typer.Option(
-            help="nearest, or bilinear for smooth outlines at a small --scale.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = "nearest",
-    allow_random_weights: Annotated[
-        bool,
-        typer.Option(
-            "--allow-random-weights", help="Draw weights, to try it out.", rich_help_panel=_MODEL
-        ),
-    ] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Only so many frames, evenly spread; with --vpq the first ones.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    boundary: Annotated[
-        bool, typer.Option("--boundary", help="Boundary PQ.", rich_help_panel=_WHAT)
-    ] = False,
-    instances: Annotated[
-        bool, typer.Option("--ap", help="AP of things, by mask.", rich_help_panel=_WHAT)
-    ] = False,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportOptions:
+    """What to measure, and where to write it."""
+
+    json_file: JsonFile = None
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write an HTML report with frames.")
+    ] = None
+    overwrite: Overwrite = False
+    boundary: Annotated[bool, typer.Option("--boundary", help="Boundary PQ.")] = False
+    instances: Annotated[bool, typer.Option("--ap", help="Mask AP of things.")] = False
     video: Annotated[
         bool,
         typer.Option(
             "--vpq",
-            help="Video PQ and id switches. Ids in files must last along sequences; a model's"
-            " things are tracked.",
-            rich_help_panel=_WHAT,
+            help="Video PQ, MOTSA and id switches.",
         ),
-    ] = False,
-    allow_missing: Annotated[
-        bool,
-        typer.Option(
-            "--allow-missing", help="Leave out frames one side lacks.", rich_help_panel=_WHAT
-        ),
-    ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures.", rich_help_panel=_OUT)
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="Write a page with figures and frames.", rich_help_panel=_OUT),
-    ] = None,
+    ] = False
     report_frames: Annotated[
-        int, typer.Option(min=1, help="Frames the page shows.", rich_help_panel=_OUT)
-    ] = 60,
-) -> None:
-    """Judge predictions: panoptic quality and its kin.
+        int, rare(metavar="N", min=1, help="Number of frames in the HTML report.")
+    ] = 60
+    allow_missing: Annotated[
+        bool, rare("--allow-missing", help="Leave out what only one side has.")
+    ] = False
 
-    Name a bag of the node's outputs with the truth in it or beside it (--gt-bag), or one of images
-    and truth for a model; or two panoptic JSON files with their folders of PNGs; or a data set and
-    a model.
+    def check(self) -> None:
+        """Raise `OutputError` if an output file cannot be written."""
+        for path in (self.json_file, self.report):
+            check_file(path, overwrite=self.overwrite)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """Where bags are evaluated: in this process, its workers, or on a Ray cluster."""
+
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Spread bags over workers, keep results: ray or local."),
+    ] = None
+    workers: Annotated[
+        int | None, rare(metavar="N", min=1, help="Workers. Default: one per GPU or CPU.")
+    ] = None
+    state: Annotated[
+        Path, rare(metavar="DIR", help="Results of bags with --cluster, which later runs reuse.")
+    ] = Path("evaluate_state")
+    cluster_address: Annotated[
+        str | None, rare(help="A running Ray cluster, as head:6379. Default: start one.")
+    ] = None
+
+    def check(self) -> None:
+        """Check the options and the folder of results.
+
+        Raises:
+            SettingsError: If a value is not possible.
+            OutputError: If the folder holds anything else.
+        """
+        if self.cluster is None:
+            return
+        check_choice("cluster", self.cluster, ("ray", "local"))
+        if self.cluster == "local" and self.cluster_address:
+            raise EvaluationError("--cluster-address needs --cluster ray")
+        state_folder(self.state)
+
+
+def state_folder(path: Path) -> OutputFolder:
+    """Return the folder for results of bags; several runs may share it, and none removes anything.
+
+    Raises:
+        OutputError: If it holds anything else.
     """
-    bag = [*(bags or []), *(bag or [])]
-    form = Form(
-        judge=Judge(
-            metrics=Metrics(boundary=boundary, instances=instances, video=video),
-            snapshots=report is not None,
-        ),
-        pictures=report_frames if report else 0,
-        allow_missing=allow_missing,
-        processes=processes,
-        limit=limit,
+    return OutputFolder(
+        path, command="evaluate --state", names=(), again="update", adopt=("*.result", "*.part")
     )
-    model = {
-        "weights": weights,
-        "variant": variant,
-        "device": device,
-        "precision": precision,
-        "scale": scale,
-        "score_threshold": score_threshold,
-        "unknown_threshold": unknown_threshold,
-        "label_resize": label_resize,
-        "allow_random_weights": allow_random_weights,
-    }
-    try:
-        spread = None
-        if cluster is not None:
-            spread = Cluster(kind=cluster, address=cluster_address, workers=workers, state=state)
-            if not bag:
-                fail("--cluster is for bags: name some")
-        if bag and not gt_json and not pred_json and not root:
-            named = weights or variant or allow_random_weights
-            part, facts = form.bags(
-                bag, gt_bag or [], outputs=outputs, image=image_topic, kind=dataset, model=model,
-                use_model=bool(named),
-                cluster=spread,
-            )  # fmt: skip
-        elif gt_json and pred_json and not dataset and not bag:
-            part, facts = form.files(
-                truth_json=gt_json,
-                truth_folder=gt_dir or gt_json.with_suffix(""),
-                prediction_json=pred_json,
-                prediction_folder=pred_dir or pred_json.with_suffix(""),
-                extras=Extras(
-                    images=images,
-                    truth_unknown=gt_unknown_dir,
-                    prediction_unknown=pred_unknown_dir,
-                    unknown_score=pred_unknown_score_dir,
-                ),
-            )
-        elif dataset and not gt_json and not pred_json and not bag:
-            part, facts = form.dataset(dataset, root, split, model)
-        else:
-            fail("name either --bag, or --gt-json and --pred-json, or --dataset and its --root")
-        result = part.result()
-    except EvaluationError as error:
-        fail(str(error))
-    show(result, part.notes)
-    if json_file:
-        content = {**to_json(result), "facts": dict(facts), "notes": part.notes}
-        write(json_file, json.dumps(content, indent=1))
-    if report:
-        page = Page(
-            title="Panoptic evaluation",
-            result=result,
-            snapshots=part.snapshots(report_frames),
-            facts=facts,
-            notes=part.notes,
-            series=part.series,
+
+
+@evaluate.command("bags")
+@with_option_groups
+def _bags(
+    bags: Annotated[
+        list[Path],
+        typer.Argument(metavar="BAG", help="Bags with results of the node, or with images."),
+    ],
+    report: ReportOptions,
+    model: ModelOptions,
+    cluster: ClusterOptions,
+    gt_bag: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="BAG", help="Bag with the ground truth of a BAG; once for each."),
+    ] = None,
+    processes: Processes = CPUS,
+    limit: Annotated[
+        int | None, rare(metavar="N", min=1, help="Frames of each bag to run the model on.")
+    ] = None,
+    outputs: Annotated[
+        str | None, rare(help="Namespace of the results, such as /panoptic.")
+    ] = None,
+    image_topic: Annotated[
+        str | None, rare(help="Topic of the images, if there are several.")
+    ] = None,
+    taxonomy: Annotated[
+        str | None, rare(help="cityscapes or coco, for bags without label_info.")
+    ] = None,
+) -> None:
+    """Evaluate bags with ground truth, all as one dataset.
+
+    Bags hold results of the node, or images for a model (--weights or --variant).
+    """
+    truths = gt_bag or []
+    for group in (report, cluster):
+        group.check()
+    model.check(here=cluster.cluster is None)
+    if truths and len(truths) != len(bags):
+        raise EvaluationError(f"{len(bags)} bags, but {len(truths)} --gt-bag: give one for each")
+    for bag in (*bags, *truths):
+        require_path(bag, "bag")
+    if taxonomy is not None:
+        check_choice("taxonomy", taxonomy, ("cityscapes", "coco"))
+    from upsnet_ros.cli.evaluate_runs import BagInputs, Run
+
+    inputs = BagInputs(
+        bags=bags, truths=truths, outputs=outputs, image=image_topic, taxonomy=taxonomy
+    )
+    named = (model.weights, model.variant, model.label_map, model.allow_random_weights)
+    run = Run(report=report, processes=processes, limit=limit)
+    run.finish(*run.bags(inputs, model=asdict(model), use_model=any(named), cluster=cluster))
+    if cluster.cluster is not None:
+        console(stderr=True, soft_wrap=True).print(
+            f"results of each bag are kept in {cluster.state} for later runs; you may remove it"
         )
-        write(report, page.html())
+
+
+@evaluate.command("files")
+@with_option_groups
+def _files(
+    gt_json: Annotated[
+        Path, typer.Option(metavar="FILE", help="Ground truth: a panoptic JSON file.")
+    ],
+    pred_json: Annotated[Path, typer.Option(metavar="FILE", help="Prediction: the same format.")],
+    report: ReportOptions,
+    gt_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Its PNGs. Default: named like it."),
+    ] = None,
+    pred_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Its PNGs. Default: named like it."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images, for the HTML report.")
+    ] = None,
+    processes: Processes = CPUS,
+    gt_unknown_dir: Annotated[
+        Path | None, rare(metavar="DIR", help="Masks of objects outside the classes.")
+    ] = None,
+    pred_unknown_dir: Annotated[
+        Path | None, rare(metavar="DIR", help="Masks of pixels predicted as unknown.")
+    ] = None,
+    pred_unknown_score_dir: Annotated[
+        Path | None, rare(metavar="DIR", help="Gray images of unknown scores.")
+    ] = None,
+) -> None:
+    """Evaluate a COCO panoptic JSON file and its PNGs against another one."""
+    report.check()
+    for path in (gt_json, pred_json):
+        require_file(path)
+    folders = (gt_dir, pred_dir, images, gt_unknown_dir, pred_unknown_dir, pred_unknown_score_dir)
+    for folder in folders:
+        require_path(folder, "folder")
+    from upsnet_ros.cli.evaluate_runs import Run
+    from upsnet_ros.evaluation.panoptic_files import Extras
+
+    run = Run(report=report, processes=processes)
+    run.finish(
+        *run.files(
+            truth_json=gt_json,
+            truth_folder=gt_dir or gt_json.with_suffix(""),
+            prediction_json=pred_json,
+            prediction_folder=pred_dir or pred_json.with_suffix(""),
+            extras=Extras(
+                images=images,
+                truth_unknown=gt_unknown_dir,
+                prediction_unknown=pred_unknown_dir,
+                unknown_score=pred_unknown_score_dir,
+            ),
+        )
+    )
+
+
+@evaluate.command("dataset")
+@with_option_groups
+def _dataset(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="cityscapes, coco, or scenes (synthetic, no --root)."),
+    ],
+    report: ReportOptions,
+    model: ModelOptions,
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the dataset.")] = None,
+    split: Annotated[str | None, typer.Option(help="Default: val, or val2017 for coco.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Evaluate N frames, evenly spaced; with --vpq the first."
+        ),
+    ] = None,
+) -> None:
+    """Evaluate a model on a labelled dataset."""
+    for group in (report, model):
+        group.check()
+    check_choice("dataset", name, ("cityscapes", "coco", "scenes"))
+    if name == "scenes" and split is not None:
+        check_split(split)
+    if name != "scenes" and root is None:
+        raise EvaluationError(f"dataset {name} needs its folder: pass --root")
+    require_path(root, "folder")
+    from upsnet_ros.cli.evaluate_runs import Run
+
+    run = Run(report=report, limit=limit)
+    run.finish(*run.dataset(name, root, split, asdict(model)))

@@ -1,37 +1,41 @@
-"""`upsnet record`: the node's answers as pictures, a video and label images."""
+"""`upsnet record`: write the node's results as pictures, a video and label images."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import rclpy
 import typer
-from rclpy.signals import SignalHandlerOptions
 
-from upsnet_ros.cli import fail
-from upsnet_ros.cli.progress import frame_progress
-from upsnet_ros.inference.recording import RecordingError, RecordingSettings
-from upsnet_ros.inference.video import VideoError
-from upsnet_ros.ros.names import full_name
-from upsnet_ros.ros.recorder import Keep, Recorder, RecorderError, RecorderSettings
-from upsnet_ros.ros.signals import stop_on_signals
-from upsnet_ros.ros.transport import use_shared_memory_profile
+from upsnet_ros.cli.commands import errors_as_one_line, fail
+from upsnet_ros.cli.options import (
+    Overwrite,
+    check_namespace,
+    check_ros_arguments,
+    check_topic,
+    rare,
+)
+from upsnet_ros.cli.terminal import frame_progress
+from upsnet_ros.output_files import OutputFolder, bag_names
+from upsnet_ros.playback.settings import RecorderSettings
+
+if TYPE_CHECKING:
+    from upsnet_ros.playback.recorder import Keep
 
 
 class Codec(str, Enum):
-    """See `upsnet_ros.inference.video.CODECS`."""
+    """See `upsnet_ros.drawing.result_folder.CODECS`."""
 
     mp4v = "mp4v"
     vp09 = "vp09"
 
 
 class Reliability(str, Enum):
-    """Reliability asked of the camera."""
+    """Reliability requested from the camera's publisher."""
 
     best_effort = "best_effort"
     reliable = "reliable"
@@ -39,126 +43,155 @@ class Reliability(str, Enum):
 
 def record(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write into.")],
-    count: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")],
+    count: Annotated[int | None, typer.Option(metavar="N", help="Stop after N frames.")] = None,
     timeout: Annotated[
         float | None,
         typer.Option(
-            help="Stop after so many seconds without a complete frame; an error if --count is not"
-            " reached, or nothing came at all. Not given: wait for ever."
+            metavar="S",
+            help="Stop after S seconds without a frame; an error if --count is not reached or"
+            " nothing was received.",
         ),
     ] = None,
     video: Annotated[bool, typer.Option(help="Write overlay.mp4.")] = True,
     png: Annotated[bool, typer.Option(help="Write overlay/*.png.")] = True,
-    video_rate: Annotated[float, typer.Option(help="Frames a second of the video.")] = 10.0,
-    codec: Annotated[
-        Codec,
-        typer.Option(help="mp4v is quick; vp09 is slow, and plays in browsers too."),
-    ] = Codec.mp4v,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a recording that DIR holds.")
-    ] = False,
     bag: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write every message that comes into a bag too."),
+        typer.Option(metavar="DIR", help="Also write all received messages to a bag."),
     ] = None,
     image_topic: Annotated[
-        str, typer.Option(help="The camera, relative to the namespace unless it begins with /.")
-    ] = "image",
+        str | None,
+        typer.Option(help="Camera topic. Default: the topic that the node subscribes to."),
+    ] = None,
+    namespace: Annotated[
+        str, typer.Option(help="Of the results; /panoptic/NAME with several cameras.")
+    ] = "/panoptic",
+    overwrite: Overwrite = False,
+    video_rate: Annotated[float, rare(metavar="HZ", help="Frame rate of the video.")] = 10.0,
+    codec: Annotated[
+        Codec, rare(help="mp4v is fast; vp09 is slow and also plays in browsers.")
+    ] = Codec.mp4v,
     compressed: Annotated[
-        bool, typer.Option("--compressed", help="Read CompressedImage from IMAGE_TOPIC/compressed.")
+        bool,
+        rare("--compressed", help="Subscribe to CompressedImage on IMAGE_TOPIC/compressed."),
     ] = False,
     image_reliability: Annotated[
-        Reliability, typer.Option(help="best_effort hears every camera, but may miss frames.")
+        Reliability, rare(help="best_effort matches every camera but may lose frames.")
     ] = Reliability.best_effort,
     queue: Annotated[
         int,
-        typer.Option(
-            help="Frames kept while something of them is missing: more than come while the node"
-            " answers one."
+        rare(
+            metavar="N",
+            help="Incomplete frames to keep; more than arrive while the node processes one.",
         ),
     ] = 100,
-    namespace: Annotated[
-        str, typer.Option(help="Where the answers are; with several cameras /panoptic/NAME.")
-    ] = "/panoptic",
+    inside: Annotated[bool, typer.Option("--inside", hidden=True)] = False,
 ) -> None:
-    """Write the node's answers as pictures, a video and label images.
+    """Write the node's results as pictures, a video and label images.
 
     Joins image, labels, instances and unknown_mask by exact stamp. DIR/labels holds 16-bit PNGs in
-    Cityscapes' instanceIds form (for COCO: RGB PNGs in its panoptic form), DIR/frames.csv a row
-    for each frame. Whatever ends the recording, what was written stays readable.
+    Cityscapes' instanceIds format (COCO: panoptic RGB PNGs), DIR/frames.csv a row per frame.
+    Recorded files stay readable however the recording ends.
     """
-    try:
-        settings = RecorderSettings(
-            image_topic=image_topic,
-            compressed=compressed,
-            image_reliability=image_reliability.value,
-            count=count,
-            timeout=timeout,
-            queue=queue,
-        )
-        recording = RecordingSettings(
-            pictures=png,
-            video=video,
-            video_rate_hz=video_rate,
-            codec=codec.value,
-            overwrite=overwrite,
-        )
-    except ValueError as error:
-        fail(str(error))
-    use_shared_memory_profile()
-    rclpy.init(args=ctx.obj, signal_handler_options=SignalHandlerOptions.NO)
-    stop = stop_on_signals()
-    try:
-        with _bag(bag, namespace=namespace, overwrite=overwrite) as keep:
-            recorder = Recorder(
-                out, settings=settings, recording=recording, namespace=namespace, keep=keep
+    check_topic("--image-topic", image_topic)
+    check_namespace("--namespace", namespace)
+    check_ros_arguments(ctx.obj or ())
+    settings = RecorderSettings(
+        image_topic=image_topic,
+        compressed=compressed,
+        image_reliability=image_reliability.value,
+        count=count,
+        timeout=timeout,
+        queue=queue,
+    )
+    if bag is not None and bag.resolve() == out.resolve():
+        fail(f"--out and --bag are the same folder, {out}: name two")
+    from upsnet_ros.drawing.result_folder import RecordingSettings, check_folder
+
+    recording = RecordingSettings(
+        pictures=png,
+        video=video,
+        video_rate_hz=video_rate,
+        codec=codec.value,
+        overwrite=overwrite,
+        inside=inside,  # set by `upsnet demo`, which manages the folder
+    )
+    folder = check_folder(out, recording) or nullcontext()
+    kept = _bag_folder(bag, overwrite=overwrite, inside=inside)
+    from upsnet_ros.node.process import RosProcess
+    from upsnet_ros.playback.recorder import Recorder
+
+    with (
+        RosProcess(ctx.obj) as ros,
+        errors_as_one_line("record"),
+        folder,
+        kept,
+        _bag(bag, namespace=namespace) as keep,
+    ):
+        recorder = ros.own(
+            Recorder(
+                out,
+                settings=settings,
+                recording=replace(recording, inside=True),  # the folder entered above
+                namespace=namespace,
+                keep=keep,
             )
-            try:
-                with frame_progress() as progress:
-                    task = progress.add_task(f"recording to {out}", total=count)
-                    for written in recorder.record(stopped=stop.done):
-                        progress.update(task, completed=written)
-            finally:
-                _report(out, recorder.summary())
-                recorder.destroy_node()
-    except (RecorderError, RecordingError, VideoError) as error:
-        fail(str(error))
-    finally:
-        rclpy.try_shutdown()
+        )
+        try:
+            with frame_progress() as progress:
+                task = progress.add_task(f"recording to {out}", total=count)
+                for written in recorder.record(stopped=ros.stop.done):
+                    progress.update(task, completed=written)
+        finally:
+            _report(out, recorder.summary())
+
+
+def _bag_folder(
+    path: Path | None, *, overwrite: bool, inside: bool
+) -> AbstractContextManager[object]:
+    """Return the output folder of the bag; an empty context if there is none to manage."""
+    if path is None or inside:
+        return nullcontext()
+    again: Literal["replace", "refuse"] = "replace" if overwrite else "refuse"
+    return OutputFolder(
+        path, command="record --bag", names=bag_names(path.name), again=again, what="bag"
+    )
 
 
 @contextmanager
-def _bag(path: Path | None, *, namespace: str, overwrite: bool) -> Iterator[Keep | None]:
-    """What writes into the bag that was asked for; None where none was."""
+def _bag(path: Path | None, *, namespace: str) -> Iterator[Keep | None]:
+    """Yield the function that writes to the requested bag; None without one."""
     if path is None:
         yield None
         return
-    # Only here: pictures are recorded without rosbags too.
-    from upsnet_ros.bags import BagError
-    from upsnet_ros.ros.bag_thread import BagThread
+    # Imported here because pictures can be recorded without rosbags.
+    from upsnet_ros.bags.writer import BagThread
+    from upsnet_ros.messages.results import full_name
 
-    try:
-        if overwrite and (path / "metadata.yaml").exists():
-            shutil.rmtree(path)
-        with BagThread(path, latched=[full_name("label_info", namespace=namespace)]) as bag:
-            yield bag.write
-    except BagError as error:
-        fail(str(error))
+    with BagThread(path, latched=[full_name("label_info", namespace=namespace)]) as bag:
+        yield bag.write
 
 
 def _report(out: Path, summary: dict[str, Any]) -> None:
-    """What was recorded, and what was not and why, in a few lines on stderr."""
-    lines = [f"recorded {summary['frames']} frames in {out}"]
+    """Print what was recorded and what was lost, and why, on stderr."""
+    count = summary["frames"]
+    lines = [f"recorded {count} frames in {out}" if count else "recorded no frames"]
     latency = summary["latency_ms"]
     if latency["p50"] is not None:
-        lines.append(f"image to answer: p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms")
+        lines.append(f"image to result: p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms")
+    if summary["unanswered"]:
+        lines.append(
+            f"{summary['unanswered']} frames without a result: the node did not receive them, or"
+            " dropped them while busy (/diagnostics counts total_dropped_frames)"
+        )
     if summary["incomplete"]:
         missing = ", ".join(f"{topic} {count}x" for topic, count in summary["missing"].items())
-        lines.append(f"{summary['incomplete']} stamps never complete; missing: {missing}")
+        lines.append(f"{summary['incomplete']} frames incomplete; missing: {missing}")
     if summary["overrun"]:
-        lines.append(f"{summary['overrun']} frames lost: writing was slower than they came")
+        lines.append(f"{summary['overrun']} frames lost: writing was too slow")
     if summary["malformed"]:
         lines.append(f"{summary['malformed']} frames malformed: {summary['last_malformed']}")
+    for what, count in summary["refused"].items():
+        lines.append(f"{what} refused {count}x")
     for line in lines:
         typer.echo(line, err=True)

@@ -1,36 +1,59 @@
-"""`upsnet replay`: a bag through the running node, and its answers into a bag."""
+"""`upsnet replay`: run a bag through the node and record the results in a bag."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Mapping
-from enum import Enum
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.table import Table
 
-from upsnet_ros.bags import BagError
-from upsnet_ros.cli import fail
-from upsnet_ros.cli.node_options import OF_A_DRIVEN_NODE, given, ros_arguments, with_node_options
-from upsnet_ros.cli.processes import ProcessError
-from upsnet_ros.cli.replay_run import BAG, FIGURES, ReplayJob, make_room, run
-from upsnet_ros.cli.replay_summary import histogram_table, summary_lines
-from upsnet_ros.ros.names import absolute_namespace
-from upsnet_ros.ros.replay_settings import ReplaySettings
-from upsnet_ros.ros.replay_topics import TRUTH, ReplayTopics, topics_of
-from upsnet_ros.ros.replayer import ReplayError
-from upsnet_ros.ros.settings import Value
+from upsnet_ros.cli.commands import errors_as_one_line, fail
+from upsnet_ros.cli.node import (
+    OF_A_DRIVEN_NODE,
+    check_parameters,
+    given,
+    ros_arguments,
+    with_node_options,
+)
+from upsnet_ros.cli.options import (
+    Compression,
+    Overwrite,
+    Storage,
+    check_namespace,
+    check_ros_arguments,
+    rare,
+    require_path,
+)
+from upsnet_ros.cli.terminal import console, frame_progress
+from upsnet_ros.errors import ReplayError, UpsnetError
+from upsnet_ros.output_files import OutputFolder, bag_names, write_whole
+from upsnet_ros.playback.settings import ReplaySettings
+from upsnet_ros.processes.child_processes import ProcessGroup, run_upsnet
+from upsnet_ros.processes.transport import private_environment
 
-_PLAY = "What is played, and how"
-_OUT = "What is written"
-_NODE = "The node that it starts"
+if TYPE_CHECKING:
+    from upsnet_ros.bags.reader import Bag, Record
+    from upsnet_ros.bags.replay_topics import ReplayTopics
+    from upsnet_ros.node.parameter_info import Value
+    from upsnet_ros.node.process import RosProcess
+
+__all__ = ["histogram_table", "replay", "summary_lines"]
+
+#: In the output folder: the bag of results, and the metrics.
+BAG = "bag"
+METRICS = "replay.json"
+_FILES = (METRICS, "report.html", "evaluation.json", "logs/*.log")
 
 _CLOCK_HZ = 40.0
+_BAR = 40
 
-# The node's parameter that switches each output.
+#: The node's parameter that switches each output.
 _SWITCHES = {
     "labels": "publish_labels",
     "instances": "publish_instances",
@@ -38,204 +61,160 @@ _SWITCHES = {
     "unknown_score": "publish_unknown_score",
     "semantic": "publish_semantic",
     "confidence": "publish_semantic",
+    "color_mask": "publish_color_mask",
     "overlay": "publish_overlay",
     "overlay/compressed": "publish_overlay",
 }
 _USUAL = ("labels", "instances", "unknown_mask")
+#: What a points node publishes; `replay_topics.POINT_OUTPUTS`, which imports OpenCV.
+_POINT_OUTPUTS = frozenset({"points", "unknown_points", "objects"})
 
 
-class Storage(str, Enum):
-    """Formats of a bag."""
-
-    mcap = "mcap"
-    sqlite3 = "sqlite3"
-
-
-class Compression(str, Enum):
-    """Compressions of a bag."""
-
-    none = "none"
-    zstd = "zstd"
-
-
-@with_node_options(leave_out=OF_A_DRIVEN_NODE, panel=_NODE)
+@with_node_options(leave_out=OF_A_DRIVEN_NODE, common=("weights", "device", "scale"))
 def replay(
     ctx: typer.Context,
-    bag: Annotated[Path, typer.Argument(metavar="BAG", help="Folder of a bag, or one file of it.")],
-    lockstep: Annotated[
-        bool,
-        typer.Option(
-            "--lockstep",
-            help="Send an image only when the one before it was answered, as fast as that goes."
-            " This is the default.",
-            rich_help_panel=_PLAY,
-        ),
-    ] = False,
+    bag: Annotated[Path, typer.Argument(metavar="BAG", help="Bag: a folder or a file.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Output: DIR/bag, DIR/replay.json.")
+    ] = Path("replay_output"),
+    overwrite: Overwrite = False,
     realtime: Annotated[
         float | None,
         typer.Option(
             metavar="RATE",
-            help="Send as the bag's times tell, RATE times as fast; images that the node cannot"
-            " answer in time are lost and counted.",
-            rich_help_panel=_PLAY,
+            help="Play at RATE times the recorded speed. Default: as fast as the node.",
         ),
     ] = None,
-    topic: Annotated[
-        str | None,
-        typer.Option(
-            help="The camera. Not given: the only topic of Image or CompressedImage.",
-            rich_help_panel=_PLAY,
-        ),
-    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Then evaluate into DIR/report.html.")
+    ] = False,
+    points: Annotated[
+        bool,
+        typer.Option("--points", help="Label the clouds of the bag's lidar too (upsnet points)."),
+    ] = False,
+    topic: Annotated[str | None, typer.Option(help="Camera topic, if there are several.")] = None,
     start: Annotated[
-        float | None,
-        typer.Option(help="Begin so many seconds into the bag.", rich_help_panel=_PLAY),
+        float | None, typer.Option(metavar="S", help="Start S seconds into the bag.")
     ] = None,
-    duration: Annotated[
-        float | None, typer.Option(help="Play so many seconds of it.", rich_help_panel=_PLAY)
+    duration: Annotated[float | None, rare(metavar="S", help="Play S seconds.")] = None,
+    node: Annotated[bool, typer.Option(help="Start a node, or use a running one.")] = True,
+    record: Annotated[
+        list[str] | None,
+        rare(
+            metavar="OUTPUT",
+            help="Output of the node to record, such as labels; repeat it. Default: labels,"
+            " instances, unknown_mask and what the node's options switch on.",
+        ),
     ] = None,
+    lockstep: Annotated[
+        bool, rare("--lockstep", help="Send an image after the result of the last one (default).")
+    ] = False,
     loop: Annotated[
         bool,
-        typer.Option(
-            "--loop",
-            help="Begin anew at the end, until Ctrl-C; the first round is recorded.",
-            rich_help_panel=_PLAY,
-        ),
+        rare("--loop", help="Repeat until Ctrl-C; the first round is recorded."),
     ] = False,
     clock: Annotated[
         bool,
-        typer.Option(
-            "--clock",
-            help="Publish the bag's time on /clock, and start the node with use_sim_time.",
-            rich_help_panel=_PLAY,
-        ),
+        rare("--clock", help="Publish the bag's time on /clock; the node uses it."),
     ] = False,
     timeout: Annotated[
-        float,
-        typer.Option(
-            help="Seconds to wait for the node, and for each answer.", rich_help_panel=_PLAY
-        ),
+        float, rare(metavar="S", help="Seconds to wait for the node, and for each result.")
     ] = 120.0,
-    node: Annotated[
-        bool,
-        typer.Option(
-            help="Start a node, in a ROS domain of its own. With --no-node one that runs answers.",
-            rich_help_panel=_PLAY,
-        ),
-    ] = True,
-    namespace: Annotated[
-        str, typer.Option(help="Of the node that answers.", rich_help_panel=_PLAY)
-    ] = "/panoptic",
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR",
-            help="Where to write: DIR/bag, DIR/replay.json, with --evaluate DIR/report.html.",
-            rich_help_panel=_OUT,
-        ),
-    ] = Path("replay_output"),
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace a replay that DIR holds.", rich_help_panel=_OUT),
-    ] = False,
-    record: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="OUTPUT",
-            help="An output of the node to wait for and to record, as labels; once for each."
-            " Not given: labels, instances, unknown_mask and what the node's options ask for.",
-            rich_help_panel=_OUT,
-        ),
-    ] = None,
+    namespace: Annotated[str, rare(help="Namespace of the node.")] = "/panoptic",
     truth: Annotated[
         list[str] | None,
-        typer.Option(
+        rare(
             metavar="TOPIC",
-            help="Ground truth to copy: a topic, or where several begin. Not given: /ground_truth.",
-            rich_help_panel=_OUT,
+            help="Ground truth to copy: a topic, or a common prefix of several. Default:"
+            " /ground_truth.",
         ),
     ] = None,
-    images: Annotated[
-        bool,
-        typer.Option(help="Copy the images too, for a report to show.", rich_help_panel=_OUT),
-    ] = True,
-    storage: Annotated[
-        Storage, typer.Option(help="Format of DIR/bag.", rich_help_panel=_OUT)
-    ] = Storage.mcap,
-    compression: Annotated[
-        Compression, typer.Option(help="Of DIR/bag.", rich_help_panel=_OUT)
-    ] = Compression.none,
-    evaluate: Annotated[
-        bool,
-        typer.Option(
-            "--evaluate",
-            help="Judge the answers by the bag's ground truth when they are there.",
-            rich_help_panel=_OUT,
-        ),
-    ] = False,
+    images: Annotated[bool, rare(help="Copy the images too, for reports.")] = True,
+    storage: Annotated[Storage, rare(help="Format of DIR/bag.")] = Storage.mcap,
+    compression: Annotated[Compression, rare(help="Compression of DIR/bag.")] = Compression.none,
     **options: Any,
 ) -> None:
-    """Play a bag to the node over DDS, and record its answers with their original stamps.
+    """Run a bag through the node over DDS and record the results with their stamps.
 
-    Everything else in the bag is played along. Ctrl-C at any time leaves a readable DIR/bag.
+    Other topics of the bag are played too. After Ctrl-C, DIR/bag is readable.
     """
     if lockstep and realtime is not None:
         fail("--lockstep and --realtime exclude each other")
     values = given(options)
     if values and not node:
-        fail(f"--no-node starts none that could take --{next(iter(values)).replace('_', '-')}")
+        name = next(iter(values)).replace("_", "-")
+        fail(f"--{name} is an option of the node that --no-node does not start")
+    if points and not node:
+        fail("--points starts a points node: with --no-node start it yourself, and --record points")
+    if node and not points and (named := _POINT_OUTPUTS.intersection(record or ())):
+        fail(f"--record {min(named)} needs --points, which starts the node that publishes it")
     if realtime is None and values.get("max_rate"):
-        fail("--max-rate loses images, and in lockstep each has to be answered: use --realtime")
+        fail("--max-rate drops images, but lockstep needs a result for each: use --realtime")
+    settings = ReplaySettings(
+        rate=realtime,
+        loop=loop,
+        clock_hz=_CLOCK_HZ if clock else None,
+        outputs=_recorded(record, values, points=points),
+        timeout=timeout,
+    )
+    check_parameters(values)
+    check_namespace("--namespace", namespace)
+    check_ros_arguments(ctx.obj or ())
+    folder = _output_folder(out, overwrite=overwrite)
+    require_path(bag)
+    from upsnet_ros.bags.replay_topics import TRUTH, topics_of
+    from upsnet_ros.messages.results import absolute_namespace
+
     namespace = absolute_namespace(namespace)
-    try:
-        settings = ReplaySettings(
-            rate=realtime,
-            loop=loop,
-            clock_hz=_CLOCK_HZ if clock else None,
-            outputs=tuple(record) if record else _outputs(values),
-            timeout=timeout,
-        )
-        topics = topics_of(
-            bag, camera=topic, truth=truth or (TRUTH,), namespace=namespace, clock=clock
-        )
-        if evaluate and not topics.truth:
-            fail(f"--evaluate needs ground truth; {bag} holds none (--truth names its topics)")
-        make_room(out, overwrite=overwrite)
-    except (ValueError, OSError) as error:  # BagError, TopicError are ValueErrors
-        fail(str(error))
-    values |= {_SWITCHES[name]: True for name in record or ()}
-    job = ReplayJob(
+    topics = topics_of(bag, camera=topic, truth=truth or (TRUTH,), namespace=namespace, clock=clock)
+    if evaluate and not topics.truth:
+        fail(f"--evaluate needs ground truth; {bag} holds none (--truth names its topics)")
+    values |= {_SWITCHES[name]: True for name in record or () if name in _SWITCHES}
+    job = _Job(
         bag=bag,
         start=start,
         duration=duration,
         topics=topics,
         settings=settings,
         out=out,
-        storage=storage.value,
-        compression=compression.value,
+        storage=storage,
+        compression=compression,
         images=images,
         namespace=namespace,
         node=_node(topics, settings, values=values, namespace=namespace) if node else None,
-        ros_args=ctx.obj or (),
+        points=_points_node(bag, topics, settings, namespace=namespace) if points else None,
     )
-    try:
-        figures = run(job)
-    except (ReplayError, ProcessError, BagError) as error:
-        fail(f"{error}\n{out / BAG} holds what was answered before")
-    _report(figures, out)
-    if figures["interrupted"] and not loop:
-        raise typer.Exit(130)
-    if evaluate:
-        _evaluate(out)
+    if node:
+        # Other nodes in the user's domain must neither receive these images nor answer.
+        os.environ.update(private_environment())
+    from upsnet_ros.node.process import RosProcess
+
+    with RosProcess(ctx.obj or ()) as ros, errors_as_one_line("replay"), folder:
+        try:
+            metrics = _run(job, ros)
+        except UpsnetError as error:
+            error.details += f"\n{out / BAG} holds the results so far"
+            raise
+        _report(metrics, out)
+        if metrics["interrupted"] and not loop:
+            raise typer.Exit(130)
+        if evaluate:
+            _evaluate(out)
 
 
-def _outputs(values: Mapping[str, Value]) -> tuple[str, ...]:
-    """What the node's options ask for; overlays only where --record names them, for their size."""
-    return tuple(
+def _recorded(
+    record: Sequence[str] | None, values: Mapping[str, Value], *, points: bool
+) -> tuple[str, ...]:
+    """Return the outputs to record: those named, or those that the node's options switch on.
+
+    Overlays have to be named.
+    """
+    outputs = record or [
         name
         for name, switch in _SWITCHES.items()
         if not name.startswith("overlay") and values.get(switch, name in _USUAL)
-    )
+    ]
+    return tuple(dict.fromkeys([*outputs, *(sorted(_POINT_OUTPUTS) if points else ())]))
 
 
 def _node(
@@ -245,12 +224,12 @@ def _node(
     values: Mapping[str, Value],
     namespace: str,
 ) -> list[str]:
-    """The command line of a node that answers this replay."""
+    """Return the command line of the node for this replay."""
     lockstep = settings.rate is None
     driven: dict[str, Value] = {
         **values,
         "image_transport": "compressed" if topics.compressed else "raw",
-        # In lockstep nothing may be lost.
+        # Lockstep needs every image.
         "image_reliability": "reliable" if lockstep else "best_effort",
     }
     arguments = ros_arguments(
@@ -262,17 +241,252 @@ def _node(
     return ["node", *arguments]
 
 
-def _report(figures: Mapping[str, Any], out: Path) -> None:
-    console = Console(soft_wrap=True, highlight=False)
-    for line in summary_lines(figures):
-        console.print(line, markup=False)
-    if figures["answered"]:
-        console.print(histogram_table(figures["histogram"]))
-    console.print(f"recorded in {out / BAG}; figures in {out / FIGURES}", markup=False)
+def _points_node(
+    bag: Path, topics: ReplayTopics, settings: ReplaySettings, *, namespace: str
+) -> list[str]:
+    """Return the command line of the points node for this replay.
+
+    Raises:
+        PointsError: If /tf_static of the bag does not lead from the clouds to the camera.
+        TopicError: If the bag has no clouds that can be labelled.
+    """
+    from scipy.spatial.transform import Rotation
+
+    from upsnet_ros.bags.replay_topics import point_inputs
+    from upsnet_ros.points.camera_model import RigidTransform, StaticTransforms
+
+    inputs = point_inputs(bag, topics)
+    tree = StaticTransforms()
+    for parent, child, pose in inputs.transforms:
+        name = f"the transform from {child} to {parent}"
+        tree.add(parent, child, RigidTransform.from_values(pose, name=name))
+    found = tree.lookup(source=inputs.source, target=inputs.target)
+    turn = Rotation.from_matrix(found.rotation).as_quat()
+    # Given as a parameter: not every machine has tf2_msgs, to replay /tf_static with.
+    values: dict[str, Value] = {
+        "input": "cloud",
+        "extrinsics": tuple(map(float, (*found.translation, *turn))),
+        "max_offset": 0.0,
+        "sensor_reliability": "reliable",
+    }
+    arguments = ros_arguments(
+        values,
+        remappings={"points_in": inputs.cloud, "camera_info": inputs.camera_info},
+        namespace=namespace,
+        use_sim_time=settings.clock_hz is not None,
+    )
+    return ["points", *arguments]
+
+
+def _report(metrics: Mapping[str, Any], out: Path) -> None:
+    terminal = console(soft_wrap=True)
+    for line in summary_lines(metrics):
+        terminal.print(line)
+    if metrics["answered"]:
+        terminal.print(histogram_table(metrics["histogram"]))
+    terminal.print(f"recorded in {out / BAG}; metrics in {out / METRICS}")
 
 
 def _evaluate(out: Path) -> None:
-    # A process of its own: it shall be what anybody would call, and needs no ROS.
-    command = [sys.executable, "-m", "upsnet_ros.cli", "evaluate", "--bag", str(out / BAG)]
-    command += ["--report", str(out / "report.html"), "--json", str(out / "evaluation.json")]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    # In a process of its own, as a user would call it.
+    files = ["--report", str(out / "report.html"), "--json", str(out / "evaluation.json")]
+    raise typer.Exit(run_upsnet("evaluate", "bags", str(out / BAG), *files, "--overwrite"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What to replay, and where to write.
+
+    Attributes:
+        bag: Folder or file of the bag.
+        start: Seconds into the bag at which to start.
+        duration: Seconds to play.
+        topics: The role of each topic.
+        settings: How to play.
+        out: Output folder.
+        storage: See `BagThread`.
+        compression: See `BagThread`.
+        images: Whether to copy the images too.
+        namespace: Namespace of the node.
+        node: Command line of the node to start; None uses a running node.
+        points: Command line of the points node to start, or None.
+    """
+
+    bag: Path
+    start: float | None
+    duration: float | None
+    topics: ReplayTopics
+    settings: ReplaySettings
+    out: Path
+    storage: Storage
+    compression: Compression
+    images: bool
+    namespace: str
+    node: Sequence[str] | None
+    points: Sequence[str] | None
+
+
+def _output_folder(out: Path, *, overwrite: bool) -> OutputFolder:
+    """Return the output folder; enter it around `_run`.
+
+    Raises:
+        OutputError: If it holds anything else, or a replay that must not be replaced.
+    """
+    names = (*bag_names(BAG, folder=f"{BAG}/"), *_FILES)
+    return OutputFolder(
+        out,
+        command="replay",
+        names=names,
+        again="replace" if overwrite else "refuse",
+        what="replay",
+    )
+
+
+def _run(job: _Job, ros: RosProcess) -> dict[str, Any]:
+    """Replay, write the results, and return the content of replay.json.
+
+    SIGINT and SIGTERM end it early, which sets ``interrupted``. The bag is always complete.
+
+    Args:
+        job: What to replay.
+        ros: This process.
+
+    Raises:
+        ReplayError: If the node or a result does not arrive in time.
+        ProcessError: If the node that was started ends.
+        BagError: If a bag cannot be read or written.
+    """
+    from upsnet_ros.bags.reader import open_bag
+    from upsnet_ros.bags.writer import BagThread
+    from upsnet_ros.messages.results import full_name
+    from upsnet_ros.playback.replayer import Replayer
+
+    with ExitStack() as stack:
+        source = stack.enter_context(
+            open_bag(job.bag, topics=job.topics.played, start=job.start, duration=job.duration)
+        )
+        results = stack.enter_context(
+            BagThread(
+                job.out / BAG,
+                storage=job.storage.value,
+                compression=job.compression.value,
+                types=source.types,
+                latched=[full_name("label_info", namespace=job.namespace), *job.topics.latched],
+            )
+        )
+        group = stack.enter_context(ProcessGroup(job.out / "logs", {})) if job.node else None
+        if group is not None and job.node is not None:
+            group.start("node", job.node)
+            if job.points:
+                group.start("points", job.points)
+        started = ["node", "points"] if job.points else ["node"]
+
+        def stopped() -> bool:
+            if group is not None:
+                for name in started:
+                    group.require(name)
+            return bool(ros.stop.done())
+
+        def record(topic: str, raw: bytes, time_ns: int, msgtype: str) -> None:
+            if job.images or topic != job.topics.camera:
+                results.write(topic, raw, time_ns, msgtype)
+
+        replayer = ros.own(
+            Replayer(job.topics, settings=job.settings, record=record, namespace=job.namespace)
+        )
+        with frame_progress() as progress:
+            task = progress.add_task("waiting for the node", total=_total(source, job))
+            try:
+                for sent in replayer.replay(_Section(source, job), stopped=stopped):
+                    progress.update(task, completed=sent, description=f"replaying {job.bag.name}")
+            except ReplayError as error:
+                # The node's log has the reason, such as an image that cannot be read.
+                if group is not None:
+                    error.details = "\n".join(map(group.log_tail, started))
+                raise
+        if group is not None:
+            for name in reversed(started):
+                group.end(name)
+        losses = source.losses
+    metrics = {
+        "bag": str(job.bag),
+        "camera": job.topics.camera,
+        "mode": "lockstep" if job.settings.rate is None else "realtime",
+        "rate": job.settings.rate,
+        "outputs": list(job.settings.outputs),
+        "node": list(job.node) if job.node else None,
+        "points": list(job.points) if job.points else None,
+        "interrupted": bool(ros.stop.done()),
+        **replayer.tally.report(),
+        "late_ms": round(replayer.late_ms, 1),
+        "truth": sorted(job.topics.truth),
+        "left_out": dict(job.topics.left_out),
+        "losses": losses,
+    }
+    write_whole(job.out / METRICS, (json.dumps(metrics, indent=1) + "\n").encode())
+    return metrics
+
+
+class _Section:
+    """The messages to play: the last latched ones before the section, then the section."""
+
+    def __init__(self, source: Bag, job: _Job) -> None:
+        self._source = source
+        self._before: list[Record] = []
+        if job.start and job.topics.latched:
+            from upsnet_ros.bags.reader import open_bag
+
+            with open_bag(job.bag, topics=sorted(job.topics.latched), duration=job.start) as bag:
+                latest = {record.topic: record for record in bag}
+            for record in latest.values():
+                record.time_ns = source.begin_ns
+            self._before = list(latest.values())
+
+    def __iter__(self) -> Iterator[Record]:
+        yield from self._before
+        yield from self._source
+
+
+def _total(source: Bag, job: _Job) -> int | None:
+    """Return the number of images to send, if it is known."""
+    if job.settings.loop or job.start is not None or job.duration is not None:
+        return None
+    return next(topic.count for topic in source.topics if topic.name == job.topics.camera)
+
+
+def summary_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield lines with counts, latency and everything unusual; see `ReplayTally.report`."""
+    latency = report["latency_ms"]
+    yield (
+        f"{report['sent']} images sent, {report['answered']} with results,"
+        f" {report['missed']} missed ({report['missed_share']:.1%})"
+    )
+    if latency:
+        yield (
+            f"image to result: mean {latency['mean']:.1f} ms, p50 {latency['p50']:.1f},"
+            f" p90 {latency['p90']:.1f}, p99 {latency['p99']:.1f}, max {latency['max']:.1f}"
+        )
+    if report["partly_answered"]:
+        yield f"{report['partly_answered']} of the missed images have some of their results"
+    if report["repeated_stamps"]:
+        yield (
+            f"{report['repeated_stamps']} images repeat the stamp of an image without results yet:"
+            " their results cannot be told apart"
+        )
+    if report["late_ms"] > 100:
+        yield f"playing was too slow: up to {report['late_ms']:.0f} ms late"
+    for topic, why in report["left_out"].items():
+        yield f"{topic} was not played: {why}"
+    for loss in report["losses"]:
+        yield f"not readable: {loss}"
+
+
+def histogram_table(histogram: Mapping[str, Sequence[float]]) -> Table:
+    """Return a histogram of latencies as bars; see `upsnet_ros.playback.replayer.histogram`."""
+    edges, counts = histogram["edges_ms"], histogram["counts"]
+    table = Table("ms", "images", "", title="image to result", box=None, title_justify="left")
+    table.columns[0].justify = table.columns[1].justify = "right"
+    for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
+        bar = "█" * round(_BAR * count / max(counts))
+        table.add_row(f"{low:g}-{high:g}", str(count), bar or ("▏" if count else ""))
+    return table

@@ -1,48 +1,95 @@
-"""`upsnet scenes`: draw driving scenes with their ground truth, as Cityscapes lays its data out."""
+"""`upsnet scenes`: render synthetic street scenes with labels, in the layout of Cityscapes."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
-from upsnet_ros.cli import fail
-from upsnet_ros.cli.sizes import parse_rows_columns
-from upsnet_ros.datasets.scenes.seeds import SPLITS
-from upsnet_ros.datasets.scenes.writer import SceneJob, write_scenes
+from upsnet_ros.cli.commands import fail
+from upsnet_ros.cli.options import (
+    SceneOptions,
+    Split,
+    check_split,
+    parse_height_width,
+    rare,
+    with_option_groups,
+)
+from upsnet_ros.cli.terminal import frame_progress
 
 
+@with_option_groups
 def scenes(
-    out: Annotated[Path, typer.Option(help="Folder to write to, a Cityscapes root afterwards.")],
-    split: Annotated[
-        str, typer.Option(help="train, val or test: their scenes never meet.")
-    ] = "val",
-    seed: Annotated[int, typer.Option(min=0, help="Which set of streets.")] = 0,
-    sequences: Annotated[int, typer.Option(min=1, help="Streets, a sequence each.")] = 1,
-    first: Annotated[int, typer.Option(min=0, help="Number of the first street.")] = 0,
-    length: Annotated[int, typer.Option(min=1, help="Frames of a sequence, 10 a second.")] = 30,
-    size: Annotated[str, typer.Option(help="Rows x columns of a frame.")] = "512x1024",
-    every: Annotated[int, typer.Option(min=1, help="Annotate every so many frames.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 2,
+    scene: SceneOptions,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Output folder: a Cityscapes root.")
+    ] = None,
+    split: Split = "val",
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the streets.")] = 0,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of worker processes.")
+    ] = 2,
+    every: Annotated[int, rare(metavar="N", min=1, help="Annotate every N-th frame.")] = 1,
+    depth: Annotated[
+        bool, rare("--depth", help="Write depth (float32 TIFF, metres) and the camera too.")
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        rare(
+            metavar="DIR",
+            help="Instead of --out: fill the cache of a training dataset of kind scenes.",
+        ),
+    ] = None,
+    frames: Annotated[
+        int, rare(metavar="N", min=1, help="With --cache: length of the dataset.")
+    ] = 4000,
 ) -> None:
-    """Draw driving scenes with exact labels, in the layout of Cityscapes."""
-    if split not in SPLITS:
-        fail(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-    job = SceneJob(
-        out=out,
-        split=split,
-        seed=seed,
-        sequences=sequences,
-        first=first,
-        length=length,
-        size=parse_rows_columns(size),
-        every=every,
-    )
+    """Render synthetic street scenes with exact labels, in the layout of Cityscapes.
+
+    DIR is new, empty, or contains such scenes: other seeds and streets are added, the same ones
+    rendered again.
+    """
+    check_split(split)
+    if (out is None) == (cache is None):
+        fail("give either --out, or --cache to fill the cache of a training dataset")
+    if depth and cache is not None:
+        fail("--depth writes files beside the labels: it needs --out, not --cache")
+    size = parse_height_width(scene.size)
+    if min(size) < 16:
+        fail(f"size {scene.size}: scenes need at least 16x16 pixels")
+    done: Iterator[int]
+    folder: AbstractContextManager[object] = nullcontext()
+    if cache is not None:
+        from upsnet_ros.synthetic.dataset import DrawnScenes, fill_cache
+
+        total, what = frames, f"frames of {split} {seed} in the cache {cache}"
+        dataset = DrawnScenes(split=split, seed=seed, length=frames, size=size, cache=cache)
+        done = fill_cache(dataset, workers=min(workers, len(dataset.streets())))
+    elif out is not None:
+        from upsnet_ros.synthetic.dataset import SceneJob, output_folder, write_scenes
+
+        job = SceneJob(
+            out=out,
+            split=split,
+            seed=seed,
+            sequences=scene.sequences,
+            first=scene.first,
+            length=scene.length,
+            size=size,
+            every=every,
+            depth=depth,
+        )
+        folder = output_folder(job)
+        total, what = job.total, f"frames of {job.city} in {out}"
+        done = (1 for _ in write_scenes(job, workers=min(workers, job.total)))
     start = time.perf_counter()
-    for _ in track(write_scenes(job, workers=min(workers, job.total)), "Drawing", total=job.total):
-        pass
-    rate = job.total / (time.perf_counter() - start)
-    typer.echo(f"{job.total} frames of {job.city} in {out} ({rate:.1f} frames a second)")
+    with folder, frame_progress() as progress:
+        task = progress.add_task("rendering", total=total)
+        for count in done:
+            progress.advance(task, count)
+    rate = total / (time.perf_counter() - start)
+    typer.echo(f"{total} {what} ({rate:.1f} frames per second)")

@@ -1,1 +1,1 @@
-"""Data sets: class taxonomies, readers for evaluation and training, and drawn driving scenes."""
+"""Class taxonomies and readers of labelled image datasets."""

@@ -1,1 +1,1 @@
-"""Judging predictions: panoptic quality and its kin, unknown objects, reports."""
+"""Compares predictions with ground truth: metrics, tables and the HTML report."""

@@ -1,38 +1,110 @@
-"""Judging a model on a labelled data set, without ROS."""
+"""Evaluates a model on a labelled dataset, or a recording of the node, without ROS."""
 
 from __future__ import annotations
 
+import csv
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from upsnet_ros.datasets.base import Dataset, DatasetError, Sample, Thing
-from upsnet_ros.datasets.cityscapes import Cityscapes
-from upsnet_ros.datasets.coco_panoptic import CocoPanoptic
-from upsnet_ros.datasets.drawn import DrawnScenes
-from upsnet_ros.datasets.shapes import Bitmask
+from upsnet_ros.datasets.base import Bitmask, Dataset, Sample, Thing
+from upsnet_ros.datasets.images import read_labels
+from upsnet_ros.datasets.readers import Cityscapes
 from upsnet_ros.datasets.taxonomy import Taxonomy
-from upsnet_ros.evaluation.categories import Categories
-from upsnet_ros.evaluation.errors import EvaluationError
-from upsnet_ros.evaluation.evaluation import EvaluationResult, evaluate
-from upsnet_ros.evaluation.maps import PanopticMap, Segments, map_of_frame
-from upsnet_ros.evaluation.measures import EvaluationFrame, Metrics
-from upsnet_ros.evaluation.naming import frame_name, place_in_sequence
-from upsnet_ros.evaluation.unknown_scores import unknown_scores
-from upsnet_ros.evaluation.video import WINDOWS
+from upsnet_ros.drawing.result_folder import TABLE
+from upsnet_ros.errors import DatasetError, EvaluationError
+from upsnet_ros.evaluation.maps import (
+    Categories,
+    PanopticMap,
+    Segments,
+    frame_name,
+    map_from_frame,
+    map_from_labels,
+    sequence_position,
+)
+from upsnet_ros.evaluation.metrics import EvaluationFrame, EvaluationResult, Metrics, evaluate
+from upsnet_ros.evaluation.panoptic_quality import WINDOWS
+from upsnet_ros.evaluation.run import Series
+from upsnet_ros.evaluation.unknown import unknown_scores
 from upsnet_ros.inference.frame import LABEL_DIVISOR, PanopticFrame
-from upsnet_ros.tracking import Tracker, TrackerSettings
+from upsnet_ros.synthetic.dataset import DrawnScenes
 
-#: Samples that lie ready.
+
+class RecordedFrames:
+    """The frames of a `Recording` of a dataset that was played from the start without drops.
+
+    Args:
+        folder: Folder of the recording; its label images have Cityscapes ids.
+        dataset: The dataset that was played.
+
+    Raises:
+        EvaluationError: The recording has no table, or more frames than the dataset.
+    """
+
+    def __init__(self, folder: Path, dataset: Dataset) -> None:
+        self.categories = Categories.from_taxonomy(dataset.taxonomy)
+        self._folder, self._dataset = folder, dataset
+        try:
+            with (folder / TABLE).open(newline="", encoding="utf-8") as table:
+                self._rows = list(csv.DictReader(table))
+        except OSError as error:
+            raise EvaluationError(f"cannot read {folder / TABLE}: {error.strerror}") from error
+        if len(self._rows) > len(dataset):
+            raise EvaluationError(
+                f"{folder} holds {len(self._rows)} frames, but only {len(dataset)} were played"
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> EvaluationFrame:
+        """Read frame number ``index``.
+
+        Raises:
+            EvaluationError: A file cannot be read.
+        """
+        file = f"{int(self._rows[index]['index']):06d}.png"
+        try:
+            sample = self._dataset[index]
+            labels = read_labels(self._folder / "labels" / file, size=sample.size)
+            unknown = read_labels(self._folder / "unknown" / file, size=sample.size) > 0
+        except DatasetError as error:
+            raise EvaluationError(str(error)) from error
+        name = sample_name(sample)
+        sequence, number = sequence_position(name)
+        return EvaluationFrame(
+            name=name,
+            sequence=sequence,
+            number=number,
+            truth=map_from_sample(sample, self._dataset.taxonomy),
+            prediction=map_from_labels(labels, self._dataset.taxonomy),
+            image=sample.image,
+            truth_unknown=sample.unknown,
+            prediction_unknown=unknown,
+        )
+
+    def latency(self) -> Series:
+        """Return the latency of each frame over time."""
+        stamps = [float(row["stamp"]) for row in self._rows]
+        return Series(
+            title="Latency from image to result, ms",
+            times=[stamp - stamps[0] for stamp in stamps],
+            values=[float(row["latency_ms"]) for row in self._rows],
+        )
+
+
+#: Number of samples that are read ahead of inference.
 _AHEAD = 2
-#: Frames that a set of drawn scenes has, four a street, and their height and width.
+#: Frames in a set of synthetic scenes (four per street), and their height and width.
 _SCENES, _SCENE_SIZE = 100, (512, 1024)
 
+#: Segments an image, uint8 (H, W, 3) BGR, as `Predictor` does.
 Predict = Callable[[npt.NDArray[np.uint8]], PanopticFrame]
 
 
@@ -43,17 +115,17 @@ def evaluate_dataset(
     metrics: Metrics | None = None,
     indices: Sequence[int] | None = None,
 ) -> EvaluationResult:
-    """Segment the images of a data set and judge the answers.
+    """Run a model on the images of a dataset and return its metrics.
 
     Args:
-        dataset: Images with truth.
-        predict: A `Predictor`, or whatever answers like one, of the same taxonomy.
-        metrics: What to measure beside PQ, mean IoU and unknown objects; video quality has the
-            things tracked.
-        indices: Which images; by default all.
+        dataset: Images with ground truth.
+        predict: A `Predictor` or a compatible callable with the same taxonomy.
+        metrics: Metrics in addition to PQ, mean IoU and unknown objects; for video quality, things
+            are tracked.
+        indices: Indices of the images; default: all.
 
     Raises:
-        EvaluationError: A file cannot be read, or an answer does not fit the truth.
+        EvaluationError: A file cannot be read, or a prediction does not fit the ground truth.
     """
     tracking = metrics is not None and metrics.video
     frames = ModelFrames(dataset, predict, indices=indices, tracking=tracking)
@@ -61,18 +133,18 @@ def evaluate_dataset(
 
 
 class ModelFrames:
-    """The frames of a data set, each segmented when its turn comes.
+    """The frames of a dataset, predicted by a model while iterating.
 
     Args:
-        dataset: Images with truth.
-        predict: What segments them.
-        indices: Which images; by default all.
-        allow_missing: Leave out images that cannot be read, and tell in `notes`.
-        tracking: Whether things are followed along each sequence, and go by their track ids.
+        dataset: Images with ground truth.
+        predict: The model.
+        indices: Indices of the images; default: all.
+        allow_missing: Leave out images that cannot be read and add a note, instead of raising.
+        tracking: Track things along each sequence and use track ids as segment ids.
 
     Attributes:
-        categories: The data set's classes.
-        notes: What was left out, a line each.
+        categories: The classes of the dataset.
+        notes: One line for each image that was left out.
     """
 
     def __init__(
@@ -84,7 +156,7 @@ class ModelFrames:
         allow_missing: bool = False,
         tracking: bool = False,
     ) -> None:
-        self.categories = Categories.of(dataset.taxonomy)
+        self.categories = Categories.from_taxonomy(dataset.taxonomy)
         self.notes: list[str] = []
         self._dataset, self._predict = dataset, predict
         self._indices = range(len(dataset)) if indices is None else indices
@@ -103,16 +175,18 @@ class ModelFrames:
                     raise EvaluationError(str(error)) from error
                 self.notes.append(f"left out: {error}")
                 continue
-            answer = self._predict(sample.image)
+            prediction = self._predict(sample.image)
             if self._trackers is not None:
                 _check_numbers(sample)
-                answer = self._trackers(answer, *place_in_sequence(frame_name(sample.name)))
+                prediction = self._trackers(
+                    prediction, *sequence_position(frame_name(sample.name), video=True)
+                )
             tracks = self._trackers is not None
-            yield frame_of(sample, answer, self._dataset.taxonomy, tracks=tracks)
+            yield evaluation_frame(sample, prediction, self._dataset.taxonomy, tracks=tracks)
 
     def _read_ahead(self) -> Iterator[Future[Sample]]:
-        """Samples in order, the next ones read while one is segmented: a GPU should not wait."""
-        with ThreadPoolExecutor(1) as reader:  # one: data sets need not be safe for several
+        """Yield samples in order; the next ones are read during inference to keep a GPU busy."""
+        with ThreadPoolExecutor(1) as reader:  # one thread: datasets need not be thread-safe
             waiting: deque[Future[Sample]] = deque()
             try:
                 for index in self._indices:
@@ -125,31 +199,43 @@ class ModelFrames:
 
 
 class SequenceTrackers:
-    """Follows things along sequences, whose frames come in order; each sequence begins anew."""
+    """Tracks things along sequences with a new tracker for each; frames must come in order."""
 
     def __init__(self) -> None:
-        # Time is counted in frames of the camera; what no window joins need not be followed.
-        self._settings = TrackerSettings(max_gap=max(WINDOWS))
-        self._tracker = Tracker(self._settings)
+        from upsnet_ros.tracking.tracker import (  # imports SciPy, which is slow to load
+            Tracker,
+            TrackerSettings,
+        )
+
+        # Time is measured in camera frames; gaps longer than any window need not be bridged.
+        self._new_tracker = partial(Tracker, TrackerSettings(max_gap=max(WINDOWS)))
+        self._tracker = self._new_tracker()
         self._sequence: str | None = None
 
     def __call__(self, frame: PanopticFrame, sequence: str, number: int) -> PanopticFrame:
-        """The frame with track ids, of this number along this sequence."""
+        """Return the frame with track ids.
+
+        Args:
+            frame: The prediction.
+            sequence: The sequence that the frame belongs to.
+            number: The frame's number along the sequence.
+        """
         if sequence != self._sequence:
-            self._tracker, self._sequence = Tracker(self._settings), sequence
+            self._tracker, self._sequence = self._new_tracker(), sequence
         return self._tracker(frame, time=number)
 
 
 def open_dataset(kind: str, root: Path | None, split: str | None) -> Dataset:
-    """Open a labelled data set in its published layout.
+    """Return a labelled dataset in its published layout.
 
     Args:
-        kind: ``cityscapes``, ``coco``, or ``scenes``: driving scenes that are drawn on the way.
-        root: Its folder: that of ``gtFine``, or that of ``annotations``; scenes need none.
-        split: By default ``val``, of COCO ``val2017``.
+        kind: ``cityscapes``, ``coco``, or ``scenes`` (synthetic driving scenes, rendered on
+            demand).
+        root: The folder that contains ``gtFine`` or ``annotations``; not used for scenes.
+        split: Default: ``val``; for COCO ``val2017``.
 
     Raises:
-        DatasetError: There are no labels, or no such kind of data set.
+        DatasetError: There are no labels, or the kind is unknown.
     """
     if kind == "scenes":
         try:
@@ -157,54 +243,59 @@ def open_dataset(kind: str, root: Path | None, split: str | None) -> Dataset:
         except ValueError as error:
             raise DatasetError(str(error)) from error
     if root is None:
-        raise DatasetError(f"name the folder of the data set {kind}: --root")
+        raise DatasetError(f"dataset {kind} needs its folder: pass --root")
     if kind == "cityscapes":
         split = split or "val"
         stills = root / "leftImg8bit" / split
         images = "leftImg8bit" if stills.is_dir() else "leftImg8bit_sequence"
         return Cityscapes(root, split=split, images=images)
     if kind == "coco":
+        from upsnet_ros.datasets.readers import CocoPanoptic  # imports kornia_rs
+
         split = split or "val2017"
         return CocoPanoptic(root / split, root / "annotations" / f"panoptic_{split}.json")
-    raise DatasetError(f"unknown data set {kind!r}; use cityscapes, coco or scenes")
+    raise DatasetError(f"unknown dataset {kind!r}; use cityscapes, coco or scenes")
 
 
-def frame_of(
-    sample: Sample, answer: PanopticFrame, taxonomy: Taxonomy, *, tracks: bool = False
+def evaluation_frame(
+    sample: Sample, prediction: PanopticFrame, taxonomy: Taxonomy, *, tracks: bool = False
 ) -> EvaluationFrame:
-    """Set a sample's truth beside the answer to its image.
-
-    The scores of `unknown_scores` are judged where the predictor was asked for them.
+    """Combine the ground truth of a sample with the prediction for its image.
 
     Args:
-        sample: The image and its truth.
-        answer: Its segmentation.
-        taxonomy: Of both.
-        tracks: Whether the answer's things go by their track ids.
+        sample: The image and its ground truth.
+        prediction: The prediction; its optional score maps are evaluated too.
+        taxonomy: The taxonomy of both.
+        tracks: Use track ids as segment ids.
 
     Raises:
-        EvaluationError: As `map_of_frame`.
+        EvaluationError: As `map_from_frame`.
     """
-    name = frame_name(sample.name)
-    sequence, number = place_in_sequence(name)
+    name = sample_name(sample)
+    sequence, number = sequence_position(name, video=tracks)
     return EvaluationFrame(
         name=name,
         sequence=sequence,
         number=number,
-        truth=map_of_sample(sample, taxonomy),
-        prediction=map_of_frame(answer, tracks=tracks),
+        truth=map_from_sample(sample, taxonomy),
+        prediction=map_from_frame(prediction, tracks=tracks),
         image=sample.image,
         truth_unknown=sample.unknown,
-        prediction_unknown=answer.unknown,
-        unknown_scores=unknown_scores(answer),
+        prediction_unknown=prediction.unknown,
+        unknown_scores=unknown_scores(prediction),
     )
 
 
-def map_of_sample(sample: Sample, taxonomy: Taxonomy) -> PanopticMap:
-    """The truth of a sample, things over stuff.
+def sample_name(sample: Sample) -> str:
+    """Return the name of a sample in reports."""
+    return sample.frame or frame_name(sample.name)
 
-    Pixels of a thing class that no thing covers are void. Ids last along a sequence where the data
-    set numbers its things so: ``class_id * 1000 + number``, and ``class_id`` for groups.
+
+def map_from_sample(sample: Sample, taxonomy: Taxonomy) -> PanopticMap:
+    """Return the ground-truth map of a sample, with things painted over stuff.
+
+    Pixels of a thing class that no thing covers are void. The ids are ``class_id * 1000 + number``,
+    and ``class_id`` for groups; they persist along a sequence if the dataset's numbers do.
     """
     ids_of = np.zeros(np.iinfo(sample.semantic.dtype).max + 1, np.int32)
     ids_of[: taxonomy.num_stuff] = taxonomy.public_ids[: taxonomy.num_stuff]
@@ -224,16 +315,16 @@ def map_of_sample(sample: Sample, taxonomy: Taxonomy) -> PanopticMap:
         else:
             rows, columns = (np.arange(length) for length in sample.size)
             pixels[thing.shape.paint(rows, columns) > 0] = ids[-1]
-    # Stuff that things cover wholly is not there to be found.
+    # Drop segments that are completely covered.
     shown = np.isin(ids, pixels)
-    table = Segments.of(
+    table = Segments.from_arrays(
         np.array(ids)[shown], np.array(classes)[shown], crowd=np.array(crowd)[shown]
     )
     return PanopticMap(pixels=pixels, segments=table)
 
 
 def _truth_id(thing: Thing, class_id: int, *, taken: Sequence[int]) -> int:
-    """The id of a thing, whose class numbers all of its things or none."""
+    """Return the id of a thing; either all things of a class have numbers or none."""
     if thing.number is not None:
         return class_id * LABEL_DIVISOR + thing.number
     group = (class_id,) if thing.crowd else ()
@@ -244,6 +335,6 @@ def _truth_id(thing: Thing, class_id: int, *, taken: Sequence[int]) -> int:
 def _check_numbers(sample: Sample) -> None:
     if any(thing.number is None and not thing.crowd for thing in sample.things):
         raise EvaluationError(
-            f"{sample.name}: video quality needs things that keep a number along a sequence, and"
-            " this data set does not number them"
+            f"{sample.name}: video quality needs things with numbers that persist along a sequence,"
+            " which this dataset does not have"
         )

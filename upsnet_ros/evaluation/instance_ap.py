@@ -1,7 +1,7 @@
-"""Average precision of things by mask, through pycocotools.
+"""Mask average precision (AP) of things, computed by pycocotools, which is imported on demand.
 
-Instances of a panoptic map do not overlap, so these figures are lower than those of the detections
-they were made from; they compare panoptic models with each other.
+Instances of a panoptic map do not overlap, so AP is lower than for raw detections. Use it to
+compare panoptic models with each other.
 """
 
 from __future__ import annotations
@@ -14,25 +14,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from upsnet_ros.evaluation.categories import Categories
-from upsnet_ros.evaluation.errors import EvaluationError
-from upsnet_ros.evaluation.maps import PanopticMap
+from upsnet_ros.errors import EvaluationError
+from upsnet_ros.evaluation.maps import Categories, PanopticMap
 
 IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Instances:
-    """The things of one frame, as pycocotools takes them, without the image's id.
+    """The things of one frame in the format of pycocotools, without an image id.
 
     Attributes:
         size: Height and width of the frame.
-        truth: Annotations: category, run lengths, area, crowd.
-        prediction: Results: category, run lengths, score.
+        truth: Ground-truth annotations: category, RLE mask, area, crowd flag.
+        prediction: Predictions: category, RLE mask, score.
     """
 
     size: tuple[int, int]
@@ -40,69 +36,79 @@ class Instances:
     prediction: tuple[dict[str, Any], ...]
 
     @classmethod
-    def of(cls, truth: PanopticMap, prediction: PanopticMap, categories: Categories) -> Instances:
-        """Cut the things out of both maps.
+    def from_maps(
+        cls, truth: PanopticMap, prediction: PanopticMap, categories: Categories
+    ) -> Instances:
+        """Extract the things of both maps.
 
         Raises:
             EvaluationError: The predicted segments have no scores.
         """
+        from pycocotools import mask as coco_mask
+
         scores = prediction.segments.scores
         if scores is None:
             raise EvaluationError("its predicted segments have no scores, which AP needs")
         results = tuple(
-            {**thing, "score": float(scores[place])}
-            for place, thing in _things(prediction, categories)
+            {**thing, "score": float(scores[index])}
+            for index, thing in _things(prediction, categories)
         )
         annotations = tuple(
             {
                 **thing,
                 "area": float(coco_mask.area(thing["segmentation"])),
-                "iscrowd": int(truth.segments.crowd[place]),
+                "iscrowd": int(truth.segments.crowd[index]),
             }
-            for place, thing in _things(truth, categories)
+            for index, thing in _things(truth, categories)
         )
         height, width = truth.pixels.shape
         return cls((height, width), annotations, results)
 
 
 def _things(side: PanopticMap, categories: Categories) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Place in the table, category and run lengths of each thing that has pixels."""
+    """Yield segment index, and category and RLE mask, of each thing that has pixels."""
+    from pycocotools import mask as coco_mask
+
     segments = side.segments
-    is_thing = categories.is_thing[categories.places(segments.classes)]
+    is_thing = categories.is_thing[categories.indices(segments.classes)]
     height, width = side.pixels.shape
-    for place, (starts, lengths) in _stretches(side, np.flatnonzero(is_thing)):
-        # Gap, run, gap, run, ..., gap: COCO's counts, of pixels in order of columns.
+    for index, (starts, lengths) in _segment_runs(side, np.flatnonzero(is_thing)):
+        # COCO's RLE counts alternate gap, run, gap, ..., gap over pixels in column-major order.
         ends = starts + lengths
         gaps = np.append(starts, height * width) - np.append(0, ends)
         counts = np.empty(2 * len(starts) + 1, np.int64)
         counts[0::2], counts[1::2] = gaps, lengths
         uncompressed: Any = {"size": [height, width], "counts": counts.tolist()}
         encoded = coco_mask.frPyObjects(uncompressed, height, width)
-        yield place, {"category_id": int(segments.classes[place]), "segmentation": encoded}
+        yield index, {"category_id": int(segments.classes[index]), "segmentation": encoded}
 
 
-def _stretches(
-    side: PanopticMap, places: npt.NDArray[np.intp]
+def _segment_runs(
+    side: PanopticMap, indices: npt.NDArray[np.intp]
 ) -> Iterator[tuple[int, tuple[IntArray, IntArray]]]:
-    """Starts and lengths of the stretches of each segment, in one pass over the columns."""
+    """Yield index, and starts and lengths of the runs in column-major order, of each segment."""
     flat = side.pixels.T.reshape(-1)
     starts = np.concatenate((np.zeros(1, np.int64), np.flatnonzero(flat[1:] != flat[:-1]) + 1))
     lengths = np.diff(starts, append=flat.size)
     ids = flat[starts]
     order = np.argsort(ids, kind="stable")
-    wanted = side.segments.ids[places]
+    wanted = side.segments.ids[indices]
     first = np.searchsorted(ids[order], wanted, "left")
     last = np.searchsorted(ids[order], wanted, "right")
-    for place, begin, end in zip(places.tolist(), first, last, strict=True):
+    for index, begin, end in zip(indices.tolist(), first, last, strict=True):
         if end > begin:
             own = order[begin:end]
-            yield place, (starts[own], lengths[own])
+            yield index, (starts[own], lengths[own])
 
 
 def average_precision(
     frames: Iterable[Instances], categories: Categories
 ) -> tuple[float, float, dict[int, float]]:
-    """AP over IoUs from 0.5 to 0.95, AP at 0.5, and AP by class id; nan without truth."""
+    """Return AP over IoUs 0.5 to 0.95, AP at IoU 0.5, and AP by class id; nan without truth."""
+    from pycocotools import mask as coco_mask
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     images = []
@@ -130,18 +136,18 @@ def average_precision(
             ],
         }
         side.dataset = dataset
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports every step
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
         truth.createIndex()
         prediction.createIndex()
-        judge = COCOeval(truth, prediction, "segm")
-        judge.evaluate()
-        judge.accumulate()
-    # (IoU threshold, recall, class, area, detections): all areas, at most 100 detections.
-    precision = judge.eval["precision"][:, :, :, 0, -1]
+        coco_eval = COCOeval(truth, prediction, "segm")
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+    # (IoU threshold, recall, class, area range, max detections): all areas, 100 detections.
+    precision = coco_eval.eval["precision"][:, :, :, 0, -1]
     precision = np.where(precision < 0, np.nan, precision)
     by_class = {
-        class_id: _mean(precision[:, :, place])
-        for place, class_id in enumerate(judge.params.catIds)
+        class_id: _mean(precision[:, :, index])
+        for index, class_id in enumerate(coco_eval.params.catIds)
     }
     return _mean(precision), _mean(precision[0]), by_class
 

@@ -1,8 +1,8 @@
-"""How well objects that belong to no class are told from what is known.
+"""Metrics of unknown-object detection: recall of the mask, and curves of the scores.
 
-The unknown mask is judged against the pixels of unknown objects, and what it takes from pixels of
-known classes. Scores are judged at every threshold. Void of the truth that is no unknown object
-(the ego vehicle, unlabelled background) counts for neither side.
+The unknown mask is evaluated by the pixels of unknown objects that it covers, and by the pixels of
+known classes that it covers wrongly. Scores are evaluated at every threshold. Ground-truth void
+that is not an unknown object (ego vehicle, unlabelled background) is ignored.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from upsnet_ros.evaluation.errors import EvaluationError
+from upsnet_ros.errors import EvaluationError
+from upsnet_ros.inference.frame import PanopticFrame
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
-#: A region is found if the mask covers this share of it.
+#: A region is found if the mask covers at least this fraction of it.
 REGION_SHARE = 0.5
-#: Share of known pixels that an unknown mask may take, for `best_within`.
+#: Fraction of known pixels that may be predicted as unknown, for `best_within`.
 LOST_LIMIT = 0.02
 _LEVELS = 256
 _RECALL = 0.95
@@ -29,16 +30,16 @@ _RECALL = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownCounts:
-    """Sums over frames.
+    """Counts of unknown and known pixels, which can be added over frames.
 
     Attributes:
-        unknown: Pixels of unknown objects in the truth.
-        found: Those of them in the predicted mask.
-        known: Pixels of the truth with a class.
-        lost: Those of them in the predicted mask.
-        regions: Connected regions of unknown objects in the truth.
-        regions_found: Those of which the mask covers at least `REGION_SHARE`.
-        scores: By the score's name, int64 (2, 256): number of known and of unknown pixels by value.
+        unknown: Ground-truth pixels of unknown objects.
+        found: Those that are in the predicted mask.
+        known: Ground-truth pixels with a class.
+        lost: Those that are in the predicted mask.
+        regions: Connected regions of unknown objects in the ground truth.
+        regions_found: Those that the mask covers by at least `REGION_SHARE`.
+        scores: int64 (2, 256) by name of the score: histograms of known and unknown pixels.
     """
 
     unknown: int = 0
@@ -50,7 +51,7 @@ class UnknownCounts:
     scores: Mapping[str, IntArray] = field(default_factory=dict)
 
     @classmethod
-    def of(
+    def from_masks(
         cls,
         *,
         truth: BoolArray,
@@ -58,13 +59,13 @@ class UnknownCounts:
         mask: BoolArray,
         scores: Mapping[str, npt.NDArray[np.uint8]],
     ) -> UnknownCounts:
-        """Count one frame; all arrays are (H, W).
+        """Return the counts of one frame; all arrays are (H, W).
 
         Args:
             truth: Pixels of unknown objects.
             known: Pixels with a class.
             mask: Pixels predicted as unknown.
-            scores: Scores that grow with the likelihood of unknown.
+            scores: Score maps by name; higher means more likely unknown.
 
         Raises:
             EvaluationError: The arrays differ in size.
@@ -107,28 +108,28 @@ class UnknownCounts:
 
     @property
     def recall(self) -> float:
-        """Share of unknown pixels that the mask found; nan without any."""
+        """Fraction of unknown pixels in the mask; nan without unknown pixels."""
         return self.found / self.unknown if self.unknown else np.nan
 
     @property
     def region_recall(self) -> float:
-        """Share of unknown regions that the mask found; nan without any."""
+        """Fraction of unknown regions that the mask covers; nan without unknown regions."""
         return self.regions_found / self.regions if self.regions else np.nan
 
     @property
     def known_pixels_lost(self) -> float:
-        """Share of known pixels that the mask took; nan without any."""
+        """Fraction of known pixels in the mask; nan without known pixels."""
         return self.lost / self.known if self.known else np.nan
 
     @property
     def precision(self) -> float:
-        """Share of unknown pixels in the mask, void aside; nan where the mask is empty."""
+        """Fraction of the mask that is unknown, ignoring void; nan if the mask is empty."""
         taken = self.found + self.lost
         return self.found / taken if taken else np.nan
 
 
 def average_precision(counts: IntArray) -> float:
-    """Area under the steps of precision over recall, of counts as in `UnknownCounts.scores`."""
+    """Return the average precision of a score from its histograms (`UnknownCounts.scores`)."""
     false, true = np.cumsum(counts[:, ::-1], axis=1)
     if true[-1] == 0:
         return np.nan
@@ -137,24 +138,46 @@ def average_precision(counts: IntArray) -> float:
 
 
 def false_positive_rate(counts: IntArray, recall: float = _RECALL) -> float:
-    """Share of known pixels above the highest threshold that reaches ``recall``."""
+    """Return the false positive rate at the highest threshold that reaches ``recall``."""
     false, true = np.cumsum(counts[:, ::-1], axis=1)
     if true[-1] == 0 or false[-1] == 0:
         return np.nan
-    place = int(np.argmax(true >= recall * true[-1]))
-    return float(false[place] / false[-1])
+    index = int(np.argmax(true >= recall * true[-1]))
+    return float(false[index] / false[-1])
 
 
 def best_within(counts: IntArray, lost: float = LOST_LIMIT) -> tuple[float, float]:
-    """Recall of unknown pixels where no larger share of known pixels may be lost.
+    """Return the best recall if at most a fraction ``lost`` of known pixels is lost.
 
     Returns:
-        The recall, and the share of the score's range that a pixel must exceed for it, which is
-        what the parameter ``unknown_threshold`` takes; nan where recall is not defined.
+        The recall, and the threshold as a fraction of the score's range, as used by the parameter
+        ``unknown_threshold``; nan if recall is undefined.
     """
     false, true = (np.append(np.cumsum(side[::-1])[::-1], 0) for side in counts)
     if true[0] == 0 or false[0] == 0:
         return np.nan, np.nan
-    # false[v] are the known pixels with a score of v or more.
+    # false[v] is the number of known pixels with a score of at least v.
     value = int(np.argmax(false <= lost * false[0]))
     return float(true[value] / true[0]), (value - 0.5) / (_LEVELS - 1)
+
+
+# Range of the logits of a trained network; 255 steps of one eighth.
+_LOWEST_LOGIT, _HIGHEST_LOGIT = -8.0, 24.0
+
+
+def unknown_scores(frame: PanopticFrame) -> dict[str, npt.NDArray[np.uint8]]:
+    """Return the unknown scores that a prediction contains, uint8 (H, W) by name.
+
+    ``unknown_channel`` comes from the panoptic head. The others come from the semantic head:
+    ``max_softmax`` is one minus the maximum probability (Hendrycks and Gimpel, ICLR 2017), and
+    ``max_logit`` is the negative maximum logit (Hendrycks et al., ICML 2022).
+    """
+    scores = {}
+    if frame.unknown_score is not None:
+        scores["unknown_channel"] = frame.unknown_score
+    if frame.confidence is not None:
+        scores["max_softmax"] = 255 - frame.confidence
+    if frame.max_logit is not None:
+        share = (_HIGHEST_LOGIT - frame.max_logit) / (_HIGHEST_LOGIT - _LOWEST_LOGIT)
+        scores["max_logit"] = np.rint(255 * share.clip(0, 1)).astype(np.uint8)
+    return scores

@@ -1,76 +1,31 @@
-"""Reading and writing weights: official ``.pth`` checkpoints and our own safetensors."""
+"""Reading and writing weights, and telling which variant they belong to."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-_PREFIX = "module."
+from upsnet_ros.errors import CheckpointError, DivergedError, listed
+from upsnet_ros.network.upsnet import UPSNet
+from upsnet_ros.network.variants import VARIANTS, Variant
+from upsnet_ros.network.weights_file import read_state_dict, short
+
+__all__ = [
+    "check_tensors",
+    "load_checkpoint",
+    "load_state_dict",
+    "read_state_dict",
+    "save_checkpoint",
+]
+
+
 #: Buffers that came with torch 0.4.1; official checkpoints may be older, and nothing reads them.
 _OPTIONAL = "num_batches_tracked"
-_NAMES_SHOWN = 5
-
-
-class CheckpointError(ValueError):
-    """The weights cannot be used; the message says which file, what is wrong and what to do."""
-
-
-def _read(path: Path) -> Mapping[str, object]:
-    if path.suffix == ".safetensors":
-        try:
-            # Not by load_file, which maps the file: one that shrinks meanwhile ends the process.
-            return load(path.read_bytes())
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is no safetensors file: {error}") from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path} is no checkpoint of plain tensors, or it is damaged: {reason}"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} is no checkpoint, or it is damaged: {reason}") from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors")
-    return content
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read named tensors from a ``.pth`` (never unpickling code) or ``.safetensors`` file.
-
-    A leading ``module.``, which data-parallel training leaves behind, is removed.
-
-    Raises:
-        CheckpointError: The file is missing or no checkpoint.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise CheckpointError(f"there is no weights file {path}")
-    tensors = {}
-    for name, value in _read(path).items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: entry {name!r} is no tensor; is this a checkpoint?")
-        tensors[name.removeprefix(_PREFIX)] = value
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors")
-    return tensors
-
-
-def _some(names: Iterable[str]) -> str:
-    shown = sorted(names)
-    rest = len(shown) - _NAMES_SHOWN
-    return ", ".join(shown[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def load_state_dict(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
@@ -84,27 +39,53 @@ def load_state_dict(module: nn.Module, tensors: Mapping[str, Tensor], *, source:
     Raises:
         CheckpointError: Tensors are missing, surplus or of another shape; they are named.
     """
-    wanted = module.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    _check_shapes(shapes, tensors, source=source)
+    module.load_state_dict(dict(tensors), strict=False)
+
+
+def check_tensors(variant: Variant, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Check that tensors are the weights of a variant: all names and shapes, finite values.
+
+    Raises:
+        CheckpointError: They are not; the message says why. It is a `DivergedError` where values
+            are not finite.
+    """
+    shapes = {name: x for name, x in tensors.items() if not name.endswith(_OPTIONAL)}
+    _check_shapes(_shapes_of(variant.name), shapes, source=source)
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise DivergedError(
+            f"{source} has infinite values or NaN in {listed(sorted(broken), most=1)}"
+        )
+
+
+def _check_shapes(
+    wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], *, source: str
+) -> None:
     problems = []
     missing = [n for n in wanted if n not in tensors and not n.endswith(_OPTIONAL)]
     if missing:
-        problems.append(f"missing {_some(missing)}")
+        problems.append(f"missing {listed(sorted(missing), most=1)}")
     surplus = [n for n in tensors if n not in wanted]
     if surplus:
-        problems.append(f"surplus {_some(surplus)}")
+        problems.append(f"surplus {listed(sorted(surplus), most=1)}")
     misshapen = [
-        f"{name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
+        f"{name} is {tuple(tensor.shape)}, not {wanted[name]}"
         for name, tensor in tensors.items()
-        if name in wanted and tensor.shape != wanted[name].shape
+        if name in wanted and tuple(tensor.shape) != wanted[name]
     ]
     if misshapen:
-        problems.append(f"misshapen {_some(misshapen)}")
+        problems.append(f"misshapen {listed(sorted(misshapen), most=1)}")
     if problems:
-        raise CheckpointError(
-            f"{source} does not fit this variant: {'; '.join(problems)}. "
-            "Choose the variant the weights were made for."
-        )
-    module.load_state_dict(dict(tensors), strict=False)
+        own, other = _variant_of(wanted), recognise_variant(tensors)
+        if own and other:
+            raise CheckpointError(
+                f"{source} does not fit {own.name}: it holds weights of {other.name}; choose that"
+                " variant, or other weights"
+            )
+        name = own.name if own else "this network"
+        raise CheckpointError(f"{source} does not fit {name}: {short('; '.join(problems))}")
 
 
 def load_checkpoint(module: nn.Module, path: str | Path) -> None:
@@ -117,12 +98,48 @@ def load_checkpoint(module: nn.Module, path: str | Path) -> None:
 
 
 def save_checkpoint(
-    module: nn.Module, path: str | Path, *, dtype: torch.dtype = torch.float32
+    module: nn.Module,
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the module's tensors as safetensors, floating ones in the dtype given."""
+    """Write the module's tensors as safetensors, floating ones in the dtype given.
+
+    One with values that are too large for that dtype stays as it is. The metadata, if any, goes
+    into the file.
+    """
     tensors = {
-        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        name: _as_dtype(tensor, dtype).contiguous()
         for name, tensor in module.state_dict().items()
         if not name.endswith(_OPTIONAL)
     }
-    save_file(tensors, path)
+    save_file(tensors, path, metadata=dict(metadata) if metadata else None)
+
+
+def _as_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    converted = tensor.to(dtype)
+    return converted if torch.equal(converted.isfinite(), tensor.isfinite()) else tensor
+
+
+def recognise_variant(tensors: Mapping[str, Tensor]) -> Variant | None:
+    """Return the variant that wants exactly tensors of these names and shapes; None for none."""
+    return _variant_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+
+
+def _variant_of(shapes: Mapping[str, tuple[int, ...]]) -> Variant | None:
+    needed = {name: shape for name, shape in shapes.items() if not name.endswith(_OPTIONAL)}
+    return next((v for v in VARIANTS.values() if _shapes_of(v.name) == needed), None)
+
+
+@cache
+def _shapes_of(name: str) -> Mapping[str, tuple[int, ...]]:
+    with torch.device("meta"):  # names and shapes without the memory
+        network = UPSNet(VARIANTS[name])
+    return {
+        key: tuple(tensor.shape)
+        for key, tensor in network.state_dict().items()
+        if not key.endswith(_OPTIONAL)
+    }

@@ -1,4 +1,4 @@
-"""Instance head: box and mask branches of Mask R-CNN (He et al., ICCV 2017), and detections."""
+"""Instance head: RoIAlign, box and mask branches of Mask R-CNN (He et al., ICCV 2017)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,68 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upsnet_ros.kernels.conv_relu import conv_relu
-from upsnet_ros.network.boxes import BOX_HEAD_WEIGHTS, clip_boxes, decode_boxes, nms
-from upsnet_ros.network.roi_pool import pool_rois
+from upsnet_ros.errors import DivergedError
+from upsnet_ros.network.semantic_head import STRIDES
+from upsnet_ros.ops.boxes import BOX_HEAD_WEIGHTS, INCLUSIVE, clip_boxes, decode_boxes, nms
+from upsnet_ros.ops.conv_relu import conv_relu
+from upsnet_ros.ops.roi_align import LEVEL_EPSILON, roi_align, roi_align_reference
+
+
+def pyramid_levels(boxes: Tensor, *, edge: float = INCLUSIVE) -> Tensor:
+    """Return for boxes (K, 4) the pyramid level to pool from, int64 (K,), 0 for P2 .. 3 for P5."""
+    width = boxes[:, 2] - boxes[:, 0] + edge
+    height = boxes[:, 3] - boxes[:, 1] + edge
+    size = torch.sqrt(width * height) / 224 + LEVEL_EPSILON[edge]
+    level = torch.floor(2 + torch.log2(size))
+    return level.clamp(0, 3).long()
+
+
+def pool_rois(
+    pyramid: Sequence[Tensor],
+    boxes: Tensor,
+    *,
+    output_size: int,
+    images: Tensor | None = None,
+    edge: float = INCLUSIVE,
+) -> Tensor:
+    """Pool each box from the pyramid level of its size.
+
+    Inclusive boxes with two samples a bin and direction, no half-pixel shift, and extents x2 - x1
+    without the +1. Continuous ones with the half-pixel shift, and with as many samples as a bin
+    spans cells, rounded up.
+
+    Args:
+        pyramid: P2 .. P5 (or more), (N, C, H, W) each.
+        boxes: (K, 4) in image pixels.
+        output_size: Bins a side.
+        images: int64 (K,), which image each box is of; by default all are of the first.
+        edge: Of the boxes: `ops.boxes`.
+
+    Returns:
+        (K, C, output_size, output_size) in the order of boxes.
+
+    Raises:
+        DivergedError: Boxes are NaN.
+    """
+    levels = pyramid_levels(boxes, edge=edge)
+    image = boxes.new_zeros(len(boxes)) if images is None else images.to(boxes.dtype)
+    rois = torch.cat((image[:, None], boxes), dim=1)
+    order = levels.argsort(stable=True)
+    # The only wait for the device: for the number of boxes of each level.
+    counts = (levels[:, None] == torch.arange(4, device=levels.device)).sum(dim=0).tolist()
+    if sum(counts) != len(boxes):  # a NaN has no level
+        raise DivergedError("the network's boxes are not finite")
+    parts = rois[order].split(counts)
+
+    def pool(level: int) -> Tensor:
+        cells = (pyramid[level], parts[level], output_size, 1 / STRIDES[level])
+        if edge == INCLUSIVE:
+            return roi_align(*cells)
+        return roi_align_reference(*cells, sampling_ratio=0, aligned=True)
+
+    pooled = [pool(level) for level in range(4)]
+    return torch.cat(pooled)[order.argsort()]
+
 
 BOX_POOL = 7
 MASK_POOL = 14
@@ -35,7 +94,7 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, index: Tensor) -> Detections:
+    def __getitem__(self, index: Tensor | slice) -> Detections:
         return Detections(self.boxes[index], self.scores[index], self.classes[index])
 
 
@@ -95,7 +154,7 @@ class MaskHead(nn.Module):
 
 
 def nothing_found(device: torch.device) -> Detections:
-    """Return the stand-in the original puts in place of an empty result: class 0, score 1."""
+    """Return the placeholder that the original uses for an empty result: class 0, score 1."""
     return Detections(
         torch.zeros((1, 4), device=device),
         torch.ones(1, device=device),
@@ -146,11 +205,11 @@ def panoptic_detections(
         deltas: Raw box deltas (K, 4 C).
         size: Height and width of the unpadded image.
         score_threshold: Class probability that must be exceeded.
-        nms_threshold: IoU above which the lower score goes, whatever the classes.
+        nms_threshold: IoU above which the box with the lower score is suppressed, across classes.
         limit: Detections kept.
 
     Returns:
-        Detections by descending score; `nothing_found` where there are none.
+        Detections by descending score; `nothing_found` if there are none.
     """
     found = _candidates(proposals, logits, deltas, size=size, score_threshold=score_threshold)
     if len(found) == 0:

@@ -1,25 +1,66 @@
-"""The parameter-free panoptic head at inference: from logits to panoptic ids, tile by tile.
+"""The parameter-free panoptic head at inference: mask removal, then panoptic ids, tile by tile.
+
+Work that is dense in (detections x pixels) stays small this way: a tile sees only the few
+detections near it, and its intermediate tensors fit in a CPU's cache.
 
 The result is the argmax over `panoptic_logits.panoptic_logits`, but neither that tensor nor the
 full-size semantic logits ever exist: a tile upsamples its own part of the semantic logits and
-looks only at the detections that reach into it. All others have logit zero there, so one
+evaluates only the detections that overlap it. All others have logit zero there, so one
 candidate, zero, stands for them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from upsnet_ros.kernels.panoptic import SEMANTIC_STRIDE, UNKNOWN
-from upsnet_ros.network.boxes import clip_boxes
 from upsnet_ros.network.instance_head import Detections
-from upsnet_ros.network.panoptic_logits import bilinear_weights, mask_bounds, segment_bounds, tent
-from upsnet_ros.network.tiles import Tile, tiles_of
+from upsnet_ros.network.panoptic_logits import (
+    Bounds,
+    bilinear_weights,
+    check_finite,
+    mask_bounds,
+    segment_bounds,
+    tent,
+)
+from upsnet_ros.ops.boxes import CONTINUOUS, INCLUSIVE, clip_boxes
+from upsnet_ros.ops.panoptic import SEMANTIC_STRIDE, UNKNOWN, GridTables, line_table
 
-__all__ = ["UNKNOWN", "Grid", "HeadOptions", "PanopticHead", "PanopticMaps"]
+#: Height and width of a tile; multiples of 4, so that tiles meet the semantic grid.
+TILE_SIZE = (128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Pixels y1 .. y2 - 1, x1 .. x2 - 1 and the indices, int64 (K,), of boxes that touch them."""
+
+    y1: int
+    y2: int
+    x1: int
+    x2: int
+    members: Tensor
+
+
+def _touches(start: Tensor, stop: Tensor, edges: Tensor) -> Tensor:
+    return (start[:, None] < edges[1:]) & (stop[:, None] > edges[:-1])
+
+
+def tiles_of(bounds: Bounds, size: tuple[int, int]) -> Iterator[Tile]:
+    """Yield the tiles of a grid of size (height, width), row by row."""
+    (height, width), (tile_h, tile_w) = size, TILE_SIZE
+    ys = [*range(0, height, tile_h), height]
+    xs = [*range(0, width, tile_w), width]
+    device = bounds.x1.device
+    on_host = bounds.to("cpu")
+    in_row = _touches(on_host.y1, on_host.y2, torch.tensor(ys))
+    in_column = _touches(on_host.x1, on_host.x2, torch.tensor(xs))
+    for i in range(len(ys) - 1):
+        for j in range(len(xs) - 1):
+            members = torch.nonzero(in_row[:, i] & in_column[:, j]).squeeze(1)
+            yield Tile(ys[i], ys[i + 1], xs[j], xs[j + 1], members.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,42 +116,109 @@ class Grid:
 
     Attributes:
         size: Height and width.
-        scale: Pixels of the network's input for each pixel of the grid; 1 for the input itself.
+        scale: Pixels of the network's input for each pixel of the grid, down and across, or one
+            number for both; 1 for the input itself.
+        edge: Of the boxes in the network's input: `ops.boxes`.
+        via: Height and width of the unpadded input, where semantic logits are brought to its pixels
+            first and from there to the grid's, as Panoptic FPN does; None brings them at once.
     """
 
     size: tuple[int, int]
-    scale: float = 1.0
+    scale: float | tuple[float, float] = 1.0
+    edge: float = INCLUSIVE
+    via: tuple[int, int] | None = None
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The scale down and across."""
+        return self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
+
+    def tables(self, cells: tuple[int, int], device: torch.device | str) -> GridTables:
+        """Return which of semantic logits (cells) the grid's pixels read, on a device."""
+        rows, columns = (
+            line_table(
+                self.size[axis],
+                cells[axis],
+                scale=self.scales[axis],
+                via=self.via and self.via[axis],
+                device=device,
+            )
+            for axis in range(2)
+        )
+        return GridTables(rows, columns)
 
     def boxes(self, boxes: Tensor) -> Tensor:
-        """Bring boxes (..., 4), inclusive corners in the network's input, to the grid."""
-        if self.scale == 1.0:
+        """Bring boxes (..., 4) in the network's input to the grid, with inclusive corners."""
+        if self.scales == (1.0, 1.0) and self.edge == INCLUSIVE:
             return boxes
-        near, far = boxes[..., :2] / self.scale, (boxes[..., 2:] + 1) / self.scale - 1
-        return clip_boxes(torch.cat((near, far), dim=-1), self.size)
+        near, far = self._scaled(boxes)
+        return clip_boxes(torch.cat((near, far - 1), dim=-1), self.size)
+
+    def extents(self, boxes: Tensor) -> Tensor:
+        """Bring boxes (..., 4) in the network's input to the grid, with continuous corners."""
+        return clip_boxes(torch.cat(self._scaled(boxes), dim=-1), self.size, edge=CONTINUOUS)
+
+    def _scaled(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        down, across = self.scales
+        scale: float | Tensor = down
+        if down != across:
+            # Filled by launches: a list would be copied from the host, which no graph can hold.
+            scale = boxes.new_full((2,), across)
+            scale[1].fill_(down)
+        return boxes[..., :2] / scale, (boxes[..., 2:] + self.edge) / scale
 
 
-def upsample_part(logits: Tensor, tile: Tile, *, scale: float = 1.0) -> Tensor:
+def upsample_part(
+    logits: Tensor,
+    tile: Tile,
+    *,
+    scale: float | tuple[float, float] = 1.0,
+    via: tuple[int, int] | None = None,
+) -> Tensor:
     """Return a tile's part of the semantic logits, bilinear with half-pixel centres.
 
     Args:
         logits: (S, h, w), a quarter of the network's input size.
         tile: Pixels of a grid.
-        scale: Pixels of the network's input for each pixel of that grid.
+        scale: Pixels of the network's input for each pixel of that grid: see `Grid`.
+        via: See `Grid`.
 
     Returns:
         (S, tile height, tile width).
     """
     height, width = logits.shape[-2:]
-    cells_per_pixel = scale / SEMANTIC_STRIDE
-    y1, y2, rows = _cells(tile.y1, tile.y2, cells_per_pixel, height, logits.device)
-    x1, x2, columns = _cells(tile.x1, tile.x2, cells_per_pixel, width, logits.device)
+    down, across = scale if isinstance(scale, tuple) else (scale, scale)
+    lines, across_lines = via or (None, None)
+    y1, y2, rows = _cells(tile.y1, tile.y2, down, height, logits.device, via=lines)
+    x1, x2, columns = _cells(tile.x1, tile.x2, across, width, logits.device, via=across_lines)
     return rows @ (logits[:, y1:y2, x1:x2] @ columns.T)
 
 
 def _cells(
+    start: int,
+    stop: int,
+    scale: float,
+    count: int,
+    device: torch.device,
+    *,
+    via: int | None = None,
+) -> tuple[int, int, Tensor]:
+    """Return the range of cells that pixels start .. stop - 1 read, and with what weights.
+
+    Where the way goes `via` a line of so many pixels of the network's input, the weights are those
+    of both interpolations multiplied.
+    """
+    if via is not None:
+        first, last, weights = _between(start, stop, scale, via, device)
+        low, high, cells = _between(first, last, 1 / SEMANTIC_STRIDE, count, device)
+        return low, high, weights @ cells
+    return _between(start, stop, scale / SEMANTIC_STRIDE, count, device)
+
+
+def _between(
     start: int, stop: int, cells_per_pixel: float, count: int, device: torch.device
 ) -> tuple[int, int, Tensor]:
-    """Return the range of cells that pixels start .. stop - 1 read, and with what weights."""
+    """Return the range of `count` values that pixels start .. stop - 1 read, and the weights."""
     first = max(0, int((start + 0.5) * cells_per_pixel - 0.5))
     last = min(count, int((stop - 0.5) * cells_per_pixel - 0.5) + 2)
     pixels = torch.arange(start, stop, dtype=torch.float64, device=device)
@@ -146,8 +254,13 @@ class PanopticHead:
         self.num_stuff = num_stuff
 
     def maps(self, options: HeadOptions | None = None) -> PanopticMaps:
-        """Compute the maps of the whole frame."""
+        """Compute the maps of the whole frame.
+
+        Raises:
+            DivergedError: Logits are NaN or infinite.
+        """
         options = options or HeadOptions()
+        check_finite(self.semantic, self.mask_logits, self.classes)
         self._place()
         panoptic = torch.empty(self.grid.size, dtype=torch.int16, device=self.semantic.device)
         semantic = torch.empty_like(panoptic)
@@ -156,7 +269,7 @@ class PanopticHead:
         highest = torch.empty_like(panoptic, dtype=torch.float32) if options.max_logit else None
         for tile in tiles_of(self.bounds, self.grid.size):
             area = (slice(tile.y1, tile.y2), slice(tile.x1, tile.x2))
-            logits = upsample_part(self.semantic, tile, scale=self.grid.scale)
+            logits = upsample_part(self.semantic, tile, scale=self.grid.scale, via=self.grid.via)
             stuff, stuff_id = first_max(logits[: self.num_stuff])
             thing, thing_id = first_max(logits[self.num_stuff :])
             semantic[area] = torch.where(thing > stuff, self.num_stuff + thing_id, stuff_id)
@@ -225,3 +338,68 @@ class PanopticHead:
             return None
         gaps = torch.nonzero(members != torch.arange(len(members), device=members.device))
         return int(gaps[0]) if len(gaps) else len(members)
+
+
+def remove_hidden_masks(
+    detections: Detections, mask_logits: Tensor, *, size: tuple[int, int], threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Select detections whose mask is not already covered by better ones of its own class.
+
+    By descending score, a detection is accepted if its mask (logit > 0) is not empty and at most
+    `threshold` of it is covered by masks accepted before it in the same class.
+
+    That is a chain of decisions, solved here without walking along it: assume all accepted,
+    decide everyone at once, and repeat with what came out until nothing changes. The k-th
+    detection is right after k rounds at the latest, because it looks only at better ones, and
+    in practice two or three rounds suffice.
+
+    Args:
+        detections: N detections.
+        mask_logits: Mask logits of the own classes, float32 (N, M, M).
+        size: Height and width of the grid the masks are compared on.
+        threshold: Share of a mask that may be covered.
+
+    Returns:
+        Indices of the accepted detections by descending score, int64 (K,), and their mask
+        logits, float32 (K, M, M). If none is accepted (all masks empty, or nothing found), the
+        first detection alone, with all-zero logits: the original's behaviour.
+    """
+    device = mask_logits.device
+    order = detections.scores.argsort(descending=True, stable=True)
+    classes = detections.classes[order]
+    bounds = mask_bounds(detections.boxes[order])
+    bins = mask_logits.shape[-1]
+    rows = bilinear_weights(bounds.y1, bounds.y2, length=size[0], bins=bins) @ mask_logits[order]
+    columns = bilinear_weights(bounds.x1, bounds.x2, length=size[1], bins=bins).transpose(1, 2)
+
+    # rivals[i, j]: j is better than i and of its class.
+    index = torch.arange(len(order), device=device)
+    rivals = (classes[:, None] == classes) & (index[:, None] > index)
+    area = torch.zeros(len(order), dtype=torch.int64, device=device)
+    contested = []
+    for tile in tiles_of(bounds, size):
+        members = tile.members
+        if len(members) == 0:
+            continue
+        tile_rows = rows[members, tile.y1 : tile.y2]
+        masks = (tile_rows @ columns[members, :, tile.x1 : tile.x2] > 0).flatten(1)
+        area[members] += masks.sum(dim=1)
+        tile_rivals = rivals[members][:, members]
+        if bool(tile_rivals.any()):
+            contested.append((members, masks, tile_rivals))
+
+    possible = (area > 0) & (classes > 0)
+    accepted = possible
+    while True:
+        hidden = torch.zeros_like(area)
+        for members, masks, tile_rivals in contested:
+            above = (tile_rivals & accepted[members]).float()
+            hidden[members] += ((above @ masks.float() > 0) & masks).sum(dim=1)
+        decided = possible & (hidden.double() / area.clamp(min=1) <= threshold)
+        if torch.equal(decided, accepted):
+            break
+        accepted = decided
+    kept = order[accepted]
+    if len(kept) == 0:
+        return order.new_zeros(1), torch.zeros_like(mask_logits[:1])
+    return kept, mask_logits[kept]

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from upsnet_ros.errors import DivergedError
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -113,6 +115,41 @@ def segment_term(boxes: Tensor, classes: Tensor, semantic: Tensor, num_stuff: in
     columns = (x >= bounds.x1[:, None]) & (x < bounds.x2[:, None])
     inside = rows[:, :, None] & columns[:, None, :] & (classes > 0)[:, None, None]
     return torch.where(inside, semantic[num_stuff - 1 + classes], 0.0)
+
+
+NOT_FINITE = "the network's logits are not finite"
+
+
+def are_finite(semantic: Tensor, mask_logits: Tensor, classes: Tensor) -> Tensor:
+    """Return whether the logits of each image have neither NaN nor infinite values: bool (B,).
+
+    Each tensor is read once, and nothing waits for the device.
+
+    Args:
+        semantic: Semantic logits (B, S, H, W).
+        mask_logits: Mask logits (B, N, bins, bins).
+        classes: int64 (B, N); masks of class 0 are not used, and do not matter.
+    """
+    # The largest absolute value, NaN if there is one; sums would overflow.
+    largest = torch.linalg.vector_norm(semantic, torch.inf, dim=(1, 2, 3))
+    of_masks = torch.linalg.vector_norm(mask_logits, torch.inf, dim=(2, 3))
+    of_masks = of_masks.masked_fill(classes == 0, 0.0)
+    return (torch.cat((largest[:, None], of_masks), dim=1) < torch.inf).all(dim=1)
+
+
+def check_finite(semantic: Tensor, mask_logits: Tensor, classes: Tensor) -> None:
+    """Raise `DivergedError` if the logits of an image have NaN or infinite values.
+
+    Classes are found by comparing with the largest logit, which NaN never equals. This waits for
+    the device, as do the forms of operators that call it.
+
+    Args:
+        semantic: Semantic logits (S, H, W).
+        mask_logits: Mask logits (N, bins, bins).
+        classes: int64 (N,); masks of class 0 are not used.
+    """
+    if not bool(are_finite(semantic[None], mask_logits[None], classes[None])):
+        raise DivergedError(NOT_FINITE)
 
 
 def panoptic_logits(

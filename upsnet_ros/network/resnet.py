@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from upsnet_ros.kernels.conv_relu import conv_relu
-from upsnet_ros.kernels.relu_pool import conv_relu_pool
-from upsnet_ros.network.deform import DeformConv2d, offset_conv
+from upsnet_ros.network.semantic_head import DeformConv2d, offset_conv
 from upsnet_ros.network.variants import Variant
+from upsnet_ros.ops.conv_relu import conv_relu, conv_relu_pool
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
@@ -29,7 +28,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         super().train(False)
 
     def train(self, mode: bool = True) -> FrozenBatchNorm2d:
-        """Stay in evaluation mode whatever the parent does."""
+        """Stay in evaluation mode, also if the parent is in training mode."""
         return self
 
 
@@ -125,7 +124,12 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x plus its residual, after ReLU."""
-        out = conv_norm_relu(self.conv1, self.bn1, x)
+        if self.conv1.stride == (2, 2) and x.shape[-1] <= 2 and x.is_cpu and x.dtype.itemsize == 2:
+            # In half precision on CPUs with AMX, oneDNN reads beyond an input whose output is one
+            # column wide (torch 2.14). More zeros to its right change nothing in that column.
+            out = conv_norm_relu(self.conv1, self.bn1, F.pad(x, (0, 2)))[..., :1].contiguous()
+        else:
+            out = conv_norm_relu(self.conv1, self.bn1, x)
         straight = x if self.downsample is None else self.downsample(x)
         return conv_norm_relu(self.conv2, self.bn2, out, add=straight)
 

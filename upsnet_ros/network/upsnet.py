@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from upsnet_ros.network.fpn import FPN, STRIDES
+from upsnet_ros.errors import SettingsError
 from upsnet_ros.network.instance_head import BoxHead, Detections, MaskHead, panoptic_detections
-from upsnet_ros.network.mask_removal import remove_hidden_masks
 from upsnet_ros.network.panoptic_head import (
     Grid,
     HeadOptions,
     PanopticHead,
     PanopticMaps,
+    remove_hidden_masks,
 )
 from upsnet_ros.network.resnet import ResNet
 from upsnet_ros.network.rpn import RPN, select_proposals
-from upsnet_ros.network.semantic_head import SemanticHead
+from upsnet_ros.network.semantic_head import FPN, STRIDES, GroupNormHead, SemanticHead
 from upsnet_ros.network.variants import Variant
 
 #: The stages `UPSNet.forward` announces, in order.
@@ -61,11 +61,17 @@ class UPSNet(nn.Module):
         self.rpn = RPN(channels)
         self.rcnn = BoxHead(channels, hidden=variant.box_channels, num_classes=classes)
         self.mask_branch = MaskHead(channels, num_classes=classes)
-        self.fcn_head = SemanticHead(
-            channels,
-            channels=variant.semantic_channels,
-            num_layers=variant.semantic_layers,
-            num_classes=variant.num_seg_classes,
+        self.fcn_head: SemanticHead | GroupNormHead = (
+            SemanticHead(
+                channels,
+                channels=variant.semantic_channels,
+                num_layers=variant.semantic_layers,
+                num_classes=variant.num_seg_classes,
+            )
+            if variant.family == "upsnet"
+            else GroupNormHead(
+                channels, channels=variant.semantic_channels, num_classes=variant.num_seg_classes
+            )
         )
         self.eval()
 
@@ -99,8 +105,13 @@ class UPSNet(nn.Module):
             grid: Pixels on which the panoptic head works; by default those of the unpadded image.
             options: What is asked of the panoptic head.
             stage: Entered with the name of each of `STAGES` while it runs, to measure it.
+
+        Raises:
+            SettingsError: The variant has other conventions than UPSNet's.
         """
         variant = self.variant
+        if variant.family != "upsnet":
+            raise SettingsError(f"{variant.name} has no reference form: run it with a Predictor")
         with stage("backbone"):
             features = self.resnet_backbone(image)
         with stage("fpn_rpn"):

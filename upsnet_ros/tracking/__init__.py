@@ -1,4 +1,4 @@
-"""Numbers that things keep from frame to frame."""
+"""Tracking: ids that things keep from frame to frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process or several: what torchrun's environment says, and sums over all of them."""
+"""Distributed training: joins the processes started by torchrun, and reduces over them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-#: The others wait this long while the first process evaluates.
-_PATIENCE = timedelta(hours=4)
+#: Timeout of collectives: the other processes wait while the first one evaluates.
+_TIMEOUT = timedelta(hours=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,30 +21,41 @@ class World:
     """The processes of a run.
 
     Attributes:
-        rank: Number of this process.
-        processes: How many there are.
-        device: Where this process computes.
+        rank: Rank of this process.
+        processes: Number of processes.
+        device: Device of this process.
+        has_own_gpus: Whether there are several processes, each with its own GPU. On a CPU, or with
+            a shared GPU, they use gloo, and batch norms are not synchronised.
     """
 
     rank: int
     processes: int
     device: torch.device
+    has_own_gpus: bool = False
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes files."""
+        """Whether this is the first process, which writes the files."""
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of a tensor over all processes, on all of them."""
+        """Return the mean of a tensor over all processes (collective)."""
         if self.processes > 1:
             values = values.clone()
             dist.all_reduce(values)
             values /= self.processes
         return values
 
+    def of_first(self, value: float) -> float:
+        """Return the value of the first process (collective)."""
+        if self.processes == 1:
+            return value
+        sent = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.broadcast(sent, 0)
+        return float(sent)
+
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all of them have to ask."""
+        """Return whether the flag is set in any process (collective)."""
         if self.processes == 1:
             return flag
         raised = torch.tensor(float(flag), device=self.device)
@@ -52,30 +63,53 @@ class World:
         return bool(raised)
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait for all processes (barrier)."""
         if self.processes > 1:
             dist.barrier()
 
 
-@contextmanager
-def world_of_environment(device: str) -> Iterator[World]:
-    """Join the processes that torchrun started, or be alone.
+def place_processes(
+    device: torch.device, *, local_rank: int, local_processes: int, gpus: int
+) -> tuple[torch.device, bool]:
+    """Return the device of one of several processes, and whether each process has its own GPU.
+
+    Processes of one machine are assigned GPUs round-robin. If there are fewer GPUs than processes,
+    they share GPUs, which NCCL does not support; this helps if the host limits training.
 
     Args:
-        device: ``cpu``, ``cuda`` or ``cuda:N``; with several processes on one machine each takes
-            the GPU of its local rank.
+        device: The requested device.
+        local_rank: Rank of the process on this machine.
+        local_processes: Number of processes on this machine.
+        gpus: Number of GPUs of this machine.
+    """
+    if device.type != "cuda":
+        return device, False
+    return torch.device("cuda", local_rank % gpus), local_processes <= gpus
+
+
+@contextmanager
+def world_of_environment(device: str) -> Iterator[World]:
+    """Context of the processes started by torchrun, or of a single process.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``; with several processes on one machine, each uses
+            the GPU of its local rank modulo the number of GPUs.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = torch.device(device)
     if processes == 1:
         yield World(0, 1, chosen)
         return
+    chosen, own_gpus = place_processes(
+        chosen,
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        local_processes=int(os.environ["LOCAL_WORLD_SIZE"]),
+        gpus=torch.cuda.device_count(),
+    )
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    dist.init_process_group("nccl" if own_gpus else "gloo", timeout=_TIMEOUT)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+        yield World(dist.get_rank(), dist.get_world_size(), chosen, own_gpus)
     finally:
         dist.destroy_process_group()

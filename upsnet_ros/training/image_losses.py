@@ -1,44 +1,123 @@
-"""The losses of one image: from features and labels to scalars, target by target."""
+"""Targets and losses of one image, stage by stage: `BatchLosses` for a batch of one.
+
+Training computes batches (`upsnet_ros.training.objective`). Here are the same steps without the
+batch dimension, to look into a single image, and to compare with the recorded results of the
+original, which trained with one image per process: test/training/test_parity.py.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upsnet_ros.datasets.base import VOID
-from upsnet_ros.kernels.roi_align import roi_align
-from upsnet_ros.network.fpn import STRIDES
-from upsnet_ros.network.panoptic_logits import mask_term, panoptic_logits
-from upsnet_ros.network.rpn import select_proposals
+from upsnet_ros.datasets.base import Shape
+from upsnet_ros.network.batched_selection import ProposalLists
+from upsnet_ros.network.semantic_head import STRIDES
 from upsnet_ros.network.upsnet import UPSNet
-from upsnet_ros.training.choices import Chooser
-from upsnet_ros.training.features import Features
-from upsnet_ros.training.losses import (
-    IGNORED_PIXEL,
-    mask_loss,
-    pixel_loss,
-    region_losses,
-    rpn_losses,
-)
-from upsnet_ros.training.panoptic_targets import keep_objects, panoptic_target
-from upsnet_ros.training.prepare import MASK_SIZE, QUARTER, Prepared
-from upsnet_ros.training.roi_targets import RegionTargets, mask_targets, sample_regions
-from upsnet_ros.training.rpn_targets import RPNTargets, all_anchors, assign_rpn_targets
+from upsnet_ros.training import objective, targets
+from upsnet_ros.training.loading import QUARTER, Batch, Prepared
+from upsnet_ros.training.objective import BatchLosses, Features, Kept
 from upsnet_ros.training.settings import LossSettings, Quirks, TargetSettings
+from upsnet_ros.training.targets import Positions, Purpose, RegionTargets, RPNTargets
+
+__all__ = ["ImageLosses", "compute_features", "mask_targets", "panoptic_target"]
+
+
+@dataclass(frozen=True, slots=True)
+class _FeaturesOfImages(Features):
+    def of_image(self, index: int, padded: tuple[int, int]) -> Features:
+        """Return the features of one image of the batch, cropped to its padded size."""
+
+        def crop(x: Tensor, stride: int) -> Tensor:
+            height, width = (-(-side // stride) for side in padded)
+            return x[index : index + 1, :, :height, :width]
+
+        return Features(
+            tuple(crop(x, stride) for x, stride in zip(self.pyramid, STRIDES, strict=True)),
+            tuple(
+                (crop(logits, stride), crop(deltas, stride))
+                for (logits, deltas), stride in zip(self.rpn, STRIDES, strict=True)
+            ),
+            crop(self.semantic, QUARTER),
+        )
+
+
+def compute_features(network: UPSNet, images: Sequence[Tensor]) -> _FeaturesOfImages:
+    """Run the convolutions on images (3, H, W), padded to a common size."""
+    height = max(image.shape[1] for image in images)
+    width = max(image.shape[2] for image in images)
+    batch = torch.stack(
+        [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]
+    )
+    features = objective.compute_features(network, batch)
+    return _FeaturesOfImages(features.pyramid, features.rpn, features.semantic)
+
+
+def mask_targets(
+    regions: RegionTargets,
+    *,
+    shapes: Sequence[Shape],
+    crowd: Tensor,
+    resolution: int,
+    quirks: Quirks,
+) -> Tensor:
+    """Return `targets.mask_targets` of the regions of one image; ``crowd`` is bool (N,)."""
+    return targets.mask_targets(
+        regions,
+        shapes=[shapes],
+        crowds=[crowd.cpu().numpy()],
+        resolution=resolution,
+        quirks=quirks,
+    )
+
+
+def panoptic_target(semantic: Tensor, masks: Tensor, *, num_stuff: int) -> Tensor:
+    """Return the panoptic target int64 (H, W) of one image.
+
+    Args:
+        semantic: (H, W), class in UPSNet's order or `VOID`.
+        masks: (K, H, W), 1 where a pixel belongs to the object.
+        num_stuff: Number of stuff classes.
+    """
+    return objective.panoptic_target(
+        semantic[None], masks, kept=_kept(torch.arange(len(masks)), len(masks)), num_stuff=num_stuff
+    )[0]
+
+
+class Chooser(Protocol):
+    """Samples without replacement."""
+
+    def choose(self, purpose: Purpose, candidates: Tensor, count: int) -> Tensor:
+        """Return ``count`` of the candidates int64 (N,), which ascend, in random order."""
+
+
+class _ByPosition:
+    """Asks a chooser of values for positions."""
+
+    def __init__(self, chooser: Chooser) -> None:
+        self._chooser = chooser
+
+    def choose(self, purpose: Purpose, candidates: Tensor, count: int) -> Positions:
+        chosen = self._chooser.choose(purpose, candidates, count)
+        return torch.searchsorted(candidates, chosen).cpu().numpy()
 
 
 class ImageLosses:
-    """The losses of one image, target by target.
+    """Computes the targets and losses of one image.
 
     Args:
-        network: Gives the heads.
-        features: Of this image.
-        image: Its labels.
-        targets: How anchors and proposals become examples.
-        losses: What they count.
-        quirks: Habits of the original to keep.
-        chooser: Who makes the random choices.
+        network: The network, whose heads are run.
+        features: Features of this image, ``compute_features(...).of_image(...)``.
+        image: Ground truth of this image.
+        targets: Sampling of anchors, regions and objects.
+        losses: Weights of the losses.
+        quirks: Faults of the original to reproduce.
+        chooser: Makes the random choices.
     """
 
     def __init__(
@@ -52,163 +131,65 @@ class ImageLosses:
         quirks: Quirks,
         chooser: Chooser,
     ) -> None:
-        self.network = network
-        self.features = features
-        self.image = image
-        self.targets = targets
-        self.losses = losses
-        self.quirks = quirks
         self.chooser = chooser
-        self.scale = image.geometry.scale
-        self.device = features.semantic.device
-        self.objects = ~image.crowd
-
-    @torch.no_grad()
-    def propose(self) -> Tensor:
-        """Return the proposals (K, 4) on the network's grid."""
-        proposals, _ = select_proposals(
-            self.features.rpn,
-            STRIDES,
-            size=self.image.geometry.size,
-            top_n=self.targets.rpn_top_n,
-            nms_threshold=self.network.variant.rpn_nms_threshold,
+        self._batch = BatchLosses(
+            network,
+            features,
+            Batch.of([image]).to(features.semantic.device),
+            targets=targets,
+            losses=losses,
+            quirks=quirks,
+            choosers=[_ByPosition(chooser)],
         )
-        return proposals
+
+    def propose(self) -> Tensor:
+        """Return the proposals (K, 4) in pixels of the network input."""
+        proposals = self._batch.propose()
+        return proposals.boxes[0, : int(proposals.counts)]
 
     def rpn_targets(self) -> RPNTargets:
-        """Label the anchors."""
-        sizes = [(logits.shape[2], logits.shape[3]) for logits, _ in self.features.rpn]
-        return assign_rpn_targets(
-            all_anchors(sizes, STRIDES, self.device),
-            boxes=self.image.boxes[self.objects] * self.scale,
-            crowds=self.image.boxes[self.image.crowd] * self.scale,
-            size=self.image.geometry.size,
-            settings=self.targets,
-            quirks=self.quirks,
-            chooser=self.chooser,
-        )
-
-    def rpn(self) -> dict[str, Tensor]:
-        """Return the losses of the region proposal network."""
-        logits = [x[0].permute(1, 2, 0).reshape(-1) for x, _ in self.features.rpn]
-        deltas = [x[0].permute(1, 2, 0).reshape(-1, 4) for _, x in self.features.rpn]
-        objectness, box = rpn_losses(
-            torch.cat(logits),
-            torch.cat(deltas),
-            self.rpn_targets(),
-            rpn_anchors=self.targets.rpn_anchors,
-        )
-        return {"rpn_class": objectness, "rpn_box": box}
+        """Return the targets of the anchors; its labels are int8 (A,)."""
+        found = self._batch.rpn_targets()
+        return replace(found, labels=found.labels[0])
 
     def regions(self, proposals: Tensor) -> RegionTargets:
-        """Choose the regions the box head learns from."""
-        return sample_regions(
-            proposals / self.scale,
-            boxes=self.image.boxes,
-            classes=self.image.classes,
-            crowd=self.image.crowd,
-            settings=self.targets,
-            quirks=self.quirks,
-            chooser=self.chooser,
-        )
-
-    def box(self, regions: RegionTargets) -> dict[str, Tensor]:
-        """Return losses and accuracy of the box head."""
-        logits, deltas = self.network.rcnn(self.features.pyramid, regions.boxes * self.scale)
-        box_class, box = region_losses(logits, deltas, regions)
-        accuracy = (logits.detach().argmax(dim=1) == regions.classes).float().mean()
-        return {"box_class": box_class, "box": box, "box_accuracy": accuracy}
-
-    def mask(self, regions: RegionTargets) -> dict[str, Tensor]:
-        """Return the loss of the mask head."""
-        # Without an object one region stands in, with nothing to learn: every weight of the
-        # network then has a gradient in every step, which is what DistributedDataParallel wants.
-        count = max(len(regions.objects), 1)
-        boxes, classes = regions.boxes[:count], regions.classes[:count]
-        if len(regions.objects):
-            targets = mask_targets(
-                regions,
-                shapes=self.image.shapes,
-                crowd=self.image.crowd,
-                resolution=MASK_SIZE,
-                quirks=self.quirks,
-            )
-        else:
-            targets = boxes.new_full((1, MASK_SIZE, MASK_SIZE), -1.0)
-        logits = self.network.mask_branch(self.features.pyramid, boxes * self.scale, classes)
-        return {"mask": mask_loss(logits, targets)}
-
-    def semantic(self) -> dict[str, Tensor]:
-        """Return the losses of the semantic head, pixel by pixel and box by box."""
-        full = F.interpolate(
-            self.features.semantic,
-            scale_factor=float(QUARTER),
-            mode="bilinear",
-            align_corners=False,
-        )
-        losses = {"semantic": pixel_loss(full, _pixel_target(self.image.semantic)[None])}
-        if self.losses.semantic_roi > 0:
-            target = _pixel_target(self.image.roi_semantic)
-            losses["semantic_roi"] = pixel_loss(
-                self.roi_scores(), target, diluted=self.quirks.diluted_losses
-            )
-        return losses
+        """Sample the regions for the box head from proposals (K, 4)."""
+        return self._batch.regions(_lists(proposals))
 
     def roi_scores(self) -> Tensor:
         """Return semantic logits (M, S, 28, 28) inside the boxes of the objects."""
-        # The score convolution is linear and every sample lies on the map, so that pooling scores
-        # is pooling features and scoring them.
-        boxes = self.image.boxes[self.objects] * self.scale
-        rois = torch.cat((boxes.new_zeros(len(boxes), 1), boxes), dim=1)
-        return roi_align(self.features.semantic, rois, MASK_SIZE, 1 / QUARTER)
+        return self._batch.roi_scores()
 
     def panoptic_target(self, kept: Tensor) -> Tensor:
-        """Return the ground truth of the panoptic head shown the objects kept."""
-        use_unknown = self.losses.unknown_pixels == "unknown"
-        return panoptic_target(
-            self.image.semantic_quarter,
-            self.image.masks_quarter[kept],
-            num_stuff=self.network.variant.num_stuff,
-            unknown=self.image.unknown_quarter if use_unknown else None,
-            ignored=None if self.quirks.crowds_as_objects else self.image.crowd_quarter,
-        )
+        """Return the target (H / 4, W / 4) of the panoptic head for the objects ``kept``."""
+        return self._batch.panoptic_target(self._kept(kept))[0]
 
     def panoptic_logits(self, kept: Tensor) -> Tensor:
         """Return the panoptic head's logits (stuff + kept + unknown, H / 4, W / 4)."""
-        semantic, num_stuff = self.features.semantic[0], self.network.variant.num_stuff
-        if len(kept) == 0:
-            return torch.cat((semantic[:num_stuff], semantic[num_stuff:].amax(dim=0)[None]))
-        boxes = self.image.boxes[self.objects][kept] * self.scale
-        classes = self.image.classes[self.objects][kept]
-        masks = self.network.mask_branch(self.features.pyramid, boxes, classes)
-        quarter = boxes / QUARTER
-        pasted = mask_term(quarter, masks, (semantic.shape[1], semantic.shape[2]))
-        return panoptic_logits(semantic, quarter, classes, pasted, num_stuff)
-
-    def panoptic(self) -> dict[str, Tensor]:
-        """Return loss and accuracy of the panoptic head."""
-        kept = keep_objects(
-            int(self.objects.sum()),
-            fraction=self.targets.kept_objects,
-            chooser=self.chooser,
-            device=self.device,
+        losses, rows = self._batch, self._kept(kept)
+        masks = losses.network.mask_branch(
+            losses.features.pyramid,
+            losses.member_boxes[rows.rows],
+            losses.member_classes[rows.rows],
         )
-        logits, target = self.panoptic_logits(kept), self.panoptic_target(kept)
-        loss = pixel_loss(logits[None], target[None], diluted=self.quirks.diluted_losses)
-        known = target != IGNORED_PIXEL
-        right = (logits.detach().argmax(dim=0) == target).sum()
-        return {"panoptic": loss, "panoptic_accuracy": right / known.sum().clamp(min=1)}
+        return losses.panoptic_logits(rows, masks)[0]
 
     def all(self, *, proposals: Tensor | None = None) -> dict[str, Tensor]:
-        """Return every loss, unweighted, and the accuracies.
+        """Return all losses, unweighted, and the accuracies.
 
         Args:
-            proposals: (K, 4) on the network's grid to sample regions from, instead of the RPN's.
+            proposals: (K, 4) in pixels of the network input, to use instead of the RPN's.
         """
-        results = self.rpn()
-        regions = self.regions(self.propose() if proposals is None else proposals)
-        return results | self.box(regions) | self.mask(regions) | self.semantic() | self.panoptic()
+        return self._batch.all(proposals=None if proposals is None else _lists(proposals))
+
+    def _kept(self, kept: Tensor) -> Kept:
+        return _kept(kept, len(self._batch.member_images))
 
 
-def _pixel_target(semantic: Tensor) -> Tensor:
-    return semantic.long().masked_fill(semantic == VOID, IGNORED_PIXEL)
+def _kept(kept: Tensor, count: int) -> Kept:
+    return Kept.of([kept.cpu().numpy()], [count], device=kept.device)
+
+
+def _lists(proposals: Tensor) -> ProposalLists:
+    count = torch.tensor([len(proposals)], dtype=torch.int32, device=proposals.device)
+    return ProposalLists(proposals[None], count)

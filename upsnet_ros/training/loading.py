@@ -1,31 +1,436 @@
-"""Which images a step sees, read and prepared by worker processes.
+"""Opens the dataset, augments images, and loads them in worker processes.
 
-Everything random about an image follows from the run's seed and the image's position, its number
-in the endless sequence of images. So it does not matter which process or worker makes it, nor
-whether the run was interrupted before it.
+All random choices for an image depend only on the run's seed and the image's position, its index in
+the endless sequence of images. They do not depend on the process or worker that loads it, or on
+whether the run was interrupted before.
 """
 
 from __future__ import annotations
 
+import math
 import resource
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import cast
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache, partial
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
-from upsnet_ros.datasets.base import Dataset, DatasetError
-from upsnet_ros.training.augment import augment
-from upsnet_ros.training.prepare import Prepared, prepare
-from upsnet_ros.training.run_settings import SettingsError
-from upsnet_ros.training.settings import AugmentSettings, Quirks
+from upsnet_ros.datasets.base import VOID, Bitmask, Dataset, Sample, Shape, Thing
+from upsnet_ros.datasets.readers import Cityscapes, Folder
+from upsnet_ros.errors import DatasetError, SettingsError
+from upsnet_ros.inference.preprocess import Geometry, preprocess
+from upsnet_ros.network.variants import get_variant
+from upsnet_ros.processes.child_processes import process_context, starting_workers
+from upsnet_ros.training.settings import (
+    AugmentSettings,
+    CityscapesSettings,
+    CocoPanopticSettings,
+    DatasetSettings,
+    FolderSettings,
+    Quirks,
+)
 
-#: A batch of 16 has some 200 tensors, and each worker holds two batches ready.
+#: Side length of mask targets and of the region-wise semantic loss, bins.
+MASK_SIZE = 28
+#: Stride of the semantic and panoptic heads with respect to the network input.
+QUARTER = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """One image with its ground truth, in the host's memory.
+
+    Attributes:
+        name: Name of the sample.
+        seed: Seed of all random choices for this image.
+        geometry: Mapping from the labelled image to the network input.
+        data: float32 (3, H, W), the network input; H and W are the padded size.
+        boxes: float32 (N, 4) of all objects, in pixels of the labelled image.
+        classes: int64 (N,), class of each object, from 1.
+        crowd: bool (N,), whether the object is a crowd.
+        members: int64 (M,), indices of the objects that are not crowds.
+        shapes: Shapes of all N objects.
+        semantic: uint8 (H, W), class of each pixel, `VOID` in the padding.
+        semantic_quarter: uint8 (H / 4, W / 4), the same at a quarter of the size.
+        unknown_quarter: bool (H / 4, W / 4), pixels of objects outside the taxonomy.
+        crowd_quarter: bool (H / 4, W / 4), pixels of crowds.
+        roi_semantic: uint8 (M, 28, 28), ``semantic`` inside the boxes of the M non-crowd objects.
+        masks_quarter: uint8 (M, H / 4, W / 4), 1 inside the object.
+    """
+
+    name: str
+    seed: int
+    geometry: Geometry
+    data: Tensor
+    boxes: Tensor
+    classes: Tensor
+    crowd: Tensor
+    members: Tensor
+    shapes: tuple[Shape, ...]
+    semantic: Tensor
+    semantic_quarter: Tensor
+    unknown_quarter: Tensor
+    crowd_quarter: Tensor
+    roi_semantic: Tensor
+    masks_quarter: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Several prepared images, padded at the bottom and on the right to a common size.
+
+    What the host needs to know stays there, so that it need not ask the device for it. B images
+    have N objects at most, and M objects that are not crowds in all.
+
+    Attributes:
+        names: Names of the samples.
+        seeds: Seeds of all random choices, one for each image.
+        geometries: Mappings from the labelled images to the network input.
+        shapes: Shapes of the objects of each image.
+        crowds: Whether each object of each image is a crowd.
+        data: float32 (B, 3, H, W), the network input.
+        scales: float32 (B, 1, 1), factors from the labelled images to the network input.
+        sizes: float32 (B, 1, 2), height and width of the unpadded images.
+        boxes: float32 (B, N, 4) of all objects, in pixels of the labelled images; N >= 1.
+        classes: int64 (B, N), class of each object, from 1; 0 in the padding.
+        crowd: bool (B, N), whether the object is a crowd.
+        members: int64 (2, M), image and index of the objects that are not crowds.
+        semantic: uint8 (B, H, W), class of each pixel, `VOID` in the padding.
+        semantic_quarter: uint8 (B, H / 4, W / 4), the same at a quarter of the size.
+        unknown_quarter: bool (B, H / 4, W / 4), pixels of objects outside the taxonomy.
+        crowd_quarter: bool (B, H / 4, W / 4), pixels of crowds.
+        roi_semantic: uint8 (M, 28, 28), ``semantic`` inside the boxes of the members.
+        masks_quarter: uint8 (M, H / 4, W / 4), 1 inside the member.
+    """
+
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    geometries: tuple[Geometry, ...]
+    shapes: tuple[tuple[Shape, ...], ...]
+    crowds: tuple[npt.NDArray[np.bool_], ...]
+    data: Tensor
+    scales: Tensor
+    sizes: Tensor
+    boxes: Tensor
+    classes: Tensor
+    crowd: Tensor
+    members: Tensor
+    semantic: Tensor
+    semantic_quarter: Tensor
+    unknown_quarter: Tensor
+    crowd_quarter: Tensor
+    roi_semantic: Tensor
+    masks_quarter: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, images: Sequence[Prepared]) -> Batch:
+        """Return a batch of images in the host's memory."""
+        geometries = tuple(image.geometry for image in images)
+        height, width = (max(sides) for sides in zip(*(g.padded for g in geometries), strict=True))
+        full, quarter = (height, width), (height // QUARTER, width // QUARTER)
+        count = max(1, *(len(image.boxes) for image in images))
+
+        def stacked(name: str, size: tuple[int, ...], fill: int) -> Tensor:
+            parts = [getattr(image, name) for image in images]
+            return torch.stack([_filled_up(part, size, fill) for part in parts])
+
+        def joined(name: str, size: tuple[int, ...], fill: int) -> Tensor:
+            parts = [getattr(image, name) for image in images]
+            return torch.cat([_filled_up(x, (len(x), *size), fill) for x in parts])
+
+        members = [
+            torch.stack((torch.full_like(image.members, index), image.members))
+            for index, image in enumerate(images)
+        ]
+        return cls(
+            names=tuple(image.name for image in images),
+            seeds=tuple(image.seed for image in images),
+            geometries=geometries,
+            shapes=tuple(image.shapes for image in images),
+            crowds=tuple(image.crowd.numpy() for image in images),
+            data=stacked("data", (3, *full), 0),
+            scales=torch.tensor([g.scale for g in geometries]).view(-1, 1, 1),
+            sizes=torch.tensor([g.size for g in geometries], dtype=torch.float32)[:, None],
+            boxes=stacked("boxes", (count, 4), 0),
+            classes=stacked("classes", (count,), 0),
+            crowd=stacked("crowd", (count,), 0),
+            members=torch.cat(members, dim=1),
+            semantic=stacked("semantic", full, VOID),
+            semantic_quarter=stacked("semantic_quarter", quarter, VOID),
+            unknown_quarter=stacked("unknown_quarter", quarter, 0),
+            crowd_quarter=stacked("crowd_quarter", quarter, 0),
+            roi_semantic=joined("roi_semantic", (MASK_SIZE, MASK_SIZE), VOID),
+            masks_quarter=joined("masks_quarter", quarter, VOID),
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """Return a copy with all tensors on the device."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Return a copy in pinned memory; called by the data loader."""
+        return self._with(lambda tensor: tensor.pin_memory())
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            entry.name: change(value)
+            for entry in fields(self)
+            if isinstance(value := getattr(self, entry.name), Tensor)
+        }
+        return replace(self, **changed)
+
+
+def _filled_up(x: Tensor, size: tuple[int, ...], fill: int) -> Tensor:
+    """Return a tensor padded at the end of each dimension, or itself where it has that size."""
+    if tuple(x.shape) == size:
+        return x
+    whole = x.new_full(size, fill)
+    whole[tuple(slice(length) for length in x.shape)] = x
+    return whole
+
+
+def nearest_index(length: int, factor: float) -> npt.NDArray[np.intp]:
+    """Return the source index of each pixel of a line of ``length`` pixels resized by ``factor``.
+
+    Follows OpenCV's INTER_NEAREST, with which the original resized labels.
+    """
+    positions = np.arange(max(1, round(length * factor))) * (1 / factor)
+    return np.minimum(np.floor(positions).astype(np.intp), length - 1)
+
+
+def _padded(values: npt.NDArray[np.uint8], size: tuple[int, int], fill: int) -> Tensor:
+    height, width = size
+    out = np.full((*values.shape[:-2], height, width), fill, np.uint8)
+    out[..., : values.shape[-2], : values.shape[-1]] = values
+    return torch.from_numpy(out)
+
+
+def _roi_semantic(
+    semantic: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32], scale: float
+) -> npt.NDArray[np.uint8]:
+    """Crop and resize the labels inside boxes to (N, 28, 28).
+
+    As in the original, x2 and y2 are exclusive unless the crop would be empty.
+
+    Args:
+        semantic: uint8 (H, W), labels at network resolution, not padded.
+        boxes: float32 (N, 4) in pixels of the labelled image.
+        scale: Factor from the labelled image to network resolution.
+    """
+    height, width = semantic.shape
+    crops = np.empty((len(boxes), MASK_SIZE, MASK_SIZE), np.uint8)
+    corners = np.around(boxes * np.float32(scale)).astype(int)
+    for (x1, y1, x2, y2), crop in zip(corners.tolist(), crops, strict=True):
+        x1, y1 = min(x1, width - 1), min(y1, height - 1)
+        part = semantic[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]
+        cv2.resize(part, (MASK_SIZE, MASK_SIZE), dst=crop, interpolation=cv2.INTER_NEAREST)
+    return crops
+
+
+def _outlined(thing: Thing) -> Thing:
+    shape = thing.shape
+    return replace(thing, shape=shape.outline()) if isinstance(shape, Bitmask) else thing
+
+
+def prepare(
+    sample: Sample, geometry: Geometry, *, num_stuff: int, seed: int, quirks: Quirks
+) -> Prepared:
+    """Return an image and its labels resized to the network's input size.
+
+    Args:
+        sample: The labelled image, already augmented.
+        geometry: Mapping from the sample's size to the network input.
+        num_stuff: Number of stuff classes.
+        seed: Seed of the random choices for this image.
+        quirks: Faults of the original to reproduce.
+    """
+    scale, padded = geometry.scale, geometry.padded
+    things: Sequence[Thing] = sample.things
+    if quirks.masks_by_bounds:
+        things = [_outlined(thing) for thing in things]
+    boxes = np.array([thing.box for thing in things], np.float32).reshape(-1, 4)
+    crowd = np.array([thing.crowd for thing in things], bool)
+
+    rows, columns = (nearest_index(side, scale) for side in sample.size)
+    semantic = sample.semantic[np.ix_(rows, columns)]
+    quarter_rows = rows[nearest_index(len(rows), 1 / QUARTER)]
+    quarter_columns = columns[nearest_index(len(columns), 1 / QUARTER)]
+    quarter = (padded[0] // QUARTER, padded[1] // QUARTER)
+
+    painted = list(things) if quirks.crowd_shifts_panoptic_masks else []
+    painted = (painted or [thing for thing in things if not thing.crowd])[: int((~crowd).sum())]
+    masks = np.zeros((len(painted), len(quarter_rows), len(quarter_columns)), np.uint8)
+    for mask, thing in zip(masks, painted, strict=True):
+        mask[:] = thing.shape.paint(quarter_rows, quarter_columns)
+    groups = np.zeros((len(quarter_rows), len(quarter_columns)), np.uint8)
+    for thing in things:
+        if thing.crowd:
+            groups |= thing.shape.paint(quarter_rows, quarter_columns)
+    unknown = np.zeros_like(groups)
+    if sample.unknown is not None:
+        unknown[:] = sample.unknown[np.ix_(quarter_rows, quarter_columns)]
+
+    image = torch.from_numpy(np.ascontiguousarray(sample.image))
+    return Prepared(
+        name=sample.name,
+        seed=seed,
+        geometry=geometry,
+        data=preprocess(image, geometry, dtype=torch.float32)[0],
+        boxes=torch.from_numpy(boxes),
+        classes=torch.tensor(
+            [thing.semantic_id - num_stuff + 1 for thing in things], dtype=torch.int64
+        ),
+        crowd=torch.from_numpy(crowd),
+        members=torch.from_numpy(np.flatnonzero(~crowd)),
+        shapes=tuple(thing.shape for thing in things),
+        semantic=_padded(semantic, padded, VOID),
+        semantic_quarter=_padded(
+            sample.semantic[np.ix_(quarter_rows, quarter_columns)], quarter, VOID
+        ),
+        unknown_quarter=_padded(unknown, quarter, 0).bool(),
+        crowd_quarter=_padded(groups, quarter, 0).bool(),
+        roi_semantic=torch.from_numpy(_roi_semantic(semantic, boxes[~crowd], scale)),
+        masks_quarter=_padded(masks, quarter, VOID),
+    )
+
+
+Indices = npt.NDArray[np.intp]
+
+#: A batch of 16 has about 200 tensors, and each worker prefetches two batches.
 _OPEN_FILES = 65536
+
+
+def mirrored(sample: Sample) -> Sample:
+    """Return the sample mirrored left to right."""
+    width = sample.size[1]
+    things = []
+    for thing in sample.things:
+        x1, y1, x2, y2 = thing.box
+        box = (width - x2 - 1, y1, width - x1 - 1, y2)
+        things.append(replace(thing, box=box, shape=thing.shape.flipped(width)))
+    return replace(
+        sample,
+        image=np.ascontiguousarray(sample.image[:, ::-1]),
+        semantic=np.ascontiguousarray(sample.semantic[:, ::-1]),
+        things=tuple(things),
+        unknown=None if sample.unknown is None else sample.unknown[:, ::-1].copy(),
+    )
+
+
+def cropped(sample: Sample, *, x1: int, y1: int, x2: int, y2: int) -> Sample:
+    """Return the sample cropped to columns x1 .. x2 - 1 and rows y1 .. y2 - 1."""
+    window = (slice(y1, y2), slice(x1, x2))
+    return replace(
+        sample,
+        image=np.ascontiguousarray(sample.image[window]),
+        semantic=np.ascontiguousarray(sample.semantic[window]),
+        things=tuple(_parts(sample.things, np.arange(y1, y2), np.arange(x1, x2))),
+        unknown=None if sample.unknown is None else sample.unknown[window].copy(),
+    )
+
+
+def _parts(things: Sequence[Thing], rows: Indices, columns: Indices) -> Iterator[Thing]:
+    for thing in things:
+        part = thing.shape.paint(rows, columns).astype(bool)
+        if part.any():
+            shape = Bitmask.of(part)
+            yield replace(thing, box=shape.bounds, shape=shape)
+
+
+def recoloured(image: npt.NDArray[np.uint8], strength: float) -> npt.NDArray[np.uint8]:
+    """Return a BGR image with random changes of brightness, contrast, saturation and hue."""
+    jitter = v2.ColorJitter(
+        brightness=strength, contrast=strength, saturation=strength, hue=min(0.1 * strength, 0.5)
+    )
+    rgb = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)
+    changed = jitter(tv_tensors.Image(rgb)).permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(changed[..., ::-1])
+
+
+def _random_int(limit: int) -> int:
+    """Return a random integer from 0 to ``limit``, inclusive."""
+    return int(torch.randint(limit + 1, ()))
+
+
+def augment(sample: Sample, settings: AugmentSettings, *, seed: int) -> tuple[Sample, Geometry]:
+    """Augment a sample randomly; the result depends only on the arguments.
+
+    Returns:
+        The augmented sample, not yet resized, and the geometry for resizing it.
+    """
+    # torchvision uses the global generator, so seed that one and restore its state afterwards.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        scale = settings.scales[_random_int(len(settings.scales) - 1)]
+        geometry = Geometry.of(sample.size, scale=scale, max_size=settings.max_size)
+        if settings.crop is not None:
+            # Round down, so that the resized crop is not larger than requested.
+            height, width = (
+                min(side, math.floor(wanted / geometry.scale))
+                for side, wanted in zip(sample.size, settings.crop, strict=True)
+            )
+            y1 = _random_int(sample.size[0] - height)
+            x1 = _random_int(sample.size[1] - width)
+            sample = cropped(sample, x1=x1, y1=y1, x2=x1 + width, y2=y1 + height)
+            geometry = geometry.of_part((height, width))
+        if float(torch.rand(())) < settings.flip:
+            sample = mirrored(sample)
+        if settings.color > 0:
+            sample = replace(sample, image=recoloured(sample.image, settings.color))
+    return sample, geometry
+
+
+def open_dataset(settings: DatasetSettings, *, variant: str) -> Dataset:
+    """Open a dataset and check that it has the classes of the network.
+
+    Raises:
+        DatasetError: If it cannot be read, or has other classes.
+    """
+    dataset: Dataset
+    if isinstance(settings, CityscapesSettings):
+        dataset = Cityscapes(settings.root, split=settings.split, images=settings.images)
+    elif isinstance(settings, CocoPanopticSettings):
+        from upsnet_ros.datasets.readers import CocoPanoptic  # needs kornia_rs
+
+        dataset = CocoPanoptic(settings.images, settings.annotations, segments=settings.segments)
+    elif isinstance(settings, FolderSettings):
+        dataset = Folder(
+            settings.images,
+            settings.labels,
+            taxonomy=settings.taxonomy,
+            classes=settings.classes,
+            min_area=settings.min_area,
+        )
+    else:
+        # Imported here because it takes half a second.
+        from upsnet_ros.synthetic.dataset import DrawnScenes
+
+        dataset = DrawnScenes(
+            split=settings.split,
+            seed=settings.seed,
+            length=settings.length,
+            size=settings.size,
+            cache=settings.cache,
+        )
+    wanted = get_variant(variant).dataset
+    if dataset.taxonomy.name != wanted:
+        raise DatasetError(
+            f"{settings.kind} has the classes of {dataset.taxonomy.name}, but {variant} those of"
+            f" {wanted}"
+        )
+    return dataset
 
 
 @lru_cache(maxsize=2)
@@ -34,18 +439,28 @@ def _epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
 
 
 def index_at(position: int, *, seed: int, count: int) -> int:
-    """Return which of ``count`` images comes at a position: every one once in each epoch."""
-    epoch, place = divmod(position, count)
-    return _epoch_order(seed, epoch, count)[place]
+    """Return the index of the image at a position; each of ``count`` occurs once per epoch."""
+    epoch, offset = divmod(position, count)
+    return _epoch_order(seed, epoch, count)[offset]
 
 
 def seed_at(position: int, *, seed: int) -> int:
-    """Return the seed of the random changes and choices at a position."""
+    """Return the seed of all random choices for the image at a position."""
     return int(np.random.SeedSequence((seed, position)).generate_state(1, np.uint64)[0] >> 1)
 
 
 class TrainingImages(TorchDataset["Prepared | DatasetError"]):
-    """The endless sequence of prepared images, by position."""
+    """The endless sequence of prepared images, indexed by position.
+
+    Args:
+        dataset: The training set.
+        augment: Random augmentation.
+        quirks: Faults of the original to reproduce.
+        seed: Seed of the run.
+
+    Raises:
+        DatasetError: If the dataset is empty.
+    """
 
     def __init__(
         self, dataset: Dataset, *, augment: AugmentSettings, quirks: Quirks, seed: int
@@ -58,9 +473,9 @@ class TrainingImages(TorchDataset["Prepared | DatasetError"]):
         self._seed = seed
 
     def __getitem__(self, position: int) -> Prepared | DatasetError:
-        """Return an image, or the error that kept it from being read.
+        """Return an image, or the error if it cannot be read.
 
-        An exception raised in a worker would arrive as the text of its traceback.
+        Errors are returned because torch passes on an exception of a worker only as text.
         """
         index = index_at(position, seed=self._seed, count=len(self._dataset))
         try:
@@ -79,22 +494,22 @@ class TrainingImages(TorchDataset["Prepared | DatasetError"]):
 
 
 class Steps(Sampler[list[int]]):
-    """The positions of one process's images in each of a range of steps.
+    """Yields the positions of one process's images for each optimiser step.
 
     Args:
         iterations: The steps.
-        batch_size: Images in a step, over all processes.
-        rank: Number of this process.
-        processes: How many there are.
+        batch_size: Images per step, over all processes.
+        rank: Rank of this process.
+        processes: Number of processes.
 
     Raises:
-        SettingsError: The batch cannot be shared equally.
+        SettingsError: If the batch size is not divisible by the number of processes.
     """
 
     def __init__(self, iterations: range, *, batch_size: int, rank: int, processes: int) -> None:
         if batch_size % processes:
             raise SettingsError(
-                f"batch_size {batch_size} cannot be shared by {processes} processes equally"
+                f"batch_size {batch_size} cannot be divided equally among {processes} processes"
             )
         self._iterations = iterations
         self._batch_size = batch_size
@@ -111,19 +526,24 @@ class Steps(Sampler[list[int]]):
 
 
 def _single_threaded(_: int) -> None:
-    # Workers share the cores among themselves.
+    # The workers themselves are the parallelism.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
 
-def _as_list(items: Sequence[Prepared | DatasetError]) -> list[Prepared | DatasetError]:
-    return list(items)
+def _passes(items: Sequence[Prepared | DatasetError], *, size: int) -> list[Batch] | DatasetError:
+    images = []
+    for item in items:
+        if isinstance(item, DatasetError):
+            return item
+        images.append(item)
+    return [Batch.of(images[start : start + size]) for start in range(0, len(images), size)]
 
 
 def _allow_open_files() -> None:
-    """Raise this process's limit of open files as far as it may; workers inherit it.
+    """Raise this process's limit of open files as far as allowed; workers inherit it.
 
-    Every tensor that comes from a worker is an open file until it is freed.
+    Every tensor received from a worker is an open file until it is freed.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
@@ -132,12 +552,17 @@ def _allow_open_files() -> None:
 
 
 def load_steps(
-    images: TrainingImages, steps: Steps, *, workers: int, pin_memory: bool
-) -> Iterator[list[Prepared]]:
-    """Yield the prepared images of each step.
+    images: TrainingImages,
+    steps: Steps,
+    *,
+    images_per_pass: int,
+    workers: int,
+    pin_memory: bool,
+) -> Generator[list[Batch], None, None]:
+    """Yield the prepared images of each step, in batches of at most ``images_per_pass``.
 
     Raises:
-        DatasetError: An image cannot be read.
+        DatasetError: If an image cannot be read.
     """
     if workers:
         _allow_open_files()
@@ -145,16 +570,17 @@ def load_steps(
         images,
         batch_sampler=steps,
         num_workers=workers,
-        collate_fn=_as_list,
+        collate_fn=partial(_passes, size=images_per_pass),
         worker_init_fn=_single_threaded,
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
-        # A forked worker would take over locks of OpenCV's and torch's threads; one from a fork
-        # server would live on, with the server, where this process is killed.
-        multiprocessing_context="spawn" if workers else None,
+        # A forked worker would inherit locks held by OpenCV's and torch's threads; a worker of a
+        # fork server would survive, with the server, if this process is killed.
+        multiprocessing_context=process_context("spawn") if workers else None,
     )
-    for items in loader:
-        for item in items:
-            if isinstance(item, DatasetError):
-                raise item
-        yield cast("list[Prepared]", items)
+    with starting_workers():
+        batches = iter(loader)
+    for passes in batches:
+        if isinstance(passes, DatasetError):
+            raise passes
+        yield passes

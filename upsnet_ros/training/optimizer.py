@@ -1,4 +1,4 @@
-"""Which weights learn, and how gradients move them."""
+"""Selection of trainable weights, optimisers, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -10,17 +10,49 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from upsnet_ros.network.resnet import FrozenBatchNorm2d
 from upsnet_ros.network.upsnet import UPSNet
 from upsnet_ros.training.settings import OptimizerSettings, Quirks, ScheduleSettings
 
-#: The rate falls to this share at each of `ScheduleSettings.decay_at`.
+#: Factor on the learning rate at each of `ScheduleSettings.decay_at`.
 DECAY = 0.1
-#: Share of the rate with which the warm-up begins.
+#: Factor on the learning rate at the start of the warm-up.
 WARMUP_START = 0.1
 
 
+def thaw_batch_norms_(module: nn.Module, *, shared: bool) -> None:
+    """Replace frozen norms by trainable ones with the same values, in place.
+
+    Norms beside frozen convolutions stay frozen. Parameter names do not change, so that the weights
+    load into a network with frozen norms.
+
+    Args:
+        module: A network; freeze stages before calling this.
+        shared: Whether to synchronise statistics over all processes (CUDA only); otherwise each
+            process uses its own images.
+    """
+    kind = nn.SyncBatchNorm if shared else nn.BatchNorm2d
+    for parent in list(module.modules()):
+        if not _is_trainable(parent):
+            continue
+        for name, child in list(parent.named_children()):
+            if isinstance(child, FrozenBatchNorm2d):
+                norm = kind(child.num_features, eps=child.eps)
+                norm.load_state_dict(child.state_dict())
+                setattr(parent, name, norm)
+
+
+def _is_trainable(block: nn.Module) -> bool:
+    return any(
+        parameter.requires_grad
+        for child in block.children()
+        if isinstance(child, nn.Conv2d)
+        for parameter in child.parameters()
+    )
+
+
 def freeze_stages(network: UPSNet, count: int) -> None:
-    """Stop the first stages of the backbone from learning: 1 is the stem, 2 res2 as well, ..."""
+    """Freeze the first ``count`` stages of the backbone: 1 the stem, 2 also res2, and so on."""
     backbone = network.resnet_backbone
     stages = (backbone.conv1, backbone.res2, backbone.res3, backbone.res4, backbone.res5)
     for stage in stages[:count]:
@@ -28,10 +60,10 @@ def freeze_stages(network: UPSNet, count: int) -> None:
 
 
 class RateInMomentumSGD(Optimizer):
-    """SGD whose momentum buffer holds steps, learning rate included, as in Caffe.
+    """SGD whose momentum buffer includes the learning rate, as in Caffe.
 
-    A change of the rate therefore reaches the weights only as fast as the buffer forgets, which
-    is why the original divides the buffers wherever it divides the rate: `scale_momentum`.
+    A change of the rate would take effect only as the buffer decays, which is why the original
+    divides the buffers whenever it divides the rate: `scale_momentum`.
     """
 
     def __init__(self, params: Iterable[Any], *, lr: float, momentum: float) -> None:
@@ -39,30 +71,35 @@ class RateInMomentumSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Move the weights along their gradients."""
+        """Perform one optimisation step."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            for parameter in parameters:
                 state = self.state[parameter]
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
-                buffer = state["momentum_buffer"]
-                buffer.mul_(group["momentum"]).add_(gradient, alpha=group["lr"])
-                parameter.sub_(buffer)
+            buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+            # All of a group at once: on a GPU one by one would take a launch for each.
+            gradients = torch._foreach_add(
+                [p.grad for p in parameters], parameters, alpha=group["weight_decay"]
+            )
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, gradients, alpha=group["lr"])
+            torch._foreach_sub_(parameters, buffers)
         return loss
 
     @torch.no_grad()
     def scale_momentum(self, factor: float) -> None:
-        """Multiply every momentum buffer."""
+        """Multiply all momentum buffers by ``factor``."""
         for state in self.state.values():
             state["momentum_buffer"].mul_(factor)
 
 
 def parameter_groups(network: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Return weights, biases and norms that learn, each with its ``rate`` factor and decay."""
+    """Return groups of trainable parameters with ``rate`` factor and weight decay."""
     weights, biases, norms = [], [], []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -82,32 +119,69 @@ def parameter_groups(network: nn.Module, settings: OptimizerSettings) -> list[di
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(network: nn.Module, settings: OptimizerSettings, quirks: Quirks) -> Optimizer:
-    """Return the optimiser of a network's parameters that require gradients."""
+def build_optimizer(
+    network: nn.Module, settings: OptimizerSettings, quirks: Quirks, *, fused: bool = False
+) -> Optimizer:
+    """Return the optimiser of a network's trainable parameters.
+
+    Args:
+        network: The network.
+        settings: Settings of the optimiser.
+        quirks: Faults of the original to reproduce.
+        fused: Whether torch updates all parameters of a group in one launch.
+    """
     groups, rate = parameter_groups(network, settings), settings.learning_rate
     if settings.kind == "adamw":
-        return AdamW(groups, lr=rate)
+        return AdamW(groups, lr=rate, fused=fused)
     if quirks.momentum_holds_rate:
         return RateInMomentumSGD(groups, lr=rate, momentum=settings.momentum)
-    return SGD(groups, lr=rate, momentum=settings.momentum)
+    return SGD(groups, lr=rate, momentum=settings.momentum, fused=fused)
 
 
-def rate_factor(schedule: ScheduleSettings, iteration: int) -> float:
-    """Return the share of the learning rate at an iteration, counted from 0."""
+def rate_factor(schedule: ScheduleSettings, iteration: int, elapsed: float = 0.0) -> float:
+    """Return the factor on the learning rate at an iteration, counted from 0.
+
+    Args:
+        schedule: Schedule of the run.
+        iteration: Number of completed steps.
+        elapsed: Elapsed training time in seconds, for a schedule by seconds.
+    """
+    warm = 1.0
     if iteration < schedule.warmup:
         progress = iteration / schedule.warmup
-        return WARMUP_START * (1 - progress) + progress
-    if schedule.kind == "cosine":
+        warm = WARMUP_START * (1 - progress) + progress
+    if schedule.seconds is not None:
+        return warm * _cosine(elapsed / schedule.seconds)
+    if iteration < schedule.warmup:
+        return warm
+    if schedule.kind == "cosine" and schedule.iterations is not None:
         left = max(1, schedule.iterations - schedule.warmup)
-        return (1 + math.cos(math.pi * (iteration - schedule.warmup) / left)) / 2
+        return _cosine((iteration - schedule.warmup) / left)
     return float(DECAY ** sum(iteration >= decay for decay in schedule.decay_at))
 
 
+def _cosine(progress: float) -> float:
+    """Return half a cosine: 1 at progress 0, 0 at progress 1 and after it."""
+    return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
 def set_rate(
-    optimizer: Optimizer, settings: OptimizerSettings, schedule: ScheduleSettings, iteration: int
+    optimizer: Optimizer,
+    settings: OptimizerSettings,
+    schedule: ScheduleSettings,
+    iteration: int,
+    elapsed: float = 0.0,
 ) -> float:
-    """Give every group its learning rate for an iteration; return that of weights."""
-    rate = settings.learning_rate * rate_factor(schedule, iteration)
+    """Set the learning rates of all groups for an iteration; return that of the weights.
+
+    Args:
+        optimizer: Optimiser from `build_optimizer`.
+        settings: Settings of the optimiser.
+        schedule: Schedule of the run.
+        iteration: Number of completed steps.
+        elapsed: Elapsed training time, seconds.
+    """
+    rate = settings.learning_rate * rate_factor(schedule, iteration, elapsed)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate"]
     if isinstance(optimizer, RateInMomentumSGD) and iteration in schedule.decay_at:

@@ -1,37 +1,189 @@
-"""The training loop."""
+"""Training loop: optimiser steps, checkpoints, evaluation, and the files of a run."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+import yaml
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.tensorboard import SummaryWriter
 
 from upsnet_ros.datasets.base import Dataset
-from upsnet_ros.network.checkpoint import CheckpointError
+from upsnet_ros.errors import (
+    CheckpointError,
+    DivergedError,
+    NonFiniteLossError,
+    SettingsError,
+)
+from upsnet_ros.evaluation.datasets import evaluate_dataset
+from upsnet_ros.evaluation.report import headline
+from upsnet_ros.inference.predictor import Predictor
+from upsnet_ros.network.checkpoint import save_checkpoint
 from upsnet_ros.network.upsnet import UPSNet
 from upsnet_ros.network.variants import get_variant
+from upsnet_ros.network.weights_file import read_torch_file
+from upsnet_ros.output_files import replacing, write_whole
 from upsnet_ros.training.distributed import World
-from upsnet_ros.training.files import Curve, RunFiles
 from upsnet_ros.training.initial import Start, load_start_
-from upsnet_ros.training.loading import Steps, TrainingImages, load_steps
-from upsnet_ros.training.norms import thaw_batch_norms_
+from upsnet_ros.training.loading import Batch, Steps, TrainingImages, load_steps
 from upsnet_ros.training.objective import TrainingNetwork
-from upsnet_ros.training.optimizer import build_optimizer, freeze_stages, set_rate
-from upsnet_ros.training.prepare import Prepared
-from upsnet_ros.training.run_settings import RunSettings, SettingsError, to_plain
+from upsnet_ros.training.optimizer import (
+    build_optimizer,
+    freeze_stages,
+    set_rate,
+    thaw_batch_norms_,
+)
+from upsnet_ros.training.settings import RunSettings, to_plain
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files of a run in its folder."""
+
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """State needed to resume."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def last(self) -> Path:
+        """Weights of the last checkpoint."""
+        return self.folder / "weights_last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """Weights with the best evaluation score."""
+        return self.folder / "weights_best.safetensors"
+
+    @property
+    def curve(self) -> Path:
+        """Losses and evaluations, one JSON object per line."""
+        return self.folder / "curve.jsonl"
+
+    @property
+    def settings(self) -> Path:
+        """The complete settings."""
+        return self.folder / "settings.yaml"
+
+    def prepare(self, settings: Mapping[str, Any]) -> None:
+        """Create the folder and write the settings."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(dict(settings), sort_keys=False)
+        write_whole(self.settings, text.encode())
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of tensors and plain values."""
+        with replacing(self.checkpoint) as new:
+            torch.save(dict(state), new)
+
+    def load_checkpoint(self) -> dict[str, Any]:
+        """Read what `save_checkpoint` wrote.
+
+        Raises:
+            CheckpointError: If the file does not exist or is damaged.
+        """
+        if not self.checkpoint.is_file():
+            raise CheckpointError(f"cannot resume from {self.checkpoint}: no such file")
+        content: dict[str, Any] = read_torch_file(self.checkpoint)
+        return content
+
+    def save_weights(
+        self,
+        network: nn.Module,
+        path: Path,
+        *,
+        dtype: torch.dtype,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write the network's weights as safetensors, floating-point tensors in ``dtype``."""
+        with replacing(path) as new:
+            save_checkpoint(network, new, dtype=dtype, metadata=metadata)
+
+
+class Curve:
+    """Writes losses and evaluations by iteration to TensorBoard and as JSON lines.
+
+    Args:
+        files: Files of the run.
+        start: First iteration to train; existing entries of an interrupted run from there on are
+            removed.
+    """
+
+    def __init__(self, files: RunFiles, *, start: int) -> None:
+        kept: list[str] = []
+        if start and files.curve.is_file():
+            lines = files.curve.read_text(encoding="utf-8").splitlines(keepends=True)
+            # A killed run may leave an incomplete line.
+            complete = [line for line in lines if line.endswith("\n")]
+            kept = [line for line in complete if json.loads(line)["iteration"] < start]
+        write_whole(files.curve, "".join(kept).encode())
+        self._file = files.curve.open("a", encoding="utf-8", buffering=1)
+        self._board = SummaryWriter(files.folder / "tensorboard", purge_step=start)
+
+    def add(self, iteration: int, group: str, values: Mapping[str, float]) -> None:
+        """Append values measured in an iteration, such as ``train`` or ``validation``."""
+        entry = {"iteration": iteration, "group": group, **values}
+        self._file.write(json.dumps(entry) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{group}/{name}", value, iteration)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._file.close()
+        self._board.close()
+
+
+class PanopticEvaluator:
+    """Evaluates weights through a `Predictor`, as in deployment. The score is PQ.
+
+    Args:
+        settings: Settings of the run.
+        dataset: The validation set.
+        device: Device to run on.
+    """
+
+    def __init__(self, settings: RunSettings, *, dataset: Dataset, device: torch.device) -> None:
+        self._settings = settings
+        self._dataset = dataset
+        self._device = device
+
+    def __call__(self, weights: Path) -> Mapping[str, float]:
+        """Return the headline metrics as fractions, and ``score``."""
+        settings = self._settings
+        predictor = Predictor(
+            weights,
+            variant=settings.variant,
+            device=str(self._device),
+            scale=settings.evaluation_scale,
+        )
+        count = min(len(self._dataset), settings.evaluate_images or len(self._dataset))
+        result = evaluate_dataset(self._dataset, predictor, indices=range(count))
+        metrics = headline(result)
+        # PQ is undefined if no image has a segment; then all weights are equally good.
+        return metrics | {"score": metrics.get("PQ", 0.0)}
+
 
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_WEIGHTS = {"fp32": torch.float32, "fp16": torch.float16}
 #: Settings that may differ between an interrupted run and its continuation.
 _FREE_TO_CHANGE = frozenset(
     {
         "schedule",
+        "float32_matmul_precision",
+        "channels_last",
+        "weights_precision",
         "validation",
         "workers",
         "images_per_pass",
@@ -42,28 +194,26 @@ _FREE_TO_CHANGE = frozenset(
 )
 
 
-class NonFiniteLossError(RuntimeError):
-    """A loss is not a number or infinite; the message names the losses and the images."""
-
-
 class Evaluator(Protocol):
-    """Judges weights on the validation set."""
+    """Evaluates weights on the validation set."""
 
     def __call__(self, weights: Path) -> Mapping[str, float]:
-        """Return measures by name; the run keeps the weights with the largest ``score``."""
+        """Return metrics by name; the run keeps the weights with the highest ``score``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one optimiser step reported.
+    """Report of one optimiser step.
 
     Attributes:
-        iteration: Its number, from 0.
-        rate: Learning rate of weights.
+        iteration: Index of the step, from 0.
+        elapsed: Training time at the end of the step, seconds.
+        rate: Learning rate of the weights.
         values: Losses and accuracies, averaged over the batch.
     """
 
     iteration: int
+    elapsed: float
     rate: float
     values: Mapping[str, float]
 
@@ -72,17 +222,21 @@ class Trainer:
     """Trains one network.
 
     Args:
-        settings: Of the run.
-        dataset: Images to learn from.
-        folder: Where the run's files go.
-        world: The processes that train together.
-        evaluator: Judges the weights; None for no evaluation.
-        resume: Whether to go on from the folder's checkpoint.
+        settings: Settings of the run.
+        dataset: Training set.
+        folder: Output folder of the run.
+        world: The processes of the run.
+        evaluator: Evaluates the weights; None disables evaluation.
+        resume: Whether to continue from the folder's checkpoint.
+
+    Attributes:
+        last_score: Score of the last evaluation of this process; None before it.
+        best_score: Highest score of the run, also before it was resumed; -inf before the first.
 
     Raises:
-        SettingsError: The settings do not suit the device or the number of processes.
-        CheckpointError: The weights to start from cannot be used; or there is no checkpoint to
-            resume from, or it is of other settings, or there is one that would be overwritten.
+        SettingsError: If the settings do not match the device or the number of processes.
+        CheckpointError: If the initial weights cannot be used; if there is no checkpoint to resume
+            from, or it was made with other settings; or if a checkpoint would be overwritten.
     """
 
     def __init__(
@@ -96,7 +250,7 @@ class Trainer:
         resume: bool = False,
     ) -> None:
         if settings.precision == "fp16" and world.device.type != "cuda":
-            raise SettingsError("precision fp16 needs a CUDA device; a CPU has fp32 and bf16")
+            raise SettingsError("precision fp16 needs a CUDA device; use fp32 or bf16 on a CPU")
         self.settings = settings
         self.world = world
         self.files = RunFiles(folder)
@@ -106,23 +260,32 @@ class Trainer:
         )
         self.network = UPSNet(get_variant(settings.variant))
         self.start: Start | None = None
+        self._licence: Mapping[str, str] = {}
         if not resume:
             self.start = load_start_(self.network, settings.start, seed=settings.seed)
+            self._licence = self.start.licence
         freeze_stages(self.network, settings.frozen_stages)
         if settings.batch_norm == "trained":
-            several_gpus = world.processes > 1 and world.device.type == "cuda"
-            thaw_batch_norms_(self.network, shared=several_gpus)
+            thaw_batch_norms_(self.network, shared=world.has_own_gpus)
+        on_cuda = world.device.type == "cuda"
+        self._channels_last = on_cuda if settings.channels_last is None else settings.channels_last
         self.network.to(world.device).train()
-        self._optimizer = build_optimizer(self.network, settings.optimizer, settings.quirks)
+        if self._channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self._optimizer = build_optimizer(
+            self.network, settings.optimizer, settings.quirks, fused=on_cuda
+        )
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision == "fp16")
         self.iteration = 0
+        self.elapsed = 0.0
+        self.last_score: float | None = None
         self.best_score = -math.inf
         self._window: dict[str, float] = {}  # sums since the last entry of the loss curve
         if resume:
             self._restore(self.files.load_checkpoint())
         elif self.files.checkpoint.exists():
             raise CheckpointError(
-                f"{folder} holds a checkpoint already; resume it, or choose another folder"
+                f"{folder} already contains a checkpoint; resume it, or choose another folder"
             )
         model = TrainingNetwork(
             self.network,
@@ -135,33 +298,43 @@ class Trainer:
             self._model = DistributedDataParallel(model)
 
     def run(self, report: Callable[[Step], None] = lambda _: None) -> None:
-        """Train until the schedule's end.
+        """Train until the end of the schedule.
 
         Args:
             report: Called after every step.
 
         Raises:
-            DatasetError: An image cannot be read; its file is named.
-            NonFiniteLossError: A loss is not finite; the batch's images are named.
+            DatasetError: If an image cannot be read; the message names its file.
+            NonFiniteLossError: If training diverged: a loss or an output of the network is not
+                finite. The message names the iteration and, for a loss, the batch's images.
         """
         settings, world = self.settings, self.world
         curve = None
         if world.is_first:
             self.files.prepare(to_plain(settings))
             curve = Curve(self.files, start=self.iteration)
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(settings.float32_matmul_precision)
+        # `_step` broadcasts the time of the first process: all must agree on the rate and the end.
+        begin = monotonic() - self.elapsed
         try:
-            for batch in self._batches():
-                step = self._step(batch)
-                self.iteration += 1
-                self._log(step, curve)
-                report(step)
-                self._save_and_evaluate(curve)
+            with closing(self._batches()) as batches:
+                while not self._is_over():
+                    step = self._step(next(batches), begin=begin)
+                    self.iteration += 1
+                    self._log(step, curve)
+                    report(step)
+                    self._save_and_evaluate(curve)
         finally:
+            torch.set_float32_matmul_precision(precision)
             if curve is not None:
                 curve.close()
 
+    def _is_over(self) -> bool:
+        return self.settings.schedule.is_over(self.iteration, self.elapsed)
+
     def _log(self, step: Step, curve: Curve | None) -> None:
-        """Add to the window, and at its end put its means into the loss curve."""
+        """Add a step to the window; at the end of the window write its means to the loss curve."""
         every = self.settings.log_every
         for name, value in {"rate": step.rate, **step.values}.items():
             self._window[name] = self._window.get(name, 0.0) + value / every
@@ -170,9 +343,10 @@ class Trainer:
                 curve.add(step.iteration, "train", self._window)
             self._window = {}
 
-    def _batches(self) -> Iterator[list[Prepared]]:
+    def _batches(self) -> Generator[list[Batch], None, None]:
+        end = self.settings.schedule.iterations
         steps = Steps(
-            range(self.iteration, self.settings.schedule.iterations),
+            range(self.iteration, sys.maxsize if end is None else end),
             batch_size=self.settings.batch_size,
             rank=self.world.rank,
             processes=self.world.processes,
@@ -180,21 +354,23 @@ class Trainer:
         return load_steps(
             self._images,
             steps,
+            images_per_pass=self.settings.images_per_pass,
             workers=self.settings.workers,
             pin_memory=self.world.device.type == "cuda",
         )
 
-    def _step(self, batch: Sequence[Prepared]) -> Step:
+    def _step(self, passes: Sequence[Batch], *, begin: float) -> Step:
         settings = self.settings
-        rate = set_rate(self._optimizer, settings.optimizer, settings.schedule, self.iteration)
+        rate = set_rate(
+            self._optimizer, settings.optimizer, settings.schedule, self.iteration, self.elapsed
+        )
         self._optimizer.zero_grad(set_to_none=True)
-        size = settings.images_per_pass
-        passes = [batch[start : start + size] for start in range(0, len(batch), size)]
+        images = sum(map(len, passes))
         sums: dict[str, Tensor] = {}
-        for index, images in enumerate(passes):
-            share = len(images) / len(batch)
+        for index, batch in enumerate(passes):
+            share = len(batch) / images
             with self._without_sync() if index + 1 < len(passes) else nullcontext():
-                results = self._losses(images)
+                results = self._losses(batch)
                 self._scaler.scale(results["total"] * share).backward()
             for name, value in results.items():
                 sums[name] = sums.get(name, value.new_zeros(())) + value.detach() * share
@@ -203,21 +379,30 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.optimizer.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        means = self.world.mean(torch.stack(list(sums.values())))
-        return Step(self.iteration, rate, dict(zip(sums, means.tolist(), strict=True)))
+        means = self.world.mean(torch.stack(list(sums.values()))).tolist()
+        self.elapsed = self.world.of_first(monotonic() - begin)
+        return Step(self.iteration, self.elapsed, rate, dict(zip(sums, means, strict=True)))
 
-    def _losses(self, images: Sequence[Prepared]) -> dict[str, Tensor]:
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
         device = self.world.device
         dtype = _AUTOCAST.get(self.settings.precision)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            results: dict[str, Tensor] = self._model([image.to(device) for image in images])
+        try:
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                results: dict[str, Tensor] = self._model(batch.to(device))
+        except DivergedError as error:
+            raise self._diverged(self.iteration, str(error)) from error
         if not math.isfinite(float(results["total"].detach())):
             wrong = [name for name, value in results.items() if not bool(value.isfinite())]
-            names = ", ".join(image.name for image in images)
-            raise NonFiniteLossError(
-                f"iteration {self.iteration}: {', '.join(wrong)} not finite; images: {names}"
-            )
+            names = ", ".join(batch.names)
+            raise self._diverged(self.iteration, f"{', '.join(wrong)} not finite, images: {names}")
         return results
+
+    def _diverged(self, iteration: int, what: str) -> NonFiniteLossError:
+        rate = self.settings.optimizer.learning_rate
+        return NonFiniteLossError(
+            f"training diverged at iteration {iteration} ({what}): lower"
+            f" optimizer.learning_rate ({rate:g}) or set optimizer.clip_norm"
+        )
 
     def _without_sync(self) -> AbstractContextManager[None]:
         if isinstance(self._model, DistributedDataParallel):
@@ -226,26 +411,36 @@ class Trainer:
 
     def _save_and_evaluate(self, curve: Curve | None) -> None:
         settings, done = self.settings, self.iteration
-        last = done == settings.schedule.iterations
+        last = self._is_over()
         every = settings.evaluate_every
         if self._evaluator is not None and (last or (every and done % every == 0)):
             if curve is not None:
-                self.files.save_weights(self.network, self.files.last)
-                measures = self._evaluator(self.files.last)
+                self._save_weights(self.files.last)
+                try:
+                    measures = self._evaluator(self.files.last)
+                except DivergedError as error:
+                    raise self._diverged(done - 1, "in the evaluation") from error
                 curve.add(done - 1, "validation", measures)
+                self.last_score = measures["score"]
                 if measures["score"] > self.best_score:
                     self.best_score = measures["score"]
-                    self.files.save_weights(self.network, self.files.best)
+                    self._save_weights(self.files.best)
             self.world.wait()
         if last or done % settings.checkpoint_every == 0:
             if curve is not None:
-                self.files.save_weights(self.network, self.files.last)
+                self._save_weights(self.files.last)
                 self.files.save_checkpoint(self._state())
             self.world.wait()
 
+    def _save_weights(self, path: Path) -> None:
+        dtype = _WEIGHTS[self.settings.weights_precision]
+        self.files.save_weights(self.network, path, dtype=dtype, metadata=self._licence)
+
     def _state(self) -> dict[str, Any]:
         return {
+            "licence": dict(self._licence),
             "iteration": self.iteration,
+            "elapsed": self.elapsed,
             "best_score": self.best_score,
             "window": self._window,
             "settings": to_plain(self.settings),
@@ -267,5 +462,8 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.iteration = state["iteration"]
+        # Absent in checkpoints of older versions.
+        self.elapsed = state.get("elapsed", 0.0)
+        self._licence = state.get("licence", {})
         self.best_score = state["best_score"]
         self._window = state["window"]

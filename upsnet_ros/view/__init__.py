@@ -1,1 +1,1 @@
-"""What the node does, on a local web page: figures from /diagnostics, pictures from overlay."""
+"""Local web page that shows the state of the nodes (/diagnostics) and their overlays."""

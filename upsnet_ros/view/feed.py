@@ -1,4 +1,7 @@
-"""The node ``upsnet_view``: listens to reports always, to overlays while somebody looks at them."""
+"""Collects diagnostics and overlays for the web page.
+
+The node is always subscribed to /diagnostics, and to an overlay only while a browser shows it.
+"""
 
 from __future__ import annotations
 
@@ -16,42 +19,48 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from upsnet_ros.ros.cdr_image import read_compressed_image, read_image
-from upsnet_ros.ros.image_codec import ImageError, check, to_bgr
+from upsnet_ros.errors import ImageError
+from upsnet_ros.messages.cdr_image import read_compressed_image, read_image
+from upsnet_ros.messages.images import check, to_bgr
+from upsnet_ros.node.topics import stamp_ns
 from upsnet_ros.view.figures import Presence, Reports
 
 __all__ = ["Feed", "Picture"]
 
 _COMPRESSED_TYPE, _RAW_TYPE = "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image"
 _TICK_SECONDS = 0.5
-#: A topic is left so long after its last viewer; he asks for the next picture much sooner.
+#: Time after the last request for an overlay until its topic is unsubscribed, seconds. A browser
+#: requests the next image much sooner.
 _LEASE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One overlay as a browser takes it.
+    """One overlay image for a browser.
 
     Attributes:
-        number: Another one for each picture of its topic.
+        number: Sequence number; differs for each image of a topic.
         media_type: "image/jpeg" or "image/png".
-        data: The file.
-        stamp: Seconds, of its header.
+        data: The encoded image.
+        stamp: Header stamp, seconds.
+        received: Monotonic time of arrival, seconds.
     """
 
     number: int
     media_type: str
     data: bytes
     stamp: float
+    received: float
 
 
 class Feed:
-    """Pictures and figures of all nodes in reach, for any number of threads.
+    """Overlays and statistics of all nodes in the ROS domain.
 
-    All ROS is done in the thread that spins ``node``; `picture` and `figures` may be called in any.
+    ROS entities are only used in the thread that spins ``node``; `picture` and `figures` may be
+    called from any thread.
 
     Args:
-        node: Which subscribes; of the caller, who spins and destroys it.
+        node: Node for the subscriptions; the caller spins and destroys it.
     """
 
     def __init__(self, node: Node) -> None:
@@ -68,7 +77,7 @@ class Feed:
         self._leases: dict[str, float] = {}
         self._subscriptions: dict[str, Any] = {}
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        # Not the node's clock, which may be simulated and stand still.
+        # Not the node's clock, which stands still if simulated time is paused.
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         node.create_timer(_TICK_SECONDS, self._tick, clock=clock)
         self._viewers_changed = node.create_guard_condition(self._follow_viewers)
@@ -79,96 +88,119 @@ class Feed:
         return self._closed
 
     def close(self) -> None:
-        """Ends all waiting, at once and for good."""
+        """Wake up all waiting callers; later calls neither wait nor use the node."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def figures(self, *, after: int, timeout: float) -> tuple[int, dict[str, Any]]:
-        """What there is to say, as soon as it is news.
+        """Wait for new statistics and return them.
 
         Args:
-            after: Number of the last figures that were seen; -1 for none.
-            timeout: Seconds after which the old ones come again.
+            after: Version of the last statistics seen; -1 for none.
+            timeout: Seconds after which the old ones are returned again.
 
         Returns:
-            Their number and a JSON-ready table.
+            Version and JSON-ready statistics.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._version != after, timeout)
             nodes = self._reports.figures(self._presence, now=time.monotonic())
-            return self._version, {"nodes": nodes, "malformed": dict(self._malformed)}
+            return self._version, {
+                "nodes": nodes,
+                "malformed": dict(self._malformed),
+                "left_out": self._reports.left_out,
+            }
 
     def picture(self, topic: str, *, after: int, timeout: float) -> Picture | None:
-        """The newest overlay of a topic, as soon as it is another one than number ``after``.
+        """Wait for an overlay of a topic whose number differs from ``after``, and return it.
+
+        It may be old, from the time when the topic was last viewed: see ``received``.
+
+        Args:
+            topic: Topic of the overlay.
+            after: Number of the last image seen.
+            timeout: Seconds to wait.
 
         Returns:
-            None where there was none within ``timeout`` seconds.
+            The newest overlay; None if there was none within the timeout, or after `close`.
 
         Raises:
-            KeyError: If no node offers an overlay on that topic.
+            KeyError: If no node publishes an overlay on that topic.
         """
 
-        def news() -> Picture | None:
+        def new_picture() -> Picture | None:
             picture = self._pictures.get(topic)
             return picture if picture is not None and picture.number != after else None
 
         with self._changed:
             if not any(topic in node.overlays.values() for node in self._presence.values()):
                 raise KeyError(topic)
+            if self._closed:
+                return None
             self._waiting[topic] += 1
             self._viewers_changed.trigger()
             try:
-                self._changed.wait_for(lambda: self._closed or news() is not None, timeout)
+                self._changed.wait_for(lambda: self._closed or new_picture() is not None, timeout)
             finally:
                 self._waiting[topic] -= 1
                 self._leases[topic] = time.monotonic() + _LEASE_SECONDS
-            return news()
+            return new_picture()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         with self._changed:
             ours = self._reports.add(message.status, now=time.monotonic())
         if ours:
-            self._look_around()
+            self._update_presence()
 
     def _tick(self) -> None:
-        self._look_around()
+        self._update_presence()
         self._follow_viewers()
 
-    def _look_around(self) -> None:
-        """Ask the graph which of the nodes are there, and what they publish."""
+    def _update_presence(self) -> None:
+        """Look up in the ROS graph which of the nodes exist, and their overlays."""
         with self._changed:
             names = self._reports.nodes
-        there = {
-            f"{namespace.rstrip('/')}/{name}": (name, namespace)
+        existing = {
+            f"{namespace.rstrip('/')}/{name}"
             for name, namespace in self._node.get_node_names_and_namespaces()
         }
-        presence = {
-            name: Presence(True, self._overlays(*there[name])) if name in there else Presence(False)
-            for name in names
-        }
+        overlays = self._overlays()
+        presence = {name: Presence(name in existing, overlays.get(name, {})) for name in names}
         with self._changed:
-            # Where a node that has gone showed its overlays is where its successor will.
+            # Keep the overlay topics of a node that has gone: after a restart they are the same.
+            # Between its start and the discovery of its publishers, it has none either.
             for name, found in presence.items():
-                if not found.there and name in self._presence:
-                    presence[name] = Presence(False, self._presence[name].overlays)
+                if not found.overlays and name in self._presence:
+                    presence[name] = Presence(found.there, self._presence[name].overlays)
             self._presence = presence
+            offered = {topic for node in presence.values() for topic in node.overlays.values()}
+            for topic in self._pictures.keys() - offered:
+                del self._pictures[topic]
             self._version += 1
             self._changed.notify_all()
 
-    def _overlays(self, name: str, namespace: str) -> dict[str, str]:
-        published = dict(self._node.get_publisher_names_and_types_by_node(name, namespace))
-        base = f"{namespace.rstrip('/')}/"
-        overlays = {}
-        # The second time round, so that compressed ones take the place of others.
-        for ending, kind in (("overlay", _RAW_TYPE), ("overlay/compressed", _COMPRESSED_TYPE)):
-            for topic, types in published.items():
-                if kind in types and f"/{topic}".endswith(f"/{ending}"):
-                    overlays[topic.removeprefix(base).removesuffix(ending).strip("/")] = topic
+    def _overlays(self) -> dict[str, dict[str, str]]:
+        """Look up in the ROS graph the overlay topic of each camera of each node.
+
+        By topic: asked for the topics of a node, ROS answers for only one of several nodes of that
+        name, such as an old one that is still ending and the new one.
+        """
+        overlays: dict[str, dict[str, str]] = {}
+        topics = self._node.get_topic_names_and_types()
+        # Compressed topics come second and override raw ones.
+        for ending, kind in (("/overlay", _RAW_TYPE), ("/overlay/compressed", _COMPRESSED_TYPE)):
+            for topic, types in topics:
+                if kind not in types or not topic.endswith(ending):
+                    continue
+                for publisher in self._node.get_publishers_info_by_topic(topic):
+                    base = f"{publisher.node_namespace.rstrip('/')}/"
+                    camera = topic.removeprefix(base).removesuffix(ending[1:]).strip("/")
+                    overlays.setdefault(base + publisher.node_name, {})[camera] = topic
         return overlays
 
     def _follow_viewers(self) -> None:
-        """Subscribe to what somebody waits for, and leave what nobody has asked for of late."""
+        """Subscribe to requested overlays; unsubscribe from those not requested recently."""
         now = time.monotonic()
         with self._changed:
             wanted = {
@@ -179,8 +211,6 @@ class Feed:
         for topic in self._subscriptions.keys() - wanted:
             self._node.destroy_subscription(self._subscriptions.pop(topic))
             with self._changed:
-                # Whoever comes later must not take it for a new one.
-                self._pictures.pop(topic, None)
                 self._malformed.pop(topic, None)
                 if not self._waiting[topic]:
                     del self._waiting[topic]
@@ -190,15 +220,15 @@ class Feed:
             self._subscriptions[topic] = self._node.create_subscription(
                 CompressedImage if compressed else Image,
                 topic,
-                self._taker(topic, read_compressed_image if compressed else read_image),
-                # The newest counts, and the node shall not be held up by who looks at it.
+                self._receiver(topic, read_compressed_image if compressed else read_image),
+                # Only the newest image matters, and a viewer must not slow down the node.
                 QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT),
-                # rclpy would raise, in the executor, of what is no message.
+                # Otherwise rclpy raises in the executor if a message cannot be deserialised.
                 raw=True,
             )
 
-    def _taker(self, topic: str, read: Callable[[bytes], Any]) -> Callable[[bytes], None]:
-        def take(serialized: bytes) -> None:
+    def _receiver(self, topic: str, read: Callable[[bytes], Any]) -> Callable[[bytes], None]:
+        def receive(serialized: bytes) -> None:
             try:
                 message = read(serialized)
                 check(message)
@@ -207,19 +237,23 @@ class Feed:
                 with self._changed:
                     self._malformed[topic] = str(error)
                 return
-            stamp = message.header.stamp
             with self._changed:
                 self._number += 1
                 self._malformed.pop(topic, None)
                 self._pictures[topic] = Picture(
-                    self._number, media_type, data, stamp.sec + 1e-9 * stamp.nanosec
+                    self._number,
+                    media_type,
+                    data,
+                    stamp=stamp_ns(message.header.stamp) / 1e9,
+                    received=time.monotonic(),
                 )
                 self._changed.notify_all()
 
-        return take
+        return receive
 
 
 def _file_of(message: Any) -> tuple[bytes, str]:
+    """Return the encoded image of a message and its media type."""
     if hasattr(message, "format"):
         data = bytes(message.data)
         return data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"

@@ -1,7 +1,8 @@
-"""What the page says of each node and camera, read off their reports on /diagnostics."""
+"""Statistics of each node and camera for the web page, from their reports on /diagnostics."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,23 +24,29 @@ _COUNTS = {
 _NOTES = ("last_rejection", "last_failure", "qos_mismatch")
 _MEDIAN, _HIGH = "_ms_p50", "_ms_p99"
 
-#: Rates of counts are taken over so many seconds.
+#: Window over which rates are computed, seconds.
 _RATE_SECONDS = 10.0
-#: A node that reports is taken for silent after so many seconds, or so many missed reports.
+#: A node counts as silent after this many seconds and this many missed reports.
 _SILENT_SECONDS, _SILENT_REPORTS = 3.0, 3.0
-#: One that has left the graph needs no such patience; the graph knows of it a moment late, though.
+#: A node that is missing from the ROS graph counts as gone after this many seconds.
 _GONE_SECONDS = 1.5
-#: Nodes that were silent for longer are no longer listed.
+#: Nodes that have been silent for longer are removed from the list, seconds.
 _FORGET_SECONDS = 600.0
+
+#: Limits, since any process can publish anything on /diagnostics: number of nodes, cameras per
+#: node, values per status, characters per text, and reports kept for rates.
+_MOST_NODES, _MOST_CAMERAS, _MOST_VALUES, _MOST_TEXT, _MOST_REPORTS = 50, 50, 200, 500, 200
+#: Largest count that a JavaScript number represents exactly.
+_MOST_COUNT = 2**53
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What the ROS graph tells of a node.
+    """State of a node in the ROS graph.
 
     Attributes:
-        there: Whether it is there; one that was killed stays a while.
-        overlays: Topic of the overlay by camera, compressed where that is offered.
+        there: Whether the node is in the graph; a killed node stays there for a while.
+        overlays: Topic of the overlay by camera, the compressed one if available.
     """
 
     there: bool
@@ -56,54 +63,63 @@ class _Node:
 
 
 class Reports:
-    """Collects the reports of all nodes of this package; `figures` is what they come to."""
+    """Collects the reports of all nodes of this package; `figures` returns their statistics."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
+        #: Number of reports dropped because of the limit on nodes.
+        self.left_out = 0
 
     @property
     def nodes(self) -> list[str]:
-        """Full names of the nodes that were heard of, sorted."""
+        """Full names of the known nodes, sorted."""
         return sorted(self._nodes)
 
     def add(self, statuses: Iterable[Any], *, now: float) -> bool:
-        """Takes in the statuses of one report (diagnostic_msgs/DiagnosticStatus).
+        """Add the statuses of one report.
 
         Args:
-            statuses: Those of other packages are passed over.
-            now: Monotonic seconds at which it came.
+            statuses: diagnostic_msgs/DiagnosticStatus; those of other packages are ignored.
+            now: Monotonic time of arrival, seconds.
 
         Returns:
-            Whether it was one of ours.
+            Whether the report is from a node of this package.
         """
-        statuses = list(statuses)
-        models = [status for status in statuses if _is_model(status)]
-        for model in models:
-            name = model.hardware_id
+        by_node: dict[str, list[Any]] = {}
+        for status in statuses:
+            by_node.setdefault(status.hardware_id, []).append(status)
+        heard = False
+        for name, of_node in by_node.items():
+            model = next((status for status in of_node if _is_model(status)), None)
+            if model is None:
+                continue
+            heard = True
             node = self._nodes.get(name)
-            if node is None:
+            if node is not None:
+                node.period = now - node.heard_at
+            elif self._has_room(now):
                 node = self._nodes[name] = _Node()
             else:
-                node.period = now - node.heard_at
+                self.left_out += 1
+                continue
             node.heard_at, node.model = now, model
             prefix = f"{name.lstrip('/')}: "
-            cameras = {
-                status.name.removeprefix(prefix): status
-                for status in statuses
-                if status.hardware_id == name and status is not model
-            }
-            # While it is not active a node says nothing of its cameras, which it has all the same.
-            node.cameras |= cameras
-            for camera, status in cameras.items():
-                self._count(node.counts.setdefault(camera, deque()), _values(status), now)
-        return bool(models)
+            for status in of_node:
+                camera = _text(status.name.removeprefix(prefix))
+                known = camera in node.cameras or len(node.cameras) < _MOST_CAMERAS
+                if status is not model and known:
+                    # An inactive node does not report its cameras, so keep the last reports.
+                    node.cameras[camera] = status
+                    history = node.counts.setdefault(camera, deque(maxlen=_MOST_REPORTS))
+                    self._count(history, _values(status), now)
+        return heard
 
     def figures(self, presence: Mapping[str, Presence], *, now: float) -> list[dict[str, Any]]:
-        """One JSON-ready table for each node.
+        """Return JSON-ready statistics of each node.
 
         Args:
-            presence: By full name of the node.
-            now: Monotonic seconds.
+            presence: State in the ROS graph by full name of the node.
+            now: Current monotonic time, seconds.
         """
         for name in self.nodes:
             if now - self._nodes[name].heard_at > _FORGET_SECONDS:
@@ -113,12 +129,22 @@ class Reports:
             for name in self.nodes
         ]
 
+    def _has_room(self, now: float) -> bool:
+        """Return whether another node can be added; removes the one silent longest if necessary."""
+        if len(self._nodes) < _MOST_NODES:
+            return True
+        oldest = min(self._nodes, key=lambda name: self._nodes[name].heard_at)
+        if now - self._nodes[oldest].heard_at <= _SILENT_SECONDS:
+            return False
+        del self._nodes[oldest]
+        return True
+
     def _count(
         self, history: deque[tuple[float, dict[str, int]]], values: dict[str, str], now: float
     ) -> None:
         counts = {name: _integer(values.get(key)) for name, key in _COUNTS.items()}
         if history and counts["received"] < history[-1][1]["received"]:
-            history.clear()  # the node was started anew
+            history.clear()  # the node was restarted
         history.append((now, counts))
         while now - history[0][0] > _RATE_SECONDS + 0.5:
             history.popleft()
@@ -147,8 +173,8 @@ def _node_figures(name: str, node: _Node, presence: Presence, now: float) -> dic
         life = "silent"
     if not presence.there and silent_for > _GONE_SECONDS:
         life = "gone"
-    known = node.cameras.keys() | {camera or "camera" for camera in presence.overlays}
     overlays = {camera or "camera": topic for camera, topic in presence.overlays.items()}
+    known = sorted(node.cameras.keys() | overlays.keys())[:_MOST_CAMERAS]
     return {
         "name": name,
         "life": life,
@@ -163,7 +189,7 @@ def _node_figures(name: str, node: _Node, presence: Presence, now: float) -> dic
                 "overlay": overlays.get(camera, ""),
                 **_camera_figures(node.cameras.get(camera), node.counts.get(camera)),
             }
-            for camera in sorted(known)
+            for camera in known
         ],
     }
 
@@ -196,20 +222,25 @@ def _camera_figures(
 
 def _standing(status: Any) -> dict[str, str]:
     level = int.from_bytes(status.level, "big")
-    return {"level": _LEVELS[min(level, len(_LEVELS) - 1)], "message": status.message}
+    return {"level": _LEVELS[min(level, len(_LEVELS) - 1)], "message": _text(status.message)}
 
 
 def _values(status: Any) -> dict[str, str]:
-    return {value.key: value.value for value in status.values}
+    return {_text(value.key): _text(value.value) for value in status.values[:_MOST_VALUES]}
+
+
+def _text(text: str) -> str:
+    return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _number(text: str | None) -> float | None:
-    """The number, or None where a status has none: "n/a", or another version's."""
+    """Return a finite number, or None if JSON cannot represent it: "n/a", "nan", "1e999"."""
     try:
-        return float(text) if text is not None else None
+        number = float(text) if text is not None else math.nan
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def _integer(text: str | None) -> int:
-    return int(_number(text) or 0)
+    return int(min(max(_number(text) or 0.0, 0.0), _MOST_COUNT))

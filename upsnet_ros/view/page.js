@@ -22,6 +22,7 @@ function element(name, attributes = {}, ...children) {
 const state = {
   nodes: [], // as the last event had them
   malformed: {},
+  left_out: 0, // reports of nodes for which there was no room
   connected: false,
   chosen: "", // node and camera, as in the selector
   history: [], // {at, answers, latency} of the chosen camera
@@ -70,16 +71,17 @@ function listCameras() {
 
 // Level and sentence of the line above the picture.
 function standing() {
-  if (!state.connected) return ["error", "no connection", "upsnet view does not answer; this page goes on when it does."];
+  if (!state.connected) return ["error", "no connection", "upsnet view does not respond; this page resumes when it does."];
   const { node, camera } = chosen();
-  if (!node) return ["warn", "no node", "No node has reported on /diagnostics yet. It has to run in the same ROS domain."];
+  if (!node) return ["warn", "no node", "No node has reported on /diagnostics yet. Start one in the same ROS domain: upsnet node --image-topic /your/camera/image_raw"];
   if (node.life !== "live") {
     const why = node.life === "gone" ? "has ended" : "says nothing";
-    return ["error", LIFE_TEXTS[node.life], `${node.name} ${why}: no report for ${node.silent_for.toFixed(0)} s. This page goes on when it is back.`];
+    return ["error", LIFE_TEXTS[node.life], `${node.name} ${why}: no report for ${node.silent_for.toFixed(0)} s. This page resumes when it is back.`];
   }
   const worse = camera && camera.level && camera.level !== "ok" ? camera : node;
   const level = worse.level === "stale" ? "error" : worse.level;
-  const name = worse === node ? node.name : `camera ${camera.name}`;
+  // A single camera has no name of its own, and is called "camera".
+  const name = worse === node ? node.name : camera.name === "camera" ? "camera" : `camera ${camera.name}`;
   return [level, level === "ok" ? "live" : level, `${name}: ${worse.message}`];
 }
 
@@ -120,6 +122,9 @@ function showState() {
   while (state.shownAt.length && seconds() - state.shownAt[0] > 5) state.shownAt.shift();
 }
 
+const leftOut = () =>
+  state.left_out ? { "reports of more nodes": `${state.left_out}, not listed` } : {};
+
 function setTile(name, value, small) {
   const tile = find(`[data-figure=${name}]`);
   tile.querySelector(".value").textContent = value;
@@ -148,7 +153,7 @@ function showFigures() {
     [text(stage.median), (stage.median ?? 0) / longest],
     [text(stage.high)],
   ]));
-  find("#facts").replaceChildren(...Object.entries({ node: node.name, ...node.facts }).map(
+  find("#facts").replaceChildren(...Object.entries({ node: node.name, ...node.facts, ...leftOut() }).map(
     ([key, value]) => element("div", {}, element("dt", {}, key.replaceAll("_", " ")), element("dd", {}, value)),
   ));
   const counts = camera?.counts ?? [];
@@ -223,9 +228,9 @@ async function showPicture(answer) {
   }
   const { camera } = chosen();
   state.number = Number(answer.headers.get("X-Number"));
-  state.pictureAt = seconds();
-  state.shownAt.push(state.pictureAt);
-  const span = state.pictureAt - state.shownAt[0];
+  state.pictureAt = seconds() - Number(answer.headers.get("X-Age"));
+  state.shownAt.push(seconds());
+  const span = seconds() - state.shownAt[0];
   const rate = span > 0 ? (state.shownAt.length - 1) / span : null;
   picture.hidden = false;
   picture.alt = `Overlay of camera ${camera?.name ?? ""}`;
@@ -269,7 +274,7 @@ find("#pause").addEventListener("click", () => {
   showState();
 });
 
-const events = new EventSource("/events"); // which connects anew by itself
+const events = new EventSource("/events"); // which reconnects by itself
 events.addEventListener("message", onFigures);
 events.addEventListener("error", () => {
   state.connected = false;

@@ -1,9 +1,10 @@
-"""The page's server: this machine's browsers only, and nothing that changes anything."""
+"""Read-only HTTP server of the web page, for browsers on this machine only."""
 
 from __future__ import annotations
 
 import json
 import socketserver
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,19 +14,19 @@ from upsnet_ros.view.feed import Feed
 
 __all__ = ["ADDRESS", "ViewServer"]
 
-#: The only address that is listened on. There is no way to name another: the page has no password.
+#: The server only listens on this address, and it is not configurable: the page has no password.
 ADDRESS = "127.0.0.1"
 
-# Names under which a browser may ask. Any other is a name that somebody made point here, so that a
-# page from elsewhere could read this one (DNS rebinding). The port may be that of a tunnel.
+# Accepted host names. Any other name may point here to let a foreign page read this one (DNS
+# rebinding). The port is not checked, since it may be that of a tunnel.
 _HOSTS = {ADDRESS, "localhost"}
 _FOLDER = Path(__file__).parent
-_REPORT = _FOLDER.parent / "evaluation" / "report"
+_REPORT_STYLE = _FOLDER.parent / "evaluation" / "report.css"
 _FILES = {
     "/": (_FOLDER / "page.html", "text/html; charset=utf-8"),
     "/page.js": (_FOLDER / "page.js", "text/javascript; charset=utf-8"),
     "/page.css": (_FOLDER / "page.css", "text/css; charset=utf-8"),
-    "/report.css": (_REPORT / "page.css", "text/css; charset=utf-8"),
+    "/report.css": (_REPORT_STYLE, "text/css; charset=utf-8"),
 }
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -41,14 +42,14 @@ _PICTURE_SECONDS = 5.0
 
 
 class ViewServer(ThreadingHTTPServer):
-    """Serves the page on 127.0.0.1, a thread for each request; `serve_forever` does the work.
+    """Serves the page on 127.0.0.1, one thread per request; call `serve_forever`.
 
     Args:
-        feed: What the page shows.
-        port: 0 takes any free one; see `port`.
+        feed: Source of statistics and overlays.
+        port: TCP port; 0 selects a free one, see `port`.
 
     Raises:
-        OSError: If the port cannot be had.
+        OSError: If the port is not available.
     """
 
     daemon_threads = True
@@ -59,11 +60,11 @@ class ViewServer(ThreadingHTTPServer):
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
+        """The TCP port of the server."""
         return int(self.server_address[1])
 
     def server_bind(self) -> None:
-        """Binds, without asking a name server what this machine is called."""
+        """Bind without a reverse DNS look-up of the host name."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = ADDRESS, self.port
 
@@ -71,70 +72,76 @@ class ViewServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "upsnet_view", ""
-    timeout = 30  # seconds until a connection on which nothing is asked is closed
+    timeout = 30  # seconds until an idle connection is closed
     server: ViewServer
 
     def do_GET(self) -> None:
-        """Answers with a file of the page, the figures as they come, or a picture."""
-        place, _, query = self.path.partition("?")
-        refused = self._refusal(place)
+        """Send a file of the page, a stream of statistics, or an overlay."""
+        path, _, query = self.path.partition("?")
+        refused = self._refusal(path)
         try:
             if refused:
                 self._text(HTTPStatus.FORBIDDEN, refused)
-            elif place in _FILES:
-                path, media_type = _FILES[place]
-                self._answer(HTTPStatus.OK, path.read_bytes(), media_type)
-            elif place == "/events":
+            elif path in _FILES:
+                file, media_type = _FILES[path]
+                self._respond(HTTPStatus.OK, file.read_bytes(), media_type)
+            elif path == "/events":
                 self._events()
-            elif place == "/picture":
+            elif path == "/picture":
                 self._picture(parse_qs(query))
             else:
-                self._text(HTTPStatus.NOT_FOUND, f"there is no {place}")
+                self._text(HTTPStatus.NOT_FOUND, f"not found: {path}")
         except (ConnectionError, TimeoutError):
-            self.close_connection = True  # the browser has gone, or takes nothing any more
+            self.close_connection = True  # the browser has closed the connection or stopped reading
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing: the terminal is for what the user has to know."""
+        """Do not log requests to the terminal."""
 
-    def _refusal(self, place: str) -> str:
-        """Why this request is none of our page's; empty where it is."""
+    def _refusal(self, path: str) -> str:
+        """Return why a request is not from this page; empty if it is."""
         host = self.headers.get("Host", "").partition(":")[0]
         if host.lower() not in _HOSTS:
-            return f"ask for this page as http://{ADDRESS}:{self.server.port}/"
+            return f"open this page as http://{ADDRESS}:{self.server.port}/"
         site = self.headers.get("Sec-Fetch-Site", "none")
-        if place != "/" and site not in ("none", "same-origin"):
-            return "this page answers to itself alone"
+        if path != "/" and site not in ("none", "same-origin"):
+            return "requests from other sites are not accepted"
         return ""
 
     def _events(self) -> None:
-        self.close_connection = True  # the stream has no other end
+        self.close_connection = True  # closing the connection marks the end of the stream
         self._head(HTTPStatus.OK, "text/event-stream", {"Connection": "close"})
         version = -1
         while not self.server.feed.closed:
-            version, figures = self.server.feed.figures(after=version, timeout=_EVENT_SECONDS)
-            self.wfile.write(f"retry: 1000\ndata: {json.dumps(figures)}\n\n".encode())
+            version, statistics = self.server.feed.figures(after=version, timeout=_EVENT_SECONDS)
+            self.wfile.write(
+                f"retry: 1000\ndata: {json.dumps(statistics, allow_nan=False)}\n\n".encode()
+            )
             self.wfile.flush()
 
     def _picture(self, query: dict[str, list[str]]) -> None:
         topic, after = query.get("topic", [""])[0], query.get("after", ["0"])[0]
         if not after.isdecimal() or len(after) > 18:
-            self._text(HTTPStatus.BAD_REQUEST, "after must be the number of a picture")
+            self._text(HTTPStatus.BAD_REQUEST, "after must be the number of an overlay")
             return
         try:
             picture = self.server.feed.picture(topic, after=int(after), timeout=_PICTURE_SECONDS)
         except KeyError:
-            self._text(HTTPStatus.NOT_FOUND, f"no node shows an overlay on {topic}")
+            self._text(HTTPStatus.NOT_FOUND, f"no node publishes an overlay on {topic}")
             return
         if picture is None:
-            self._answer(HTTPStatus.NO_CONTENT, b"", "text/plain")
+            self._respond(HTTPStatus.NO_CONTENT, b"", "text/plain")
             return
-        more = {"X-Number": str(picture.number), "X-Stamp": f"{picture.stamp:.9f}"}
-        self._answer(HTTPStatus.OK, picture.data, picture.media_type, more)
+        more = {
+            "X-Number": str(picture.number),
+            "X-Stamp": f"{picture.stamp:.9f}",
+            "X-Age": f"{time.monotonic() - picture.received:.3f}",
+        }
+        self._respond(HTTPStatus.OK, picture.data, picture.media_type, more)
 
     def _text(self, status: HTTPStatus, text: str) -> None:
-        self._answer(status, f"{text}\n".encode(), "text/plain; charset=utf-8")
+        self._respond(status, f"{text}\n".encode(), "text/plain; charset=utf-8")
 
-    def _answer(
+    def _respond(
         self,
         status: HTTPStatus,
         body: bytes,

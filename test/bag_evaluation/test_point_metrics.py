@@ -1,0 +1,127 @@
+"""Labelled points in bags, beside their ground truth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from upsnet_ros.bag_evaluation.scoring import BagTask, evaluate_bag
+from upsnet_ros.bag_evaluation.tasks import decode, encode
+from upsnet_ros.bags.index import Role, index_bag
+from upsnet_ros.bags.make import BagJob, ScenesDrive, make_bag
+from upsnet_ros.bags.messages import IMAGE, POINT_CLOUD, Messages
+from upsnet_ros.bags.reader import open_bag
+from upsnet_ros.bags.writer import BagWriter
+from upsnet_ros.errors import EvaluationError
+from upsnet_ros.evaluation.report import Page, headline, points_table, to_json
+from upsnet_ros.synthetic.lidar import POINT, TRUTH_FIELDS
+
+FRAMES = 4
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("points") / "drive"
+    scenes = ScenesDrive(
+        split="val", seed=7, sequences=1, first=0, frames=FRAMES, size=(96, 192), points=True
+    )
+    list(make_bag(scenes, BagJob(path=path)))
+    return path
+
+
+def answered(drive: Path, path: Path, change=lambda points: points, *, frames=FRAMES) -> Path:
+    """A bag of results: the labels of the truth, and its points as ``change`` makes them."""
+    roles = {"/ground_truth/labels", "/ground_truth/unknown_mask", "/ground_truth/points"}
+    with open_bag(drive) as bag, BagWriter(path=path) as out:
+        messages = Messages(out.types, "camera")
+        for record in bag:
+            if record.topic not in roles:
+                continue
+            topic = record.topic.replace("/ground_truth", "/panoptic")
+            if record.msgtype == IMAGE:
+                out.write(topic, record.raw, record.time_ns, IMAGE)
+                continue
+            if record.time_ns >= 1_700_000_000 * 10**9 + frames * 10**8:
+                continue
+            kind = np.dtype(POINT.descr + TRUTH_FIELDS.descr)
+            points = change(np.frombuffer(record.message.data.tobytes(), kind).copy())
+            cloud = messages.cloud(points, "lidar", record.time_ns)
+            out.write(topic, cloud, record.time_ns, POINT_CLOUD)
+    return path
+
+
+def figures(outputs: Path, drive: Path) -> dict:
+    part = evaluate_bag(BagTask(bag=outputs, truth=drive))
+    # As a worker sends it.
+    report = to_json(decode(encode(part)).result())
+    return json.loads(json.dumps(report)) | {"notes": part.notes}
+
+
+def test_the_points_of_the_truth_are_perfect(drive: Path, tmp_path: Path) -> None:
+    report = figures(answered(drive, tmp_path / "outputs"), drive)
+    points = report["points"]
+    assert points["mIoU"] == points["coverage"] == 1.0
+    assert points["unknown_recall"] in (1.0, None)
+    assert points["points"] > 1000
+    assert (
+        sum(row["known_points"] + row["unknown_points"] for row in points["distances"])
+        == (points["points"])
+    )
+    assert {row["known_points_lost"] for row in points["distances"]} <= {0.0, None}
+    assert not report["notes"]
+
+
+def test_lost_labels_lower_the_coverage_and_missing_clouds_are_told(
+    drive: Path, tmp_path: Path
+) -> None:
+    def half(points: np.ndarray) -> np.ndarray:
+        points["class_id"][::2] = 0
+        points["unknown"] = 0
+        return points
+
+    report = figures(answered(drive, tmp_path / "outputs", half, frames=3), drive)
+    assert 0.4 < report["points"]["coverage"] < 0.6
+    assert report["points"]["unknown_recall"] in (0.0, None)
+    assert any("1 of 4 clouds" in note for note in report["notes"])
+
+
+def test_points_of_another_cloud_are_an_error(drive: Path, tmp_path: Path) -> None:
+    def moved(points: np.ndarray) -> np.ndarray:
+        points["x"] += 1
+        return points
+
+    with pytest.raises(EvaluationError, match="other coordinates"):
+        figures(answered(drive, tmp_path / "moved", moved), drive)
+    with pytest.raises(EvaluationError, match="labelled points"):
+        figures(answered(drive, tmp_path / "fewer", lambda points: points[1:]), drive)
+
+
+def test_the_cloud_of_a_lidar_is_not_taken_for_labelled_points(drive: Path) -> None:
+    index = index_bag(drive)
+    assert index.has(Role.TRUTH_POINTS)
+    assert not index.has(Role.POINTS)
+    assert "/camera/depth" not in index.roles
+
+
+def test_the_report_and_the_table_show_distances(drive: Path, tmp_path: Path) -> None:
+    part = evaluate_bag(BagTask(bag=answered(drive, tmp_path / "outputs"), truth=drive))
+    result = part.result()
+    assert headline(result)["points_mIoU"] == 1.0
+    table = points_table(result)
+    assert table is not None
+    assert table.row_count == 4
+    html = Page(title="points", result=result, snapshots=[]).html()
+    assert "Labelled points by distance" in html
+    assert "Mean IoU of points" in html
+
+
+def test_without_points_nothing_is_told_of_them(tmp_path: Path) -> None:
+    scenes = ScenesDrive(split="val", seed=7, sequences=1, first=0, frames=1, size=(32, 64))
+    list(make_bag(scenes, BagJob(path=tmp_path / "drive")))
+    outputs = answered(tmp_path / "drive", tmp_path / "outputs")
+    report = figures(outputs, tmp_path / "drive")
+    assert "points" not in report
+    assert "points_mIoU" not in report

@@ -1,0 +1,225 @@
+"""Ctrl-C while a command starts: the real processes, interrupted after chosen imports."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+UPSNET = [str(SCRIPTS / "upsnet")]
+IMPORTED = re.compile(r"import time:.*\|\s*(\S+)$")
+
+
+def interrupted(command: list[str], *, after: str, ignored: bool = False) -> tuple[int, list[str]]:
+    """Send SIGINT once a module is imported; return the exit code and the rest of stderr."""
+    # A shell says what is ignored: Python code between fork and exec may wait for another thread.
+    ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"] if ignored else []
+    process = subprocess.Popen(
+        [*ignoring, sys.executable, *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"},
+    )
+    said, seen = [], False
+    assert process.stderr is not None
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+    with process.stderr:
+        for line in process.stderr:
+            found = IMPORTED.match(line.rstrip())
+            if not line.startswith("import time:"):
+                said.append(line)
+            elif found and found[1] == after and not seen:
+                process.send_signal(signal.SIGINT)
+                seen = True
+    code = process.wait()
+    watchdog.cancel()
+    assert seen, f"{after} was not imported"
+    return code, said
+
+
+@pytest.mark.parametrize(
+    ("command", "after"),
+    [
+        ([*UPSNET, "node"], "inspect"),
+        ([*UPSNET, "node"], "upsnet_ros.cli.old_spellings"),
+        ([*UPSNET, "node"], "upsnet_ros.cli.commands"),
+        ([*UPSNET, "node"], "upsnet_ros.node.settings"),
+        ([*UPSNET, "bag", "make", "/none"], "upsnet_ros.errors"),
+        ([*UPSNET, "weights", "list"], "typer"),
+        (["-m", "upsnet_ros.cli", "weights", "list"], "subprocess"),
+        ([str(SCRIPTS / "upsnet_node")], "rclpy"),
+        ([str(SCRIPTS / "upsnet_node")], "numpy"),
+    ],
+)
+def test_ctrl_c_during_the_start_is_quiet(command, after):
+    code, said = interrupted(command, after=after)
+    assert (code, said) == (130, [])
+
+
+def test_a_background_process_goes_on_ignoring_ctrl_c():
+    code, _ = interrupted([*UPSNET, "--version"], after="typer", ignored=True)
+    assert code == 0
+
+
+#: A command that stops three times, says where, and waits for a line: while it works, while it
+#: closes its files, and while the interpreter ends.
+COMMAND = """
+import atexit, os, subprocess, sys
+import typer
+from upsnet_ros import cli
+from upsnet_ros.cli.commands import app, errors_as_one_line
+
+def stop(word):
+    print(word, flush=True)
+    sys.stdin.readline()
+
+@app.command("work")
+def work(converted: bool = False, patient: bool = True) -> None:
+    if not patient:
+        cli._SAME_SECONDS = 0.0
+        print(subprocess.Popen(["sleep", "1000"]).pid, flush=True)
+    with errors_as_one_line("work"):
+        try:
+            stop("working")
+        except KeyboardInterrupt:
+            if converted:
+                raise typer.Exit(1) from None
+            raise
+        finally:
+            stop("closing")
+            print("closed", flush=True)
+
+atexit.register(stop, "ending")
+cli.main()
+"""
+
+
+class Stopping:
+    """The command as a process; leaving the context kills it."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        script = folder / "command.py"
+        script.write_text(COMMAND)
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), "work", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._watchdog = threading.Timer(60, self._process.kill)
+
+    def __enter__(self) -> Stopping:
+        self._watchdog.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watchdog.cancel()
+        self._process.kill()
+        self._process.communicate()
+
+    def line(self) -> str:
+        return self._process.stdout.readline().strip()
+
+    def interrupt(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+
+    def proceed(self) -> None:
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def end(self) -> tuple[int, str]:
+        said = self._process.stderr.read()
+        return self._process.wait(), said
+
+
+@pytest.mark.parametrize("arguments", [(), ("--converted",)])
+def test_ctrl_c_pressed_again_stops_neither_closing_nor_the_end(tmp_path, arguments):
+    with Stopping(tmp_path, *arguments) as command:
+        assert command.line() == "working"
+        command.interrupt()
+        for words in (["closing"], ["closed", "ending"]):
+            assert [command.line() for _ in words] == words
+            command.interrupt()
+            command.proceed()
+        assert command.end() == (130, "")
+
+
+def test_ctrl_c_at_the_end_changes_nothing(tmp_path):
+    with Stopping(tmp_path) as command:
+        for words in (["working"], ["closing"], ["closed", "ending"]):
+            assert [command.line() for _ in words] == words
+            if words[-1] == "ending":
+                command.interrupt()
+            command.proceed()
+        assert command.end() == (0, "")
+
+
+def test_a_late_ctrl_c_ends_at_once_with_the_children(tmp_path):
+    with Stopping(tmp_path, "--no-patient") as command:
+        child = psutil.Process(int(command.line()))
+        assert command.line() == "working"
+        command.interrupt()
+        assert command.line() == "closing"
+        command.interrupt()
+        assert command.end() == (130, "")
+        assert not psutil.wait_procs([child], timeout=60)[1]
+
+
+#: A command whose workers' server imports a module that takes its time.
+WITH_WORKERS = """
+import sys
+from upsnet_ros.cli import main
+from upsnet_ros.cli.commands import app, errors_as_one_line
+
+@app.command("work")
+def work() -> None:
+    import slow_module
+    from upsnet_ros.processes.task_pool import in_order
+    with errors_as_one_line("work"):
+        list(in_order(slow_module.make, [1, 2, 3], processes=2))
+
+if __name__ == "__main__":
+    main()
+"""
+SLOW_MODULE = """
+import sys
+if sys.argv[0] == "-c":
+    print("importing", flush=True)
+    sys.stdin.readline()
+def make():
+    return lambda task: task
+"""
+
+
+def test_ctrl_c_while_workers_start_is_quiet(tmp_path):
+    """A terminal sends it to the workers too."""
+    (tmp_path / "script.py").write_text(WITH_WORKERS)
+    (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), "work"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        start_new_session=True,
+    )
+    watchdog = threading.Timer(60, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog.start()
+    assert process.stdout.readline() == "importing\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait() == 130  # it does not wait for the import
+    _, said = process.communicate("\n")
+    watchdog.cancel()
+    assert (process.returncode, said) == (130, "")

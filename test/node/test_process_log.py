@@ -1,0 +1,46 @@
+"""What a process of ROS does for all that runs in it: its log, and its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CODE = """
+import logging
+from upsnet_ros.node.process import RosProcess
+own = logging.getLogger("upsnet_ros.inference.self_test")
+with RosProcess([]):
+    own.info("nms passed")
+    own.warning("nms failed")
+    own.error("%s cannot be used", "cuda:0")
+    own.debug("hidden")
+"""
+
+
+def test_levels_are_kept_and_lines_come_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, check=True
+    )
+    lines = [line.split() for line in (done.stdout + done.stderr).splitlines()]
+    told = [(words[0], words[2], " ".join(words[3:])) for words in lines]
+    assert told == [
+        ("[INFO]", "[upsnet]:", "nms passed"),
+        ("[WARN]", "[upsnet]:", "nms failed"),
+        ("[ERROR]", "[upsnet]:", "cuda:0 cannot be used"),
+    ]
+
+
+ENDS = """
+import gc
+from upsnet_ros.node.process import RosProcess
+with RosProcess([]):
+    print(gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 1_000)
+"""
+
+
+def test_its_end_does_not_collect_what_the_system_takes_back() -> None:
+    """With torch those collections take a second of a processor, five beside other processes."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == ["True", "True"]

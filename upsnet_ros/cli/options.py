@@ -1,0 +1,361 @@
+"""Options that several commands share, each defined once, and how options are checked and shown.
+
+A command checks its options and the files that they name with the functions below before it imports
+torch, rclpy, OpenCV or Ray, which take up to seconds.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from upsnet_ros.errors import CheckpointError, SettingsError
+
+__all__ = [
+    "CPUS",
+    "MORE",
+    "SCENE_SPLITS",
+    "check_as_parameter",
+    "check_choice",
+    "check_device",
+    "check_namespace",
+    "check_ros_arguments",
+    "check_split",
+    "check_topic",
+    "parse_height_width",
+    "rare",
+    "require_file",
+    "require_path",
+    "require_source",
+    "require_weights",
+    "show_rare_options",
+    "with_option_groups",
+]
+
+#: Heading of the rare options, which ``--help`` leaves out and ``--help-all`` shows.
+MORE = "More options"
+
+
+def rare(*names: str, **settings: Any) -> Any:
+    """Return a `typer.Option` that only ``--help-all`` shows."""
+    return typer.Option(*names, hidden=True, rich_help_panel=MORE, **settings)
+
+
+def show_rare_options(command: Any, *, everything: bool) -> None:
+    """Prepare a command's help: show its rare options, or say how many there are.
+
+    Args:
+        command: Click command, or a group, whose subcommands are prepared.
+        everything: Whether to show rare options.
+    """
+    for subcommand in getattr(command, "commands", {}).values():
+        show_rare_options(subcommand, everything=everything)
+    hidden = [
+        one
+        for one in command.params
+        if getattr(one, "hidden", False) and getattr(one, "rich_help_panel", None)
+    ]
+    for option in hidden if everything else ():
+        option.hidden = False
+    if hidden and not everything:
+        command.epilog = f"--help-all shows {len(hidden)} more options."
+
+
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every field of its parameters that are dataclasses.
+
+    The annotations of fields are those of typer parameters. The command receives the dataclasses.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, type[Any]] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, one in signature.parameters.items():
+        if is_dataclass(one.annotation):
+            groups[name] = one.annotation  # type: ignore[assignment]
+            parameters += _options_of(groups[name])
+        else:
+            parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{one.name: values.pop(one.name) for one in fields(group)})
+        command(**values)
+
+    # typer reads both, depending on its version.
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _options_of(group: type[Any]) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    for one in fields(group):
+        yield inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if one.default is MISSING else one.default,
+            annotation=hints[one.name],
+        )
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON.")
+]
+#: A text, because a path drops the ``./`` that tells a file from a name.
+Weights = Annotated[
+    str | None, typer.Option(metavar="FILE", help="File or name of weights. Default: bundled.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
+#: Splits of synthetic scenes.
+SCENE_SPLITS = ("train", "val", "test")
+
+#: Default of `Processes`.
+CPUS = os.cpu_count() or 1
+Processes = Annotated[int, typer.Option(metavar="N", min=1, help="Number of worker processes.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Skip and count frames that cannot be read.")
+]
+
+
+class Storage(str, Enum):
+    """Formats of a bag."""
+
+    mcap = "mcap"
+    sqlite3 = "sqlite3"
+
+
+class Compression(str, Enum):
+    """Compressions of a bag."""
+
+    none = "none"
+    zstd = "zstd"
+
+
+Split = Annotated[str, typer.Option(help="train, val or test.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneOptions:
+    """Which synthetic street scenes to render.
+
+    Attributes:
+        sequences: Number of streets.
+        first: Index of the first street.
+        length: Frames of each street.
+        size: Height and width of a frame, as in ``512x1024``.
+    """
+
+    sequences: Annotated[int, typer.Option(metavar="N", min=1, help="Number of streets.")] = 1
+    first: Annotated[int, rare(metavar="N", min=0, help="Index of the first street.")] = 0
+    length: Annotated[int, typer.Option(metavar="N", min=1, help="Frames of each street.")] = 30
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height x width of a frame.")] = (
+        "512x1024"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """The network of an evaluation; see `upsnet_ros.inference.predictor.Predictor`."""
+
+    weights: Weights = None
+    variant: Annotated[str | None, typer.Option(help="Network. Default: that of the weights.")] = (
+        None
+    )
+    device: Device = "auto"
+    scale: Annotated[
+        int | None, typer.Option(metavar="PX", help="Short side of the network input.")
+    ] = None
+    precision: Annotated[str, rare(help="fp32, fp16, bf16 or auto.")] = "fp32"
+    score_threshold: Annotated[
+        float | None,
+        rare(help="Minimum probability of an instance. Default: the variant's."),
+    ] = None
+    unknown_threshold: Annotated[
+        float, rare(help="Pixels with a higher unknown score are unknown.")
+    ] = 0.5
+    label_resize: Annotated[
+        str, rare(help="nearest, or bilinear for smooth outlines at a small --scale.")
+    ] = "nearest"
+    merge: Annotated[str, rare(help="upsnet, heuristic, or auto: the variant's method.")] = "auto"
+    label_map: Annotated[
+        str | None,
+        rare(metavar="FILE", help="Map to other classes: a YAML file or coco_to_cityscapes."),
+    ] = None
+    allow_random_weights: Annotated[
+        bool, rare("--allow-random-weights", help="Use random weights, to try things out.")
+    ] = False
+
+    def check(self, *, here: bool = True) -> None:
+        """Check what can be checked without importing torch.
+
+        Args:
+            here: Whether the model runs on this machine.
+
+        Raises:
+            SettingsError: If a value is not possible.
+        """
+        require_weights(self.weights, variant=self.variant)
+        check_device(self.device, here=here)
+        for name in ("variant", "precision", "label_resize", "merge"):
+            check_as_parameter(name, getattr(self, name))
+        if self.label_map is not None:
+            from upsnet_ros.datasets.label_map import read_label_map
+
+            read_label_map(self.label_map)
+
+
+def require_path(path: str | Path | None, what: str = "") -> None:
+    """Raise `SettingsError` if ``path`` is given but does not exist."""
+    if path is not None and not Path(path).expanduser().exists():
+        raise SettingsError(f"there is no {what or 'file'} {path}")
+
+
+def require_file(path: str | Path | None) -> None:
+    """Raise `SettingsError` if ``path`` is given but is not an existing file."""
+    require_path(path)
+    if path is not None and Path(path).expanduser().is_dir():
+        raise SettingsError(f"{path} is a folder; a file is needed")
+
+
+def require_weights(weights: str | None, *, variant: str | None = None) -> None:
+    """Check weights, if they are given, as far as that is possible without torch.
+
+    Args:
+        weights: A name, or the path of a file.
+        variant: The variant that they should be of; None or ``auto``: their own.
+
+    Raises:
+        CheckpointError: They are neither a known name nor a file, the file is no checkpoint, or the
+            named weights are of another variant.
+    """
+    if weights is None:
+        return
+    from upsnet_ros.weights import find_weights, name_of
+
+    path, name = find_weights(weights), name_of(weights)
+    if name is not None and variant not in (None, "auto", name):
+        raise CheckpointError(f"{name} has weights of that variant, not of {variant}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    if not _CHECKPOINT.match(start):
+        raise CheckpointError(
+            f"{path} is not a checkpoint: neither a .safetensors file nor one of torch"
+        )
+
+
+#: The first bytes of a torch file, a pickle (torch's old form and detectron2's), and a safetensors
+#: file: the length of its header, then a JSON object.
+_CHECKPOINT = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]|.{8}\{", re.DOTALL)
+
+
+def require_source(source: str) -> None:
+    """Raise `SettingsError` if a source of frames is neither a path, a camera nor an address."""
+    if source.isdecimal() or "://" in source or Path(source).expanduser().exists():
+        return
+    raise SettingsError(f"source {source} does not exist")
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raise `SettingsError` if ``value`` is none of ``choices``."""
+    if value not in choices:
+        raise SettingsError(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
+
+
+def check_split(split: str) -> None:
+    """Raise `SettingsError` if synthetic scenes have no such split."""
+    check_choice("split", split, SCENE_SPLITS)
+
+
+def check_device(device: str, *, here: bool = True) -> None:
+    """Raise `SettingsError` if ``device`` is not a device, or is a GPU and there certainly is none.
+
+    Args:
+        device: Its name.
+        here: Whether this machine is the one that needs it.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise SettingsError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
+    if here and device.startswith("cuda") and sys.platform == "linux" and not _gpu_devices():
+        raise SettingsError(f"device {device!r} is not here: this machine has no GPU; use cpu")
+
+
+def _gpu_devices() -> list[Path]:
+    """Return the device files of GPUs; without any there is certainly none that torch can use."""
+    names = ("nvidia*", "dxg", "nvhost*", "nvmap", "kfd")  # also of WSL, Jetson and ROCm
+    return [path for name in names for path in Path("/dev").glob(name)]
+
+
+def check_topic(option: str, topic: str | None) -> None:
+    """Raise `SettingsError` if ``topic`` is given but is not the name of a ROS topic."""
+    if topic is not None:
+        _check_name(option, topic, topic.removeprefix("~/").removeprefix("/"), "topic")
+
+
+def check_namespace(option: str, namespace: str) -> None:
+    """Raise `SettingsError` if ``namespace`` is not a ROS namespace; the empty one is the root."""
+    if namespace.strip("/"):
+        _check_name(option, namespace, namespace.strip("/"), "namespace")
+
+
+def _check_name(option: str, name: str, parts: str, what: str) -> None:
+    if not all(_NAME_PART.fullmatch(part) for part in parts.split("/")):
+        raise SettingsError(
+            f"{option} {name!r} is not the name of a {what}: use letters, digits and _ between"
+            " single /, and begin no part with a digit"
+        )
+
+
+#: ROS's own limit is that of DDS, less its prefix.
+_NAME_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,239}")
+
+
+def check_ros_arguments(arguments: Sequence[str]) -> None:
+    """Check the parameter files of a ROS command line, whose own errors say little.
+
+    Raises:
+        SettingsError: If a file is missing, is not YAML, or sets no parameters.
+    """
+    from upsnet_ros.node.parameter_info import parameter_files, read_parameter_file
+
+    for name in parameter_files(arguments):
+        read_parameter_file(name)
+
+
+def check_as_parameter(name: str, value: str | None) -> None:
+    """Check a value by the choices of the node's parameter of that name; None is not checked.
+
+    Raises:
+        SettingsError: If the value is none of them.
+    """
+    from upsnet_ros.node.settings import parameters
+
+    info = next(one for one in parameters() if one.name == name)
+    if value is not None:
+        check_choice(name, value, info.choices)
+
+
+def parse_height_width(text: str) -> tuple[int, int]:
+    """Return the height and width of ``HEIGHTxWIDTH`` in pixels.
+
+    Raises:
+        SettingsError: If the text has another form.
+    """
+    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
+    if match is None:
+        raise SettingsError(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024")
+    return int(match[1]), int(match[2])

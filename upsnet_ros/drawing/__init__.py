@@ -1,0 +1,1 @@
+"""Draws results as overlay images and videos, and writes them to files."""

@@ -1,1 +1,0 @@
-"""The page that shows an evaluation: figures, classes, and frames to look through."""

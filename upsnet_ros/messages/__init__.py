@@ -1,0 +1,1 @@
+"""Conversion between ROS messages and NumPy arrays; no node is needed."""

@@ -1,0 +1,298 @@
+"""Starts child processes that end with their parent, and groups of `upsnet` processes.
+
+Child processes import the same modules as this process, never files in the working directory,
+where users keep their data. (``python -m`` and ``python -c``, which `multiprocessing` uses too, put
+the working directory first in ``sys.path``.)
+
+A process killed by SIGKILL cannot end its children, so the children watch a pipe that closes with
+their parent. Unlike Linux's PR_SET_PDEATHSIG, this works on every system, has no race if the parent
+ends early, and does not depend on the thread that started the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Literal
+
+from upsnet_ros.errors import ProcessError
+
+__all__ = [
+    "SECONDS_TO_END",
+    "WHILE_STDIN_IS_OPEN",
+    "ProcessGroup",
+    "child_command",
+    "end_with_parent",
+    "end_with_pipe",
+    "process_context",
+    "protect_children",
+    "run_upsnet",
+    "starting_workers",
+    "uninterrupted",
+]
+
+
+#: Seconds that a process may take to end when asked to: a node finishes the current frame, a
+#: recorder its video.
+SECONDS_TO_END = 60.0
+
+#: First argument of an `upsnet` process that ends when its stdin closes.
+WHILE_STDIN_IS_OPEN = "--while-stdin-is-open"
+
+_TAIL_LINES = 15
+
+
+def child_command(module: str, *arguments: str) -> list[str]:
+    """Return the command line that runs a module of this package in a new process.
+
+    Args:
+        module: Full name, such as ``upsnet_ros.cli``.
+        *arguments: The module's ``sys.argv[1:]``.
+    """
+    return [sys.executable, str(Path(__file__).with_name("run_module.py")), module, *arguments]
+
+
+def run_upsnet(*arguments: str) -> int:
+    """Run ``upsnet ARGUMENTS`` in a process that ends with this one; return its exit code."""
+    protect_children()
+    command = child_command("upsnet_ros.cli", WHILE_STDIN_IS_OPEN, *arguments)
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        # Not `communicate`: it closes the pipe, which would end the process.
+        return process.wait()
+
+
+def protect_children() -> None:
+    """Keep the working directory out of ``sys.path`` of Python processes started from now on.
+
+    This includes processes started by `multiprocessing` and by other libraries. A PYTHONSAFEPATH
+    set by the user is kept.
+    """
+    if sys.version_info >= (3, 11):
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
+    else:
+        # Python 3.10 does not support that variable, and its isolated mode ignores PYTHONPATH.
+        # `multiprocessing` does not need PYTHONPATH: it passes on this process's sys.path.
+        util: Any = multiprocessing.util
+        flags = util._args_from_interpreter_flags()
+        util._args_from_interpreter_flags = lambda: [*(one for one in flags if one != "-I"), "-I"]
+
+
+def process_context(
+    method: Literal["spawn", "forkserver"],
+) -> SpawnContext | ForkServerContext:
+    """Return the `multiprocessing` context of a start method, after `protect_children`."""
+    protect_children()
+    if method == "spawn":
+        return multiprocessing.get_context("spawn")
+    return multiprocessing.get_context("forkserver")
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Defer Ctrl-C to the end of the block, so that nothing in it is left half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is None:  # set by C code, which Python can neither call nor restore
+        yield
+        return
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Start workers of `multiprocessing`, or their server, in this block: no Ctrl-C reaches them.
+
+    A terminal sends Ctrl-C to workers too, even while they import modules, and they would print a
+    traceback. They inherit the signal mask, so it is blocked in them from their first moment; their
+    parent ends them. In the parent Ctrl-C is deferred, so that no worker is half started.
+    """
+    with uninterrupted():
+        resource_tracker.ensure_running()  # first, because starting it unblocks the signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_pipe(descriptor: int) -> None:
+    """End this process when the write end of a pipe is closed: by SIGTERM, later by SIGKILL.
+
+    Args:
+        descriptor: The read end of the pipe. Data written to it is discarded.
+    """
+    _in_background(_wait_for_pipe, descriptor)
+
+
+def end_with_parent() -> None:
+    """End this `multiprocessing` worker immediately when its parent process ends.
+
+    For the ``initializer`` of an executor of the standard library, whose workers would otherwise
+    wait forever for the next task.
+
+    Raises:
+        RuntimeError: If this process was not started by `multiprocessing`.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("this process is not a worker of multiprocessing")
+    _in_background(_wait_for_parent, parent)
+
+
+def _in_background(wait: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=wait, args=arguments, name="upsnet_orphan", daemon=True).start()
+
+
+def _wait_for_pipe(descriptor: int) -> None:
+    while os.read(descriptor, 4096):
+        pass
+    # Not SIGINT, which is ignored in processes that a shell started in the background.
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SECONDS_TO_END)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wait_for_parent(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+class ProcessGroup:
+    """Runs `upsnet` subcommands concurrently; leaving the context ends those still running.
+
+    If this process is killed, they end by themselves.
+
+    Args:
+        logs: Folder for the output of the processes, in files ``NAME.log``.
+        environment: Environment variables of the processes, in addition to this process's own.
+    """
+
+    def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
+        protect_children()
+        self._logs = logs
+        self._environment = {**os.environ, **environment}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> ProcessGroup:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end_all()
+
+    def start(self, name: str, arguments: Sequence[str]) -> None:
+        """Start ``upsnet ARGUMENTS`` under ``name``."""
+        with self._log(name).open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                child_command("upsnet_ros.cli", WHILE_STDIN_IS_OPEN, *arguments),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                # Ctrl-C must only reach this process, which then ends the others.
+                start_new_session=True,
+            )
+
+    def pid(self, name: str) -> int:
+        """Return the process id."""
+        return self._processes[name].pid
+
+    def running(self, name: str) -> bool:
+        """Return whether the process is still running.
+
+        Raises:
+            ProcessError: If it ended with a non-zero exit code.
+        """
+        code = self._processes[name].poll()
+        if code:
+            raise self._failure(name, f"ended with {_describe(code)}")
+        return code is None
+
+    def require(self, name: str) -> None:
+        """Raise `ProcessError` if the process has ended, with any exit code."""
+        if not self.running(name):
+            raise self._failure(name, "ended too early")
+
+    def end(self, name: str) -> None:
+        """Interrupt the process and wait for it.
+
+        Raises:
+            ProcessError: If it does not end in time, or ends with a non-zero exit code.
+        """
+        process = self._processes[name]
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            raise self._failure(name, f"did not end within {SECONDS_TO_END:.0f} s") from None
+        self.running(name)
+
+    def log_tail(self, name: str) -> str:
+        """Return the last lines of the process's log, headed by the name of the log file."""
+        text = self._log(name).read_text(errors="replace").strip()
+        lines = text.splitlines()[-_TAIL_LINES:] or ["(it wrote nothing)"]
+        tail = "\n".join(f"  | {line}" for line in lines)
+        return f"{self._log(name)} ends:\n{tail}"
+
+    def _end_all(self) -> None:
+        """Interrupt all processes and kill those that do not end in time, or on a second Ctrl-C."""
+        left = [process for process in self._processes.values() if process.poll() is None]
+        for process in left:
+            process.send_signal(signal.SIGINT)
+        until = time.monotonic() + SECONDS_TO_END
+        try:
+            for process in left:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()))
+        finally:
+            for process in left:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            for process in self._processes.values():
+                assert process.stdin is not None
+                process.stdin.close()
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def _failure(self, name: str, what: str) -> ProcessError:
+        error = ProcessError(f"`upsnet {name}` {what}")
+        error.details = self.log_tail(name)
+        return error
+
+
+def _describe(code: int) -> str:
+    return f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"

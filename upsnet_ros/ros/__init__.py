@@ -1,1 +1,0 @@
-"""The ROS 2 side: node, settings, image codec, messages, player and recorder."""

@@ -1,0 +1,470 @@
+"""Single frames, datasets in memory or in a cache, and files in the layout of Cityscapes.
+
+`write_scenes` writes, for tools and readers of Cityscapes:
+
+leftImg8bit_sequence/SPLIT/CITY/CITY_SEQUENCE_FRAME_leftImg8bit.png   every frame
+leftImg8bit/SPLIT/CITY/CITY_SEQUENCE_FRAME_leftImg8bit.png            annotated frames
+gtFine/SPLIT/CITY/CITY_SEQUENCE_FRAME_gtFine_labelIds.png             uint8 label ids
+                                    ..._gtFine_instanceIds.png        uint16 instance ids
+                                    ..._gtFine_unknownMask.png        255 on unknown objects
+                                    ..._gtFine_depth.tiff             float32 metres, if asked for
+camera/SPLIT/CITY/CITY_SEQUENCE_FRAME_camera.json                     with the depth
+gtFine/cityscapes_panoptic_SPLIT/..._gtFine_panoptic.png and cityscapes_panoptic_SPLIT.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from upsnet_ros.datasets.base import Sample
+from upsnet_ros.datasets.images import read_image, read_labels
+from upsnet_ros.datasets.readers import sample_of_ids
+from upsnet_ros.datasets.taxonomy import CITYSCAPES
+from upsnet_ros.errors import OutputError, SettingsError
+from upsnet_ros.output_files import OutputFolder, replacing, write_whole
+from upsnet_ros.processes.task_pool import in_order
+from upsnet_ros.synthetic.canvas import Camera
+from upsnet_ros.synthetic.labels import categories, entry, panoptic_folder, panoptic_image
+from upsnet_ros.synthetic.renderer import SceneFrame, world
+from upsnet_ros.synthetic.texture import check_split
+
+#: Number of frames between two frames of a street in a dataset, so that they look different.
+_APART = 23
+
+
+def scene_frame(
+    split: str, sequence: int, frame: int, size: tuple[int, int], *, seed: int = 0
+) -> SceneFrame:
+    """Return one frame of one sequence; it depends only on the arguments.
+
+    Args:
+        split: "train", "val" or "test"; their streets, houses, vehicles and people all differ.
+        sequence: Index of the street, from 0.
+        frame: Index of the frame, from 0, at 10 frames per second.
+        size: Height and width, at least 16 pixels each.
+        seed: Seed of the set of streets.
+
+    Raises:
+        SettingsError: If the split is unknown, an index is negative, or the size is too small.
+    """
+    rows, columns = _check_size(size)
+    for name, value in (("sequence", sequence), ("frame", frame), ("seed", seed)):
+        if value < 0:
+            raise SettingsError(f"{name} is {value}: it must not be negative")
+    return world(check_split(split), seed, sequence).frame(frame, rows, columns)
+
+
+class DrivingScenes:
+    """Dataset of synthetic frames, rendered on access.
+
+    Frame ``index`` shows street ``index // per_street``; the frames of a street are seconds apart.
+    Indexing is deterministic; sequential access is faster than random access.
+
+    Args:
+        split: "train", "val" or "test".
+        seed: Seed of the set of streets, as in `scene_frame`.
+        length: Number of frames.
+        size: Height and width, pixels.
+        per_street: Number of frames of each street.
+
+    Raises:
+        SettingsError: If the split is unknown, seed or length is negative, or the size is too
+            small.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        seed: int,
+        length: int,
+        size: tuple[int, int],
+        *,
+        per_street: int = 4,
+    ) -> None:
+        self.split, self.seed, self.size = check_split(split), seed, _check_size(size)
+        if seed < 0 or length < 0 or per_street < 1:
+            raise SettingsError("seed and length must not be negative, per_street must be positive")
+        self.length, self.per_street = length, per_street
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> SceneFrame:
+        if index < 0:
+            index += self.length
+        if not 0 <= index < self.length:
+            raise IndexError(f"frame {index} of {self.length}")
+        sequence, position = divmod(index, self.per_street)
+        return scene_frame(self.split, sequence, position * _APART, self.size, seed=self.seed)
+
+    def __iter__(self) -> Iterator[SceneFrame]:
+        return (self[index] for index in range(self.length))
+
+
+def _check_size(size: tuple[int, int]) -> tuple[int, int]:
+    rows, columns = size
+    if min(size) < 16:
+        raise SettingsError(f"size {rows}x{columns}: scenes need at least 16x16 pixels")
+    return rows, columns
+
+
+# A third of the time of the defaults for a tenth more bytes. OpenCV before 4.12 cannot select the
+# filter, and takes longer.
+_FILTER = (
+    [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+    if hasattr(cv2, "IMWRITE_PNG_FILTER")
+    else []
+)
+_PICTURE = [
+    *_FILTER,
+    cv2.IMWRITE_PNG_STRATEGY,
+    cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY,
+    cv2.IMWRITE_PNG_COMPRESSION,
+    1,
+]
+_LABELS = [*_FILTER, cv2.IMWRITE_PNG_COMPRESSION, 2]
+_DEPTH = [cv2.IMWRITE_TIFF_COMPRESSION, 5]  # LZW, which every reader of TIFF knows
+
+_CHUNK = 8  # consecutive frames that one process renders: they share a street
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneJob:
+    """What to write.
+
+    Attributes:
+        out: Root folder; created if missing.
+        split: "train", "val" or "test".
+        seed: Seed of the set of streets; part of the city's name.
+        sequences: Number of sequences, each on its own street.
+        length: Number of frames per sequence.
+        size: Height and width, pixels.
+        every: Every n-th frame is annotated.
+        first: Index of the first sequence.
+        depth: Write the depth and the camera of annotated frames.
+    """
+
+    out: Path
+    split: str
+    seed: int
+    sequences: int
+    length: int
+    size: tuple[int, int]
+    every: int = 1
+    first: int = 0
+    depth: bool = False
+
+    def __post_init__(self) -> None:
+        check_split(self.split)
+        if min(self.sequences, self.length, self.every) < 1 or min(self.seed, self.first) < 0:
+            raise SettingsError(
+                "sequences, length and every must be at least 1, seed and first at least 0"
+            )
+
+    @property
+    def city(self) -> str:
+        """Name of the city, without an underscore as Cityscapes' file names demand."""
+        return f"drawn{self.seed}"
+
+    @property
+    def total(self) -> int:
+        """Number of frames."""
+        return self.sequences * self.length
+
+
+def files_of(job: SceneJob) -> frozenset[str]:
+    """Names of all files that a job writes, relative to its folder."""
+    out = Path()
+    truth, panoptic = out / "gtFine" / job.split / job.city, panoptic_folder(out, job.split)
+    names = {panoptic.with_suffix(".json")}
+    for sequence in range(job.first, job.first + job.sequences):
+        for frame in range(job.length):
+            name = f"{job.city}_{sequence:06d}_{frame:06d}"
+            picture = Path(job.split) / job.city / f"{name}_leftImg8bit.png"
+            names.add(out / "leftImg8bit_sequence" / picture)
+            if frame % job.every == 0:
+                names.add(out / "leftImg8bit" / picture)
+                kinds = ("labelIds", "instanceIds", "unknownMask")
+                names |= {truth / f"{name}_gtFine_{kind}.png" for kind in kinds}
+                names.add(panoptic / f"{name}_gtFine_panoptic.png")
+                if job.depth:
+                    names.add(truth / f"{name}_gtFine_depth.tiff")
+                    names.add(out / "camera" / job.split / job.city / f"{name}_camera.json")
+    return frozenset(name.as_posix() for name in names)
+
+
+def output_folder(job: SceneJob) -> OutputFolder:
+    """The job's folder, which other jobs may fill too; enter it around `write_scenes`.
+
+    Raises:
+        OutputError: Something that is not of such jobs is in the way.
+    """
+    return OutputFolder(job.out, command="scenes", names=files_of(job), again="update")
+
+
+def write_scenes(job: SceneJob, *, workers: int = 1) -> Iterator[Path]:
+    """Draws and writes all frames of a job.
+
+    Args:
+        job: What to write.
+        workers: Number of processes. Scripts that ask for several need the usual
+            ``if __name__ == "__main__"`` around what they do.
+
+    Yields:
+        The sequence image of each frame once all of the frame's files are there, in any order.
+        The panoptic JSON is written, with what other jobs wrote to it, before the last one ends.
+
+    Raises:
+        OutputError: Something is in the way, or a file cannot be written.
+    """
+    kinds = ("leftImg8bit_sequence", "leftImg8bit", "gtFine", *["camera"] * job.depth)
+    for kind in kinds:
+        (job.out / kind / job.split / job.city).mkdir(parents=True, exist_ok=True)
+    panoptic_folder(job.out, job.split).mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for path, record in _run(job, workers):
+        if record is not None:
+            images.append(record[0])
+            annotations.append(record[1])
+        yield path
+    _write_json(job, images, annotations)
+
+
+_Written = tuple[Path, tuple[dict[str, Any], dict[str, Any]] | None]
+
+
+def _run(job: SceneJob, workers: int) -> Iterator[_Written]:
+    chunks = [
+        (sequence, range(start, min(start + _CHUNK, job.length)))
+        for sequence in range(job.first, job.first + job.sequences)
+        for start in range(0, job.length, _CHUNK)
+    ]
+    for written in in_order(partial(_chunk_writer, job), chunks, processes=workers):
+        yield from written
+
+
+def _chunk_writer(job: SceneJob) -> Callable[[tuple[int, range]], Iterable[_Written]]:
+    """What writes some frames of a sequence in a process."""
+
+    def write(chunk: tuple[int, range]) -> list[_Written]:
+        sequence, frames = chunk
+        return [_write_frame(job, sequence, frame) for frame in frames]
+
+    return write
+
+
+def _write_frame(job: SceneJob, sequence: int, frame: int) -> _Written:
+    scene = scene_frame(job.split, sequence, frame, job.size, seed=job.seed)
+    name = f"{job.city}_{sequence:06d}_{frame:06d}"
+    picture = f"{name}_leftImg8bit.png"
+    path = job.out / "leftImg8bit_sequence" / job.split / job.city / picture
+    _write(path, scene.image, _PICTURE)
+    if frame % job.every:
+        return path, None
+    _link(path, job.out / "leftImg8bit" / job.split / job.city / picture)
+    return path, _write_truth(job, name, scene)
+
+
+def _write_truth(
+    job: SceneJob, name: str, scene: SceneFrame
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    truth = job.out / "gtFine" / job.split / job.city
+    _write(truth / f"{name}_gtFine_labelIds.png", scene.semantic, _LABELS)
+    _write(truth / f"{name}_gtFine_instanceIds.png", scene.instances.astype(np.uint16), _LABELS)
+    mask = scene.unknown.astype(np.uint8) * 255
+    _write(truth / f"{name}_gtFine_unknownMask.png", mask, _LABELS)
+    if job.depth:
+        _write(truth / f"{name}_gtFine_depth.tiff", scene.depth, _DEPTH)
+        content = json.dumps(_camera(scene.camera), indent=1).encode()
+        path = job.out / "camera" / job.split / job.city / f"{name}_camera.json"
+        write_whole(path, content, durable=False)
+    image, annotation = entry(name, scene.instances)
+    folder = panoptic_folder(job.out, job.split)
+    _write(folder / annotation["file_name"], panoptic_image(scene.instances), _LABELS)
+    return image, annotation
+
+
+def _camera(camera: Camera) -> dict[str, dict[str, float]]:
+    """Return the intrinsic parameters in pixels and the mounting, by the names of Cityscapes."""
+    return {
+        "intrinsic": {
+            "fx": camera.focal,
+            "fy": camera.focal,
+            "u0": (camera.columns - 1) / 2,
+            "v0": (camera.rows - 1) / 2,
+        },
+        "extrinsic": {"z": camera.height, "pitch": camera.pitch},
+    }
+
+
+def _write(path: Path, image: npt.NDArray[Any], flags: list[int]) -> None:
+    done, data = cv2.imencode(path.suffix, image, flags)
+    if not done:
+        raise OutputError(f"cannot write {path}: OpenCV could not encode it")
+    write_whole(path, data.tobytes(), durable=False)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same picture under another name, without its bytes where the file system allows."""
+    try:
+        with replacing(target, durable=False) as new:
+            new.unlink()
+            os.link(source, new)
+    except OutputError:  # not every file system has links
+        with replacing(target, durable=False) as new:
+            shutil.copyfile(source, new)
+
+
+def _write_json(
+    job: SceneJob, images: list[dict[str, Any]], annotations: list[dict[str, Any]]
+) -> None:
+    path = panoptic_folder(job.out, job.split).with_suffix(".json")
+    if path.exists():  # frames of other seeds stay
+        old = json.loads(path.read_text())
+        new = {image["id"] for image in images}
+        images = [image for image in old["images"] if image["id"] not in new] + images
+        annotations = [a for a in old["annotations"] if a["image_id"] not in new] + annotations
+    content = {
+        "images": sorted(images, key=lambda image: image["id"]),
+        "annotations": sorted(annotations, key=lambda annotation: annotation["image_id"]),
+        "categories": categories(),
+    }
+    write_whole(path, json.dumps(content, indent=1, sort_keys=True).encode(), durable=False)
+
+
+# Of a cached frame: level 1 is hardly larger than the best level, and much faster.
+_CACHED = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+
+class DrawnScenes:
+    """Synthetic driving scenes with Cityscapes' classes.
+
+    Random access takes three times as long as sequential access, since the street has to be laid
+    out first. With a cache, each frame is rendered once; `fill_cache` renders all frames in order,
+    on several cores.
+
+    Args:
+        split: ``train``, ``val`` or ``test``; their scenes are disjoint.
+        seed: Seed of the set of streets.
+        length: Number of frames.
+        size: Height and width of a frame, pixels.
+        cache: Folder for rendered frames; None renders them on every access. Delete it after
+            changes of the renderer.
+
+    Raises:
+        SettingsError: If a value is invalid.
+    """
+
+    def __init__(
+        self,
+        *,
+        split: str,
+        seed: int,
+        length: int,
+        size: tuple[int, int],
+        cache: str | Path | None = None,
+    ) -> None:
+        self.taxonomy = CITYSCAPES
+        self._scenes = DrivingScenes(split, seed, length, size)
+        self._set = f"{split}{seed}"
+        self._cache: Path | None = None
+        if cache is not None:
+            self._cache = Path(cache).expanduser() / f"{self._set}_{size[0]}x{size[1]}"
+            self._cache.mkdir(parents=True, exist_ok=True)
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> Sample:
+        name = self._name(index)
+        if self._cache is not None:
+            return self._cached(index, self._cache / name)
+        scene = self._scenes[index]
+        return _sample(scene.image, scene.instances, scene.unknown, name=name)
+
+    def streets(self) -> list[range]:
+        """Return the frames of each street."""
+        each = self._scenes.per_street
+        return [range(i, min(i + each, len(self))) for i in range(0, len(self), each)]
+
+    def draw(self, indices: range) -> int:
+        """Render missing frames into the cache; return the number of frames in ``indices``."""
+        if self._cache is None:
+            raise ValueError("scenes without a cache cannot be kept")
+        for index in indices:
+            self._drawn(index, self._cache / self._name(index))
+        return len(indices)
+
+    def _name(self, index: int) -> str:
+        street, position = divmod(index, self._scenes.per_street)
+        return f"{self._set}_{street:06d}_{position:06d}"
+
+    def _drawn(self, index: int, base: Path) -> tuple[Path, Path, Path]:
+        """Return the cached files of a frame; render them if missing."""
+        image, ids, unknown = (
+            base.with_name(f"{base.name}_{kind}.png") for kind in ("image", "ids", "unknown")
+        )
+        if not image.is_file():
+            scene: SceneFrame = self._scenes[index]
+            _write_cached(ids, scene.instances.astype(np.uint16))
+            _write_cached(unknown, scene.unknown.astype(np.uint8))
+            _write_cached(image, scene.image)  # last: where it is, the others are
+        return image, ids, unknown
+
+    def _cached(self, index: int, base: Path) -> Sample:
+        image, ids, unknown = self._drawn(index, base)
+        pixels = read_image(image)
+        size = (pixels.shape[0], pixels.shape[1])
+        return _sample(
+            pixels,
+            read_labels(ids, size=size),
+            read_labels(unknown, size=size) > 0,
+            name=base.name,
+        )
+
+
+def fill_cache(scenes: DrawnScenes, *, workers: int) -> Iterator[int]:
+    """Draw all frames that a cache lacks, street by street.
+
+    Args:
+        scenes: With a cache.
+        workers: Number of processes. Scripts need the usual ``if __name__ == "__main__"`` around
+            what they do.
+
+    Yields:
+        The number of frames of each street, once they are there, in the order of the streets.
+    """
+    return in_order(partial(_drawing, scenes), scenes.streets(), processes=workers)
+
+
+def _drawing(scenes: DrawnScenes) -> Callable[[range], int]:
+    return scenes.draw
+
+
+def _sample(
+    image: npt.NDArray[np.uint8],
+    ids: npt.NDArray[np.int32],
+    unknown: npt.NDArray[np.bool_],
+    *,
+    name: str,
+) -> Sample:
+    return sample_of_ids(ids, image, name=name, source=name, unknown=unknown)
+
+
+def _write_cached(path: Path, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
+    """Write a PNG in one step: other processes may draw the same frame."""
+    done, data = cv2.imencode(".png", pixels, _CACHED)
+    assert done
+    write_whole(path, data.tobytes(), durable=False)
