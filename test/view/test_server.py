@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -72,6 +73,32 @@ def test_files_of_the_page(server: ViewServer, path: str, media_type: str, holds
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_a_connection_reset_between_requests_prints_nothing(
+    server: ViewServer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser may reset a connection that it kept open; a failed request still prints."""
+    ended = threading.Semaphore(0)
+    shutdown_request = server.shutdown_request
+
+    def shut_down(request: socket.socket) -> None:  # a request thread's last step
+        shutdown_request(request)
+        ended.release()
+
+    monkeypatch.setattr(server, "shutdown_request", shut_down)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as kept:
+        kept.sendall(f"GET /page.js HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+        assert kept.recv(12) == b"HTTP/1.1 200"
+        # To close at once, without waiting for what is unread or unsent, resets a connection.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert ended.acquire(timeout=60)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(server, "feed", None)
+    with pytest.raises(http.client.RemoteDisconnected):
+        ask(server, "/picture?topic=/a&after=0")
+    assert ended.acquire(timeout=60)
+    assert "Traceback" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9000", "127.0.0.1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socketserver
+import sys
 import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,6 +63,14 @@ class ViewServer(ThreadingHTTPServer):
     def port(self) -> int:
         """The TCP port of the server."""
         return int(self.server_address[1])
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print the traceback of a failed request, unless only its connection was lost.
+
+        A browser may reset a connection that it kept open between two requests.
+        """
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
         """Bind without a reverse DNS look-up of the host name."""
