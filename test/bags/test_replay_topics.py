@@ -108,9 +108,13 @@ def test_compressed_images_without_the_suffix_go_to_where_the_node_looks():
     assert topics.published == "/cam/jpeg/compressed"
 
 
+def of_depth(topic):
+    return "16UC1" if "depth" in topic else ""
+
+
 def test_of_several_the_only_readable_one():
     several = bag("/color/image", "/depth/image")
-    assert sort_topics(several, readable=lambda name: "color" in name).camera == "/color/image"
+    assert sort_topics(several, problem=of_depth).camera == "/color/image"
     with pytest.raises(TopicError, match="--topic, of /color/image, /depth/image"):
         sort_topics(several)
 
@@ -126,6 +130,14 @@ def test_of_several_the_only_readable_one():
 def test_a_camera_that_is_none(camera, says):
     with pytest.raises(TopicError, match=says):
         sort_topics(DRIVE, camera=camera)
+
+
+def test_a_camera_that_the_node_cannot_read():
+    several = bag("/color/image", "/color/image/compressed", "/depth/image")
+    with pytest.raises(TopicError, match=r"/depth/image: 16UC1; .*: /color/image, /color/image/c"):
+        sort_topics(several, camera="/depth/image", problem=of_depth)
+    with pytest.raises(TopicError, match=r"/depth/image: 16UC1; .*: none"):
+        sort_topics(bag("/depth/image"), problem=of_depth)
 
 
 def test_no_camera_at_all():
@@ -182,6 +194,33 @@ def test_images_of_the_ground_truth_are_no_cameras(tmp_path):
     topics = topics_of(drive_bag.write_drive(tmp_path / "drive", 1, unknown_mask=True))
     assert topics.camera == drive_bag.CAMERA
     assert topics.truth == {drive_bag.TRUTH, "/ground_truth/unknown_mask"}
+
+
+def test_depth_images_are_refused_by_name(tmp_path):
+    path = drive_bag.write_drive(tmp_path / "drive", 1)
+    says = f"{drive_bag.TRUTH}: encoding '16UC1' is .*: {drive_bag.CAMERA}$"
+    with pytest.raises(TopicError, match=says):
+        topics_of(path, camera=drive_bag.TRUTH)
+
+
+@pytest.mark.parametrize(("damaged", "refused"), [(0, False), (2, False), (4, True)])
+def test_a_camera_whose_first_images_are_damaged(tmp_path, damaged, refused):
+    count = 0
+
+    def shorten(record):
+        nonlocal count
+        if record.topic == drive_bag.CAMERA:
+            count += 1
+            record.message.data = record.message.data[: 0 if count <= damaged else None]
+        return [(record.topic, record.message)]
+
+    drive = drive_bag.write_drive(tmp_path / "drive", 4)
+    path = copied(drive, tmp_path / "copy", shorten)
+    if refused:
+        with pytest.raises(TopicError, match="data holds 0 bytes"):
+            topics_of(path)
+    else:
+        assert topics_of(path).camera == drive_bag.CAMERA
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import drive_bag
 import pytest
 from typer.testing import CliRunner
 
@@ -246,18 +248,21 @@ WITHOUT_TORCH = (
     "evaluate dataset coco --root {coco}",
     "evaluate bags {bag}",
     "evaluate bags {bag} --variant cityscapes-r18",
+    "replay {drive} --topic /ground_truth/labels --out {new}",
 )
 
 
 def test_bad_data_is_told_before_a_model_is_loaded(run: Any, tmp_path: Path) -> None:
-    coco, bag = tmp_path / "coco", tmp_path / "bag"
+    coco, bag, drive = (tmp_path / name for name in ("coco", "bag", "drive"))
     (coco / "annotations").mkdir(parents=True)
     (coco / "val2017").mkdir()
     (coco / "annotations" / "panoptic_val2017.json").write_text("{")
     with BagWriter(path=bag):
         pass
+    drive_bag.write_drive(drive, 1)
+    names = {"{coco}": str(coco), "{bag}": str(bag), "{drive}": str(drive)}
     lines = tuple(
-        line.replace("{coco}", str(coco)).replace("{bag}", str(bag)) for line in WITHOUT_TORCH
+        re.sub(r"{(coco|bag|drive)}", lambda found: names[found[0]], line) for line in WITHOUT_TORCH
     )
     run(lines, code=1, heavy=("torch", "rclpy", "ray"))
 

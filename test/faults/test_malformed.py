@@ -92,7 +92,7 @@ RAW = {
     "16 bits called 8": (lambda: raw(data=bytes(2 * FULL)), f"data holds {2 * FULL} bytes"),
     "NaN in 32FC1": (
         lambda: raw(encoding="32FC1", step=256, data=NAN),
-        "encoding '32FC1' is not known",
+        "encoding '32FC1' is for depth images",
     ),
     "odd nv12": (lambda: raw(encoding="nv12", width=63), "odd size"),
     "a message cut off": (lambda: serialize_message(raw())[:5000], "the message is cut off"),

@@ -301,7 +301,7 @@ def test_a_mosaic_has_one_channel():
 @pytest.mark.parametrize("source", ["16UC1", "32FC1"])
 def test_a_compressed_depth_image_is_refused(source):
     file = encode(".png", np.zeros((4, 4), np.uint16))
-    with pytest.raises(ImageError, match="is a depth image"):
+    with pytest.raises(ImageError, match=f"{source}.* depth image"):
         check(compressed(file, f"{source}; png compressed "))
 
 
@@ -438,7 +438,7 @@ def test_bytes_after_the_end_of_a_jpeg_do_not_matter():
         ({"encoding": "rgb9"}, "encoding 'rgb9' is not known; known are mono8"),
         ({"encoding": ""}, "encoding '' is not known"),
         ({"encoding": "32FC3"}, "encoding '32FC3' is not known"),
-        ({"encoding": "16UC1"}, "encoding '16UC1' is not known, but for depth images"),
+        ({"encoding": "16UC1"}, "encoding '16UC1' is for depth images"),
         ({"width": 65536, "height": 65536, "step": 196608}, "65536x65536 pixels are more than"),
         ({"width": 2**32 - 1, "height": 1, "step": 2**32 - 1}, "more than"),
         ({"encoding": "yuv422"}, "3x2 pixels cannot be yuv422: odd size"),

@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +47,8 @@ OUTPUTS = {
 }
 
 _SUFFIX = "/compressed"
+#: The first images of a topic, one of which the node must be able to read; others may be damaged.
+_TRIED = 10
 # Longer names do not fit into DDS topic names.
 _TOPIC = re.compile(r"(?=.{1,240}$)/?[a-z_]\w*(/[a-z_]\w*)*", re.ASCII | re.IGNORECASE)
 _MSGTYPE = re.compile(r"([a-z][a-z0-9_]*)/msg/([A-Z][A-Za-z0-9]*)", re.ASCII)
@@ -130,18 +133,20 @@ def topics_of(
 
     Raises:
         BagError: If it is not a bag.
-        TopicError: If there is no such camera, or more than one.
+        TopicError: If there is no such camera, more than one, or the node cannot read its images.
     """
 
-    def readable(topic: str) -> bool:
+    def problem(topic: str) -> str:
+        first = ""
         with open_bag(bag, topics=[topic]) as one:
-            for record in one:
+            for record in islice(one, _TRIED):
                 try:
                     check(record.message)
-                except (ImageError, BagError):
-                    return False
-                return True
-        return False
+                except (ImageError, BagError) as error:
+                    first = first or str(error)
+                else:
+                    return ""
+        return first
 
     with open_bag(bag) as opened:
         return sort_topics(
@@ -150,7 +155,7 @@ def topics_of(
             truth=truth,
             namespace=namespace,
             clock=clock,
-            readable=readable,
+            problem=problem,
         )
 
 
@@ -161,7 +166,7 @@ def sort_topics(
     truth: Collection[str] = (),
     namespace: str = "/panoptic",
     clock: bool = False,
-    readable: Callable[[str], bool] = lambda _: True,
+    problem: Callable[[str], str] = lambda _: "",
 ) -> ReplayTopics:
     """Assign a role to each topic of a bag.
 
@@ -174,11 +179,11 @@ def sort_topics(
         namespace: Namespace of the node. Results under it in the bag are from an earlier run and
             are not published, since they could not be told from the new ones.
         clock: Whether the replay publishes /clock itself.
-        readable: Called for each of several candidates; returns whether the node can read its
-            images (depth images, for example, it cannot).
+        problem: Called with a topic of images; returns why the node cannot read them (because they
+            are depth images, for example), or an empty text.
 
     Raises:
-        TopicError: If there is no such camera, or more than one.
+        TopicError: If there is no such camera, more than one, or the node cannot read its images.
     """
     filled = {topic.name: topic.msgtype for topic in topics if topic.count}
     with_truth = tuple(name for name in filled if _is_under(name, truth))
@@ -199,7 +204,12 @@ def sort_topics(
         for name, msgtype in filled.items()
         if msgtype in (IMAGE, COMPRESSED) and name not in left_out and name not in with_truth
     }
-    camera = _named(camera, filled) if camera else _only(images, readable)
+    camera = _named(camera, filled) if camera else _only(images, problem)
+    if why := problem(camera):
+        others = [name for name in images if name != camera and not problem(name)]
+        raise TopicError(
+            f"the node cannot read {camera}: {why}; image topics that it can read: {_list(others)}"
+        )
     # Beside the camera's images it is the camera's own; elsewhere the node published it again.
     own = camera.removesuffix(_SUFFIX).rpartition("/")[0] + "/camera_info"
     for name in filled:
@@ -314,11 +324,11 @@ def _named(camera: str, filled: Mapping[str, str]) -> str:
     raise TopicError(f"topic {camera} {what}; image topics there: {_list(images)}")
 
 
-def _only(images: Mapping[str, str], readable: Callable[[str], bool]) -> str:
+def _only(images: Mapping[str, str], problem: Callable[[str], str]) -> str:
     raw = {name for name, msgtype in images.items() if msgtype == IMAGE}
     cameras = [name for name in images if name.removesuffix(_SUFFIX) not in raw - {name}]
     if len(cameras) > 1:
-        cameras = [name for name in cameras if readable(name)]
+        cameras = [name for name in cameras if not problem(name)]
     if len(cameras) == 1:
         return cameras[0]
     if cameras:

@@ -175,6 +175,7 @@ _LAYOUTS = _layouts()
 # Short names of encodings that have two names, by the long ones.
 _SHORT = {"yuv422": "uyvy", "yuv422_yuy2": "yuyv"}
 _DEPTH = frozenset({"16UC1", "32FC1"})  # millimetres and metres, by REP 118
+_DEPTH_TEXT = "encoding {!r} is for depth images, but a colour image is needed"
 _TWO_PLANES = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
 
 
@@ -187,14 +188,15 @@ def check(msg: Any) -> None:
     if hasattr(msg, "format"):
         stored = _stored_encoding(msg.format, tiff=is_tiff(msg.data))
         if stored in _DEPTH:
-            raise ImageError(f"{stored!r} is a depth image, not a colour image")
+            raise ImageError(_DEPTH_TEXT.format(stored))
         check_compressed(msg.data)
         return
     layout = _LAYOUTS.get(msg.encoding)
     if layout is None:
+        if msg.encoding in _DEPTH:
+            raise ImageError(_DEPTH_TEXT.format(msg.encoding))
         known = ", ".join(_LAYOUTS)
-        hint = ", but for depth images" if msg.encoding in _DEPTH else ""
-        raise ImageError(f"encoding {msg.encoding!r} is not known{hint}; known are {known}")
+        raise ImageError(f"encoding {msg.encoding!r} is not known; known are {known}")
     check_size(msg.width, msg.height)
     if msg.height % layout.divides[0] or msg.width % layout.divides[1]:
         raise ImageError(f"{msg.width}x{msg.height} pixels cannot be {msg.encoding}: odd size")
