@@ -163,7 +163,7 @@ def test_depth_becomes_points_objects_and_unknown_points(show):
     (status,) = shown.bench.statuses()
     assert status.level == DiagnosticStatus.OK
     values = shown.bench.values()
-    # The first may have come before label_info.
+    # The first may have come before camera_info.
     outcomes = [name for name in values if name.startswith("rejected_")]
     outcomes += ["answered", "unpaired", "waiting"]
     assert int(values["received"]) == sum(int(values[name]) for name in outcomes)
@@ -227,6 +227,26 @@ def test_inputs_are_subscribed_to_while_somebody_listens(show):
     bench.other.destroy_subscription(listener)
     bench.until(lambda: count() == 0, "its end")
     bench.until(lambda: bench.values()["state"] == "idle", "a report")
+
+
+def test_points_are_subscribed_to_once_label_info_has_arrived(show):
+    shown = show()
+    bench = shown.bench
+    bench.other.destroy_publisher(shown.label_info)
+    bench.collect("points", PointCloud2)
+    says = "waiting: no message yet on /in_process/label_info (no publisher), /in_process/depth"
+    bench.until(
+        lambda: bench.values().get("message") == says,
+        "a report",
+        again=lambda: shown.show(depth=lambda _: None),
+        every=0.3,
+    )
+    assert "depth" not in bench.node._inputs
+    shown.label_info = bench.camera("label_info", LATCHED, PanopticLabelInfo)
+    shown.label_info.publish(scene.label_info())
+    bench.until(lambda: bench.other.count_subscribers("/in_process/depth") == 1, "a subscription")
+    # The other topics were subscribed to before, which is what replay relies on.
+    assert list(bench.node._inputs)[-2:] == ["label_info", "depth"]
 
 
 BAD_DEPTH = [

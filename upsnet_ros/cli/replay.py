@@ -268,6 +268,7 @@ def _points_node(
         "extrinsics": tuple(map(float, (*found.translation, *turn))),
         "max_offset": 0.0,
         "sensor_reliability": "reliable",
+        f"qos_overrides.{inputs.camera_info}.subscription.reliability": "reliable",
     }
     arguments = ros_arguments(
         values,

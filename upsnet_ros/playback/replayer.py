@@ -209,10 +209,8 @@ _POLL_SECONDS = 0.1
 # Gaps between messages of the bag that are longer than this are logged.
 _LONG_SECONDS = 10
 
-# Time for discovery to complete on the other side once it has completed on this side, and between
-# the node and a points node, which nobody sees from here.
+# Time for discovery to complete on the other side once it has completed on this side.
 _SETTLE_SECONDS = 0.3
-_SETTLE_SECONDS_POINTS = 3.0
 
 # Longest wait at the end for reliable subscribers to acknowledge the last message.
 _ACK_TIMEOUT = Duration(seconds=2)
@@ -404,8 +402,7 @@ class Replayer(GuardedNode):
         if (missing := self._missing_peer()) and not stopped():
             raise ReplayError(f"{missing} after {self._settings.timeout:g} s: is the node active?")
         # Discovery is complete on this side; give the other side time to complete it too.
-        settle = _SETTLE_SECONDS_POINTS if self._needs_clouds else _SETTLE_SECONDS
-        self._wait(lambda: False, stopped, until=time.monotonic() + settle)
+        self._wait(lambda: False, stopped, until=time.monotonic() + _SETTLE_SECONDS)
 
     @property
     def _needs_clouds(self) -> bool:
@@ -416,6 +413,7 @@ class Replayer(GuardedNode):
         """Return which subscriber or publisher of the node is missing; empty if complete."""
         if not self._images.get_subscription_count():
             return f"no subscriber on {self._images.topic_name}"
+        # A points node subscribes to clouds last, when it is connected to the segmenting node.
         if self._needs_clouds and not any(
             self._others[name].get_subscription_count() for name in self._topics.clouds
         ):

@@ -223,19 +223,28 @@ class PointsNode(LenientParameters, ManagedNode):
             self._counts["incomplete_label_frames"] += self._frames.given_up
             self._forget_inputs()
             return
-        is_depth = self.settings.input == "depth"
-        self._subscribe("label_info", PanopticLabelInfo, self._on_setting, label_info_qos())
         if self._reads_transforms:
             self._subscribe(_TRANSFORMS, _tf_message(), self._on_setting, _transforms_qos())
         self._subscribe("camera_info", CameraInfo, self._on_setting, input_qos("best_effort"))
         for topic, message in _LABELS.items():
             self._subscribe(topic, message, self._on_labels, output_qos())
-        self._subscribe(
-            self.sensor,
-            Image if is_depth else PointCloud2,
-            self._on_sensor,
-            input_qos(self.settings.sensor_reliability),
-        )
+        # Endpoints are discovered in the order of their creation: when label_info arrives, the
+        # segmenting node has discovered the subscriptions to the other labels too.
+        self._subscribe("label_info", PanopticLabelInfo, self._on_setting, label_info_qos())
+
+    def _listen_to_sensor(self) -> None:
+        """Subscribe to the points, unless it has been done.
+
+        This is done once label_info has arrived: no point can be labelled before, and who sees
+        this subscription, as `upsnet replay` does, knows that labels do not get lost.
+        """
+        if self.sensor not in self._inputs:
+            self._subscribe(
+                self.sensor,
+                Image if self.settings.input == "depth" else PointCloud2,
+                self._on_sensor,
+                input_qos(self.settings.sensor_reliability),
+            )
 
     def _subscribe(
         self, topic: str, message: type, callback: Callable[[str, Any], None], qos: QoSProfile
@@ -246,6 +255,8 @@ class PointsNode(LenientParameters, ManagedNode):
             message = self._read(topic, serialized)
             if message is not None:
                 callback(topic, message)
+            if topic == "label_info":
+                self._listen_to_sensor()
 
         name = self._name(topic)
         self._inputs[topic] = self.create_subscription(
@@ -396,7 +407,8 @@ class PointsNode(LenientParameters, ManagedNode):
             return DiagnosticStatus.WARN, self.state
         if not self._inputs:
             return DiagnosticStatus.OK, "idle: no output has a subscriber"
-        missing = [topic for topic in self._inputs if topic not in self._last_input]
+        expected = dict.fromkeys([*self._inputs, self.sensor])
+        missing = [topic for topic in expected if topic not in self._last_input]
         if missing:
             names = listed(self._name_and_publishers(topic) for topic in missing)
             return DiagnosticStatus.WARN, f"waiting: no message yet on {names}"
