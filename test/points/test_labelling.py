@@ -15,7 +15,7 @@ from sensor_msgs.msg import PointCloud2
 from upsnet_ros.errors import PointsError
 from upsnet_ros.messages.results import image_message
 from upsnet_ros.points.camera_model import RigidTransform
-from upsnet_ros.points.labelling import UNKNOWN_RGB
+from upsnet_ros.points.labels import UNKNOWN_RGB
 from upsnet_ros.points.settings import PointsSettings
 
 DEPTH = PointsSettings()

@@ -352,7 +352,7 @@ def test_parameters_change_when_they_may(show):
         ("input:=radar", "input must be one of depth, cloud"),
         ("extrinsics:=[0.0, 1.0]", "extrinsics must be 7 finite numbers"),
         ("extrinsics:=text", "extrinsics"),
-        ("occlusion_window:=-1", "occlusion_window"),
+        ("occlusion_window:=-2", "occlusion_window"),
     ],
 )
 def test_values_that_cannot_be_used_end_the_start_in_one_line(start, argument, says):

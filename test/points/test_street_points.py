@@ -67,7 +67,7 @@ def test_labels_of_points_are_those_of_their_pixels(
         classes = np.where(unknown, 0, np.where(values >= 1000, values // 1000, values))
         # Those that the occlusion test left without a label have none at all.
         labelled = (found["class_id"] != 0) | (found["unknown"] != 0)
-        assert labelled.mean() > 0.2
+        assert labelled.mean() > 0.85
         assert (found["class_id"][labelled] == classes[labelled]).all()
         assert (found["unknown"][labelled] == unknown[labelled]).all()
         # Where the image's labels agree with the truth, so do the points'.
@@ -89,6 +89,6 @@ def test_the_evaluation_counts_the_same_points(
     assert points["points"] == sum(
         int(((truth["class_id"] != 0) | (truth["unknown"] != 0)).sum()) for truth in truths
     )
-    assert 0.2 < points["coverage"] <= 1.0
+    assert 0.85 < points["coverage"] <= 1.0
     assert points["IoU"]["road"] > 0.1
     assert json.loads((replayed / "replay.json").read_text())["answered"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,138 +14,29 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet_ros.errors import ImageError, PointsError, UpsnetError, printable
-from upsnet_ros.messages.frames import plane
 from upsnet_ros.points.camera_model import CameraModel, RigidTransform, StaticTransforms
-from upsnet_ros.points.cloud import LABEL_WORDS, Cloud, grid_cloud, labelled_cloud, labels_dtype
+from upsnet_ros.points.cloud import LABEL_WORDS, Cloud, grid_cloud, labelled_cloud
+from upsnet_ros.points.labels import FrameLabels, LabelTable, size_text
 from upsnet_ros.points.settings import PointsSettings
 
 __all__ = [
-    "UNKNOWN_RGB",
     "DepthPoints",
-    "FrameLabels",
-    "LabelTable",
     "LabelledPoints",
     "PointLabeller",
     "depth_image",
     "depth_points",
     "lidar_rows",
+    "occlusion_window",
 ]
 
-#: Colour of unknown points: that of the hatching on the overlay.
-UNKNOWN_RGB = (255, 215, 0)
 # Points that are computed together, so that the temporaries stay in the cache.
 _BLOCK = 1 << 14
-
-
-class LabelTable:
-    """The labels of a point for each value of a label image, as rows that are copied to points.
-
-    Row 0 is void. The rows after the last label are void too, for values that no class has, and
-    unknown.
-
-    Args:
-        label_info: The upsnet_ros/PanopticLabelInfo of the labels.
-
-    Attributes:
-        divisor: Value of a thing's label divided by its class id, as in ``label_info``.
-        names: Class names by id.
-
-    Raises:
-        PointsError: If there are no classes, or the divisor is 0.
-    """
-
-    def __init__(self, label_info: Any) -> None:
-        divisor, classes = label_info.label_divisor, label_info.classes
-        if not classes or divisor < 1:
-            raise PointsError(
-                f"label_info has {len(classes)} classes and the label_divisor {divisor}"
-            )
-        largest = max(one.id for one in classes)
-        last = largest * divisor + divisor - 1 if any(one.is_thing for one in classes) else largest
-        if last > _LARGEST_LABEL:
-            raise PointsError(f"label_info allows labels up to {last}, more than {_LARGEST_LABEL}")
-        self.divisor = divisor
-        self.names = {one.id: one.name for one in classes}
-        self._void, self._unknown = last + 1, last + 2
-        self._rows = np.zeros(last + 3, labels_dtype())
-        for one in classes:
-            red, green, blue = (int(value) for value in one.color)
-            first = one.id * divisor
-            here = slice(first, first + divisor) if one.is_thing else slice(one.id, one.id + 1)
-            self._rows["rgb"][here] = red << 16 | green << 8 | blue
-            self._rows["class_id"][here] = one.id
-            if one.is_thing:
-                self._rows["instance_id"][here] = np.arange(divisor)
-        red, green, blue = UNKNOWN_RGB
-        self._rows["rgb"][self._unknown] = red << 16 | green << 8 | blue
-        self._rows["unknown"][self._unknown] = 1
-
-    def of_frame(self, labels: Any, unknown_mask: Any, instances: Any) -> FrameLabels:
-        """Return the labels of one frame, from its three messages.
-
-        Args:
-            labels: sensor_msgs/Image, 16UC1 or 32SC1.
-            unknown_mask: sensor_msgs/Image, mono8, of the same size.
-            instances: upsnet_ros/PanopticInstanceArray.
-
-        Raises:
-            ImageError: If an image is malformed.
-            PointsError: If their sizes differ.
-        """
-        values, unknown = plane(labels), plane(unknown_mask)
-        if values.shape != unknown.shape or unknown.dtype != np.uint8:
-            raise PointsError(
-                f"labels of {_size(values)} and an unknown_mask of {_size(unknown)} pixels"
-                f" ({printable(unknown_mask.encoding)}) do not belong together"
-            )
-        # Values that no class has, negative ones too, are void.
-        rows = values.astype(np.uint32)
-        if rows.size and int(rows.max()) >= self._void:
-            rows[rows >= self._void] = self._void
-        rows[unknown != 0] = self._unknown
-        table = self._rows
-        tracks = {one.id: one.track_id for one in instances.instances if one.track_id}
-        if tracks:
-            # Copied as words: NumPy leaves what pads the fields as it finds it.
-            table = table.view(np.uint32).copy().view(table.dtype)
-            for label, track_id in tracks.items():
-                if label < self._void:
-                    table["track_id"][label] = track_id
-        return FrameLabels(
-            rows=rows,
-            table=table.view(np.uint32).reshape(-1, LABEL_WORDS),
-            unknown=unknown,
-            unknown_row=self._unknown,
-            instances=instances,
-        )
-
-
-# Every row has 16 bytes; COCO's largest label is 200,999.
-_LARGEST_LABEL = 1 << 22
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FrameLabels:
-    """The labels of one frame.
-
-    Attributes:
-        rows: uint32 (H, W), the row of ``table`` for each pixel: its label, or ``unknown_row``.
-        table: uint32 (R, `LABEL_WORDS`), the labels of a point; row 0 is void.
-        unknown: uint8 (H, W), 255 on unknown pixels.
-        unknown_row: Row of unknown pixels.
-        instances: The frame's upsnet_ros/PanopticInstanceArray.
-    """
-
-    rows: npt.NDArray[np.uint32]
-    table: npt.NDArray[np.uint32]
-    unknown: npt.NDArray[np.uint8]
-    unknown_row: int
-    instances: Any
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width, pixels."""
-        return self.rows.shape[0], self.rows.shape[1]
+# How `occlusion_window` measures: the share of pixels that lie at most that far from a point;
+# pixels farther than so many radians from all points are in a hole, not between points; and the
+# image's number of blocks of columns, above and below whose points nothing is measured.
+_NEAR_SHARE = 90
+_HOLE = math.radians(2)
+_BLOCKS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -276,18 +168,19 @@ def lidar_rows(
     before = np.flatnonzero(points[2] > 0)  # most of a lidar's points are behind or beside
     u, v, visible = camera.project(points[:, before])
     seen = np.flatnonzero(visible)
-    # The nearest pixel; u and v are not below -0.5.
-    column = (u[seen] + np.float32(0.5)).astype(np.intp)
-    row = (v[seen] + np.float32(0.5)).astype(np.intp)
-    # Rounding in float32 may lead just outside.
-    index = np.minimum(row, height - 1) * width + np.minimum(column, width - 1)
+    # The nearest pixel; u and v are not below -0.5. Rounding in float32 may lead just outside.
+    column = np.minimum((u[seen] + np.float32(0.5)).astype(np.intp), width - 1)
+    row = np.minimum((v[seen] + np.float32(0.5)).astype(np.intp), height - 1)
+    index = row * width + column
     z = points[2, before[seen]]
     near = np.full(height * width, np.inf, np.float32)
     np.minimum.at(near, index, z)
-    if settings.occlusion_window:
-        size = 2 * settings.occlusion_window + 1
-        window = np.ones((size, size), np.uint8)
-        near = np.asarray(cv2.erode(near.reshape(height, width), window), np.float32).reshape(-1)
+    window = settings.occlusion_window
+    if window < 0:
+        window = occlusion_window(row, column, shape=labels.shape, focal=max(camera.focal))
+    if window:
+        around = np.ones((2 * window + 1, 2 * window + 1), np.uint8)
+        near = np.asarray(cv2.erode(near.reshape(height, width), around), np.float32).reshape(-1)
     front = z <= near[index] * np.float32(1 + settings.occlusion_tolerance)
     chosen, index = before[seen[front]], index[front]
     rows[chosen] = labels.rows.reshape(-1)[index]
@@ -295,8 +188,40 @@ def lidar_rows(
     return rows, pixels
 
 
-def _size(pixels: npt.NDArray[Any]) -> str:
-    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+def occlusion_window(
+    row: npt.NDArray[np.intp],
+    column: npt.NDArray[np.intp],
+    *,
+    shape: tuple[int, int],
+    focal: float,
+) -> int:
+    """Return about half the distance between neighbouring points in the image, pixels.
+
+    Windows of this size around points leave few pixels between them, so that little that is hidden
+    shows through, and do not reach the next ring of a lidar.
+
+    Args:
+        row: Row of each point's pixel, (N,).
+        column: Column of each point's pixel, (N,).
+        shape: Height and width of the image, pixels.
+        focal: Focal length, pixels.
+    """
+    height, width = shape
+    empty = np.ones(shape, np.uint8)
+    empty[row, column] = 0
+    # Every second pixel of a large image suffices.
+    stride = 2 if width >= 512 else 1
+    distance = cv2.distanceTransform(empty, cv2.DIST_C, 3)[::stride, ::stride]
+    # Above and below all points there is nothing to be hidden, as in the sky.
+    block = column * _BLOCKS // width
+    top, bottom = np.full(_BLOCKS, height), np.full(_BLOCKS, -1)
+    np.minimum.at(top, block, row)
+    np.maximum.at(bottom, block, row)
+    down, block = np.arange(0, height, stride)[:, None], np.arange(0, width, stride)
+    block = block * _BLOCKS // width
+    between = (down >= top[block]) & (down <= bottom[block]) & (distance <= _HOLE * focal)
+    distances = distance[between]
+    return int(np.percentile(distances, _NEAR_SHARE, method="lower")) if distances.size else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -377,8 +302,8 @@ class PointLabeller:
             depth, per_metre = depth_image(message)
             if depth.shape != labels.shape:
                 raise PointsError(
-                    f"the depth image has {_size(depth)} pixels, the labels {_size(labels.rows)}:"
-                    " depth must be registered to the camera's image"
+                    f"the depth image has {size_text(depth)} pixels, the labels"
+                    f" {size_text(labels.rows)}: depth must be registered to the camera's image"
                 )
         with _errors_of("camera_info"):
             camera.check_size(height=depth.shape[0], width=depth.shape[1], what="the labels")

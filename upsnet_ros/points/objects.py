@@ -16,7 +16,7 @@ from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from std_msgs.msg import Header
 
 from upsnet_ros.msg import PanopticObject, PanopticObjectArray
-from upsnet_ros.points.labelling import FrameLabels
+from upsnet_ros.points.labels import FrameLabels
 
 __all__ = ["ObjectSettings", "detections_message", "find_objects", "objects_message", "vision_msgs"]
 

@@ -79,12 +79,13 @@ class PointsSettings:
         choices=("best_effort", "reliable"),
     )
     occlusion_window: int = parameter(
-        5,
+        -1,
         "Pixels around the pixel of a lidar point in which nearer points hide it from the camera."
-        " About half the distance between the lidar's rings in the image.",
+        " -1: about half the distance between neighbouring points in the image, which is found for"
+        " each cloud.",
         group="Labels",
         changes=Changes.ALWAYS,
-        limits=(0, 50),
+        limits=(-1, 100),
     )
     occlusion_tolerance: float = parameter(
         0.1,
