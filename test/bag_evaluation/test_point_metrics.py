@@ -74,6 +74,27 @@ def test_the_points_of_the_truth_are_perfect(drive: Path, tmp_path: Path) -> Non
     assert not report["notes"]
 
 
+def test_pictures_for_a_report_show_truth_and_prediction_from_above(
+    drive: Path, tmp_path: Path
+) -> None:
+    def lost(points: np.ndarray) -> np.ndarray:
+        points["class_id"] = points["unknown"] = 0
+        return points
+
+    right, wrong = (
+        decode(encode(evaluate_bag(BagTask(bag=bag, truth=drive, pictures=9)))).snapshots(9)
+        for bag in (
+            answered(drive, tmp_path / "right", frames=3),
+            answered(drive, tmp_path / "lost", lost, frames=3),
+        )
+    )
+    for same, other in zip(right[:3], wrong[:3], strict=True):
+        assert same.truth_points == same.prediction_points == other.truth_points
+        assert same.truth_points is not None
+        assert other.prediction_points not in (None, same.truth_points)
+    assert right[3].truth_points is right[3].prediction_points is None
+
+
 def test_lost_labels_lower_the_coverage_and_missing_clouds_are_told(
     drive: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from playwright.sync_api import Page as BrowserPage
 
 from upsnet_ros.cli.evaluate_runs import show
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
+from upsnet_ros.drawing.birds_eye_view import BODY_AXES
 from upsnet_ros.evaluation.maps import Categories, map_from_labels
 from upsnet_ros.evaluation.metrics import EvaluationFrame, EvaluationResult, evaluate
+from upsnet_ros.evaluation.points import LabelledCloud, PointLabels
 from upsnet_ros.evaluation.report import Page, _seen, safe_colors
 from upsnet_ros.evaluation.run import Series, Snapshot, SnapshotSelector, take_snapshot
 
@@ -53,8 +56,22 @@ def _frames() -> list[EvaluationFrame]:
     return frames
 
 
-def _page(**options) -> Page:
-    frames = _frames()
+def _cloud() -> LabelledCloud:
+    """Three points straight ahead: a car, of a strange class, and unknown; all missed but one."""
+    sides = [
+        PointLabels(class_ids=np.array(ids), unknown=np.array([False, False, unknown]))
+        for ids, unknown in (((26, 99, 0), True), ((26, 0, 7), False))
+    ]
+    return LabelledCloud(
+        xyz=np.array([(40, 30, 45), (0, 10, -10), (0, 0, 0)], np.float32),
+        axes=BODY_AXES,
+        truth=sides[0],
+        prediction=sides[1],
+    )
+
+
+def _page(frames: Sequence[EvaluationFrame] | None = None, **options) -> Page:
+    frames = frames or _frames()
     categories = Categories.from_taxonomy(CITYSCAPES)
     return Page(
         title="A <run> & more",
@@ -217,6 +234,52 @@ def test_plots(page) -> None:
     assert plots.nth(1).locator("path").get_attribute("d").count("M") == 2  # nan breaks the line
     plots.nth(0).locator("circle.link").nth(1).click()
     expect(page.locator("#caption")).to_contain_text("a_000000_000001")
+
+
+def test_without_points_there_is_no_view_from_above(page) -> None:
+    for side in ("truth", "prediction"):
+        expect(page.locator(f"#view-{side}-points")).to_be_hidden()
+
+
+def test_points_are_shown_from_above_in_either_palette(browser: Browser, tmp_path: Path) -> None:
+    frames = _frames()
+    path = tmp_path / "points.html"
+    page = _page([replace(frames[0], cloud=_cloud()), *frames[1:]])
+    path.write_text(page.html(), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    try:
+        tab.goto(path.as_uri())
+        expect(tab.locator("body[data-ready=true]")).to_be_visible()
+        expect(tab.locator("#view-truth-points")).to_be_hidden()  # the worst frame has none
+        tab.get_by_label("Order").select_option("time")
+        expect(tab.locator("#view-truth-points")).to_be_visible()
+        expect(tab.locator("#view-prediction-points canvas")).to_have_attribute(
+            "aria-label", re.compile("Prediction of the points of a_000000_000000")
+        )
+        car = next(info for info in CITYSCAPES.classes if info.name == "car")
+        colors = _colors(tab, "truth-points"), _colors(tab, "prediction-points")
+        assert {car.color, (255, 215, 0), (70, 70, 70)} <= colors[0]
+        road = next(info for info in CITYSCAPES.classes if info.name == "road")
+        assert {car.color, road.color, (70, 70, 70)} <= colors[1]
+        assert (255, 215, 0) not in colors[1]
+        tab.get_by_label("Colours").select_option("safe")
+        expect(tab.locator("body[data-palette=safe]")).to_be_visible()
+        safe = safe_colors(len(CITYSCAPES.classes))[car.semantic_id]
+        assert safe in _colors(tab, "truth-points")
+    finally:
+        tab.close()
+
+
+def _colors(page: BrowserPage, view: str) -> set[tuple[int, ...]]:
+    """The colours that occur in a picture."""
+    values = page.evaluate(
+        "(view) => { const canvas = document.querySelector(`#view-${view} canvas`);"
+        " const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);"
+        " const found = new Set(); for (let i = 0; i < data.length; i += 4)"
+        " found.add(`${data[i]},${data[i + 1]},${data[i + 2]}`); return [...found]; }",
+        view,
+    )
+    return {tuple(map(int, text.split(","))) for text in values}
 
 
 def _shown(result: EvaluationResult, notes: Sequence[str] = ()) -> str:

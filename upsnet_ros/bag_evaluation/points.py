@@ -1,19 +1,21 @@
-"""Joins the labelled points of a bag with their ground truth, cloud by cloud."""
+"""Joins the labelled points of a bag with their ground truth, frame by frame."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from upsnet_ros.bags.index import BagIndex, FrameKey, Part, Role, parts_of
+from upsnet_ros.bags.reader import Record
+from upsnet_ros.drawing.birds_eye_view import view_axes
 from upsnet_ros.errors import EvaluationError
 from upsnet_ros.evaluation.maps import Categories
-from upsnet_ros.evaluation.points import PointCounts, PointLabels
+from upsnet_ros.evaluation.points import LabelledCloud, PointCounts, PointLabels
 
-__all__ = ["count_points"]
+__all__ = ["PointFrames"]
 
 # PointField's numbers of types, as NumPy's codes.
 _CODES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
@@ -21,54 +23,91 @@ _COORDINATES = ("x", "y", "z")
 _LABELS = ("class_id", "unknown")
 
 
-def count_points(
-    outputs: BagIndex, truth: BagIndex, categories: Categories
-) -> tuple[dict[int, PointCounts], list[str]]:
-    """Count the labelled points of a bag.
+class PointFrames:
+    """The labelled points of a bag and their ground truth, by the stamps of frames.
 
-    Clouds are joined by exact stamp and frame_id. Both bags are read in step, so that only clouds
-    whose counterpart is still to come are in memory.
+    Clouds are joined by exact stamp and frame_id. Both bags are read in step while the frames are,
+    so that only clouds that are still to be asked for are in memory.
 
     Args:
         outputs: The bag with the points node's ``points``.
         truth: The bag with ``/ground_truth/points``.
         categories: The classes.
+        frames: The frames that `read` will be called for, in the order of stamps.
 
-    Returns:
-        The counts by stamp in ns, and one line for each group of clouds that is left out; both
-        empty if a bag has no points.
-
-    Raises:
-        BagError: A message is damaged.
-        EvaluationError: Two clouds do not have the same points, or lack a field.
+    Attributes:
+        notes: One line for each group of clouds that is left out.
+        unused: Number of clouds of no frame's stamp.
     """
-    if not (outputs.has(Role.POINTS) and truth.has(Role.TRUTH_POINTS)):
-        return {}, []
-    wanted = outputs.arrivals[Role.POINTS].keys()
-    known = truth.arrivals[Role.TRUTH_POINTS].keys()
-    counts: dict[int, PointCounts] = {}
-    waiting: dict[FrameKey, Part] = {}
-    for part in _both(outputs, truth):
-        if part.key not in wanted or part.key not in known:
-            continue
-        other = waiting.pop(part.key, None)
-        if other is None:
-            waiting[part.key] = part
-            continue
-        pair = {one.role: one.record.message for one in (part, other)}
-        try:
-            added = _compare(pair[Role.TRUTH_POINTS], pair[Role.POINTS], categories)
-        except EvaluationError as error:
-            raise EvaluationError(f"points of {part.key}: {error}") from None
-        stamp_ns = part.key.stamp_ns
-        counts[stamp_ns] = counts[stamp_ns] + added if stamp_ns in counts else added
-    notes = []
-    if absent := len(known - wanted):
-        notes.append(
-            f"{absent} of {len(known)} clouds of {truth.path} have no labelled points in"
-            f" {outputs.path}: not evaluated"
-        )
-    return counts, notes
+
+    def __init__(
+        self,
+        outputs: BagIndex,
+        truth: BagIndex,
+        categories: Categories,
+        *,
+        frames: Sequence[FrameKey],
+    ) -> None:
+        self._categories = categories
+        self.notes: list[str] = []
+        self.unused = 0
+        predicted = outputs.arrivals.get(Role.POINTS, {}).keys()
+        known = truth.arrivals.get(Role.TRUTH_POINTS, {}).keys()
+        self._keys: dict[int, list[FrameKey]] = {key.stamp_ns: [] for key in frames}
+        self._waiting: dict[FrameKey, dict[Role, Record]] = {}
+        self._parts = _both(outputs, truth)
+        if not (predicted and known):
+            return
+        if absent := len(known - predicted):
+            self.notes.append(
+                f"{absent} of {len(known)} clouds of {truth.path} have no labelled points in"
+                f" {outputs.path}: not evaluated"
+            )
+        for key in sorted(known & predicted):
+            if key.stamp_ns in self._keys:
+                self._keys[key.stamp_ns].append(key)
+            else:
+                self.unused += 1
+
+    def read(self, frame: FrameKey) -> tuple[PointCounts | None, LabelledCloud | None]:
+        """Return the counts of a frame's clouds, and the first of them; None if it has none.
+
+        Raises:
+            BagError: A message is damaged.
+            EvaluationError: Two clouds do not have the same points, or lack a field.
+        """
+        counts: PointCounts | None = None
+        first: LabelledCloud | None = None
+        for key in self._keys.pop(frame.stamp_ns, []):
+            pair = self._pair(key)
+            try:
+                cloud = _cloud(
+                    pair[Role.TRUTH_POINTS].message,
+                    pair[Role.POINTS].message,
+                    axes=view_axes(key.frame_id, camera=frame.frame_id),
+                )
+                xyz = cloud.xyz.astype(np.float64)
+                added = PointCounts.from_labels(
+                    cloud.truth,
+                    cloud.prediction,
+                    distances=np.sqrt((xyz**2).sum(axis=0)),
+                    categories=self._categories,
+                )
+            except EvaluationError as error:
+                raise EvaluationError(f"points of {key}: {error}") from None
+            counts = added if counts is None else counts + added
+            first = first or cloud
+        return counts, first
+
+    def _pair(self, key: FrameKey) -> dict[Role, Record]:
+        """Return the two messages of a cloud; those that come before them are kept if needed."""
+        while len(self._waiting.get(key, {})) < 2:
+            part = next(self._parts, None)
+            if part is None:
+                raise EvaluationError(f"{key}: cannot read its points again; did the bag change?")
+            if part.key == key or part.key in self._keys.get(part.key.stamp_ns, []):
+                self._waiting.setdefault(part.key, {})[part.role] = part.record
+        return self._waiting.pop(key)
 
 
 def _both(outputs: BagIndex, truth: BagIndex) -> Iterator[Part]:
@@ -89,8 +128,12 @@ def _both(outputs: BagIndex, truth: BagIndex) -> Iterator[Part]:
                 yield part
 
 
-def _compare(truth: Any, predicted: Any, categories: Categories) -> PointCounts:
-    """Return the counts of one cloud, from two sensor_msgs/PointCloud2."""
+def _cloud(truth: Any, predicted: Any, *, axes: npt.NDArray[np.float64]) -> LabelledCloud:
+    """Return the points of two sensor_msgs/PointCloud2.
+
+    Raises:
+        EvaluationError: They do not have the same points, or lack a field.
+    """
     own = _fields(truth, (*_COORDINATES, *_LABELS))
     answer = _fields(predicted, (*_COORDINATES, *_LABELS))
     if len(own) == len(answer) and any(
@@ -100,13 +143,15 @@ def _compare(truth: Any, predicted: Any, categories: Categories) -> PointCounts:
             "the labelled points have other coordinates than the ground truth: compare the labels"
             " of the same cloud"
         )
-    xyz = np.stack([own[name].astype(np.float64) for name in _COORDINATES])
     sides = [
         PointLabels(class_ids=one["class_id"].astype(np.int64), unknown=one["unknown"] != 0)
         for one in (own, answer)
     ]
-    return PointCounts.from_labels(
-        sides[0], sides[1], distances=np.sqrt((xyz**2).sum(axis=0)), categories=categories
+    return LabelledCloud(
+        xyz=np.stack([own[name].astype(np.float32) for name in _COORDINATES]),
+        axes=axes,
+        truth=sides[0],
+        prediction=sides[1],
     )
 
 

@@ -21,7 +21,7 @@ from upsnet_ros.bag_evaluation.frames import (
     PredictionReader,
     label_map,
 )
-from upsnet_ros.bag_evaluation.points import count_points
+from upsnet_ros.bag_evaluation.points import PointFrames
 from upsnet_ros.bags.index import BagIndex, FrameKey, Role, index_bag
 from upsnet_ros.bags.messages import TRUTH
 from upsnet_ros.bags.reader import Record
@@ -29,7 +29,6 @@ from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.errors import BagError, EvaluationError, ImageError
 from upsnet_ros.evaluation.maps import Categories
 from upsnet_ros.evaluation.metrics import EvaluationFrame, Metrics
-from upsnet_ros.evaluation.points import PointCounts
 from upsnet_ros.evaluation.run import Evaluator, PartialResult, Series
 from upsnet_ros.messages.images import plane, to_bgr
 
@@ -166,7 +165,7 @@ class BagFrames:
             step = 1.0 if task.metrics.video else len(self._keys) / task.limit
             self._keys = [self._keys[int(index * step)] for index in range(task.limit)]
         self._positions = FramePositions.from_bags(self._truth, images, prefix=task.prefix)
-        self._points: dict[int, PointCounts] = {}
+        self._points: PointFrames | None = None
         if predict is None:
             self._add_timing(images)
             self._add_points()
@@ -192,6 +191,9 @@ class BagFrames:
             image = None
             if self._task.pictures and Role.IMAGE in records:
                 image = to_bgr(records[Role.IMAGE].message)
+            counts, cloud = None, None
+            if self._points is not None:
+                counts, cloud = self._points.read(key)
             return EvaluationFrame(
                 name=name,
                 sequence=sequence,
@@ -202,7 +204,8 @@ class BagFrames:
                 truth_unknown=unknown,
                 prediction_unknown=predicted.unknown,
                 unknown_scores=predicted.scores,
-                points=self._points.get(key.stamp_ns),
+                points=counts,
+                cloud=cloud if self._task.pictures else None,
             )
         except (EvaluationError, ImageError) as error:
             raise EvaluationError(f"{name}: {error}") from None
@@ -232,15 +235,13 @@ class BagFrames:
         return chosen
 
     def _add_points(self) -> None:
-        try:
-            self._points, notes = count_points(self._bag, self._truth, self.categories)
-        except BagError as error:
-            raise EvaluationError(str(error)) from error
-        self.notes += notes
-        used = {key.stamp_ns for key in self._keys}
-        unused = len(self._points.keys() - used)
-        if unused and self._task.limit is None:
-            self.notes.append(f"{unused} clouds have no evaluated image of their stamp: left out")
+        points = PointFrames(self._bag, self._truth, self.categories, frames=self._keys)
+        self._points = points
+        self.notes += points.notes
+        if points.unused and self._task.limit is None:
+            self.notes.append(
+                f"{points.unused} clouds have no evaluated image of their stamp: left out"
+            )
 
     def _add_timing(self, images: BagIndex) -> None:
         timing = Timing.from_bags(self._bag, images)

@@ -28,7 +28,7 @@ from upsnet_ros.evaluation.panoptic_quality import (
     mean_iou,
     tube_counts,
 )
-from upsnet_ros.evaluation.points import PointCounts
+from upsnet_ros.evaluation.points import LabelledCloud, PointCounts
 from upsnet_ros.evaluation.unknown import UnknownCounts
 
 
@@ -47,6 +47,7 @@ class EvaluationFrame:
         prediction_unknown: bool (H, W): pixels predicted as unknown, or None.
         unknown_scores: uint8 (H, W) by name; higher means more likely unknown.
         points: Counts of the labelled points of its time; None without such points.
+        cloud: Those points, for reports, or None.
     """
 
     name: str
@@ -59,6 +60,7 @@ class EvaluationFrame:
     prediction_unknown: npt.NDArray[np.bool_] | None = None
     unknown_scores: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
     points: PointCounts | None = None
+    cloud: LabelledCloud | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

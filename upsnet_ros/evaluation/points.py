@@ -17,7 +17,7 @@ from upsnet_ros.errors import EvaluationError
 from upsnet_ros.evaluation.maps import Categories
 from upsnet_ros.evaluation.panoptic_quality import class_ious, mean_iou
 
-__all__ = ["DISTANCES", "PointCounts", "PointLabels"]
+__all__ = ["DISTANCES", "LabelledCloud", "PointCounts", "PointLabels"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -41,6 +41,23 @@ class PointLabels:
 
     def __len__(self) -> int:
         return len(self.class_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledCloud:
+    """Points with their ground truth and prediction.
+
+    Attributes:
+        xyz: float32 (3, N), metres, in the sensor's frame; may hold NaN and infinity.
+        axes: Directions forward, left and up in that frame, as rows of a (3, 3) rotation.
+        truth: The ground truth.
+        prediction: The predicted labels of the same points, in the same order.
+    """
+
+    xyz: npt.NDArray[np.float32]
+    axes: npt.NDArray[np.floating[Any]]
+    truth: PointLabels
+    prediction: PointLabels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,7 +16,8 @@
   let shown = null;     // decoded class maps of the frame on screen
   let timer = null;
 
-  const color = (place) => (place < 0 ? [0, 0, 0] : palette[place]);
+  const UNKNOWN_POINT = 0xFFFF - 1;
+  const color = (place) => (place < 0 ? [0, 0, 0] : place === UNKNOWN_POINT ? [255, 215, 0] : palette[place]);
   const css = (place) => `rgb(${color(place).join(",")})`;
   const className = (place) => (place < 0 ? "void" : data.classes[place].name);
 
@@ -37,7 +38,7 @@
     return context.getImageData(0, 0, image.width, image.height);
   };
 
-  // Red and green hold 1 + place of the class, blue the outlines.
+  // Red and green hold 1 + place of the class, blue the brightness of outlines and rings.
   const decode = async (uri) => {
     const { data: raw, width, height } = await pixels(uri);
     const places = new Int32Array(width * height);
@@ -55,7 +56,7 @@
     const context = canvas.getContext("2d");
     const image = context.createImageData(map.width, map.height);
     for (let i = 0; i < map.places.length; i += 1) {
-      const [r, g, b] = map.outline[i] ? [255, 255, 255] : color(map.places[i]);
+      const [r, g, b] = map.outline[i] ? Array(3).fill(map.outline[i]) : color(map.places[i]);
       image.data.set([r, g, b, 255], 4 * i);
     }
     context.putImageData(image, 0, 0);
@@ -95,7 +96,12 @@
   };
 
   const repaint = () => {
-    for (const side of ["truth", "prediction"]) paint(document.querySelector(`#view-${side} canvas`), shown[side]);
+    for (const side of ["truth", "prediction"]) {
+      paint(document.querySelector(`#view-${side} canvas`), shown[side]);
+      const points = shown.points[side];
+      byId(`view-${side}-points`).hidden = !points;
+      if (points) paint(document.querySelector(`#view-${side}-points canvas`), points);
+    }
     legend();
   };
 
@@ -105,10 +111,13 @@
     const slider = byId("slider");
     slider.value = position;
     slider.setAttribute("aria-valuetext", `${position + 1} of ${order.length}: ${frame.name}`);
-    const [truth, prediction, image] = await Promise.all(
-      [decode(frame.truth), decode(frame.prediction), frame.image ? load(frame.image) : null]);
+    const decodeIfAny = (uri) => (uri ? decode(uri) : null);
+    const [truth, prediction, image, ...points] = await Promise.all([
+      decode(frame.truth), decode(frame.prediction), frame.image ? load(frame.image) : null,
+      decodeIfAny(frame.truthPoints), decodeIfAny(frame.predictionPoints),
+    ]);
     if (frame !== data.frames[order[position]]) return;  // another frame has been chosen since
-    shown = { truth, prediction };
+    shown = { truth, prediction, points: { truth: points[0], prediction: points[1] } };
     repaint();
     const view = document.querySelector("#view-image canvas");
     view.width = frame.width;
@@ -122,6 +131,7 @@
       `${frame.tp} found, ${frame.fp} invented, ${frame.fn} missed${unknown}`;
     for (const [name, side] of [["truth", "Truth"], ["prediction", "Prediction"]]) {
       document.querySelector(`#view-${name} canvas`).setAttribute("aria-label", `${side} of ${frame.name}`);
+      document.querySelector(`#view-${name}-points canvas`).setAttribute("aria-label", `${side} of the points of ${frame.name}, from above`);
     }
     for (const button of byId("film").querySelectorAll("button")) {
       if (Number(button.dataset.frame) === order[position]) {

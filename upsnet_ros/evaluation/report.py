@@ -462,6 +462,8 @@ def _pictures(shot: Snapshot) -> dict[str, Any]:
         "truth": _uri(shot.truth, "png"),
         "prediction": _uri(shot.prediction, "png"),
         "unknown": _uri(shot.unknown, "png"),
+        "truthPoints": _uri(shot.truth_points, "png"),
+        "predictionPoints": _uri(shot.prediction_points, "png"),
     }
 
 

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from upsnet_ros.drawing.birds_eye_view import draw_birds_eye_view, reach_of
 from upsnet_ros.errors import EvaluationError
 from upsnet_ros.evaluation.maps import Categories, PanopticMap
 from upsnet_ros.evaluation.metrics import (
@@ -29,6 +30,7 @@ from upsnet_ros.evaluation.metrics import (
     measure,
     summarise,
 )
+from upsnet_ros.evaluation.points import LabelledCloud, PointLabels
 
 #: Longest side, in pixels.
 SIZE = 640
@@ -37,10 +39,15 @@ _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 6]  # 9 takes five times as long for 7 % fe
 
 TRUTH_BIT, PREDICTION_BIT = 1, 2
 
+#: The code of unknown points in place of 1 + class index.
+UNKNOWN_POINT = 0xFFFF
+# Height of views from above, pixels, and the grey of their rings.
+_VIEW_HEIGHT, _RING = 480, 140
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Encoded image files in memory, all of the same size.
+    """Encoded image files in memory, all of the same size except the views from above.
 
     Attributes:
         name: Name of the frame.
@@ -48,7 +55,7 @@ class Snapshot:
         height: Height in pixels.
         image: JPEG, or None if the frame has no image.
         truth: PNG of the ground truth: red and green are the low and high byte of 1 + class index
-            (0: void), blue is 255 along the outlines of segments.
+            (0: void), blue is the brightness of lines: 255 along the outlines of segments.
         prediction: The same for the prediction.
         unknown: Gray PNG: `TRUTH_BIT` for unknown objects in the ground truth plus
             `PREDICTION_BIT` for pixels predicted as unknown; None if the frame has neither mask.
@@ -61,6 +68,8 @@ class Snapshot:
     truth: bytes
     prediction: bytes
     unknown: bytes | None
+    truth_points: bytes | None = None
+    prediction_points: bytes | None = None
 
 
 def take_snapshot(frame: EvaluationFrame, categories: Categories) -> Snapshot:
@@ -71,6 +80,10 @@ def take_snapshot(frame: EvaluationFrame, categories: Categories) -> Snapshot:
     image = None
     if frame.image is not None:
         image = _encoded(".jpg", cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA), _JPEG)
+    truth_points = prediction_points = None
+    if frame.cloud is not None:
+        truth_points = _view_of(frame.cloud, frame.cloud.truth, categories)
+        prediction_points = _view_of(frame.cloud, frame.cloud.prediction, categories)
     return Snapshot(
         name=frame.name,
         width=size[0],
@@ -79,6 +92,8 @@ def take_snapshot(frame: EvaluationFrame, categories: Categories) -> Snapshot:
         truth=_encoded(".png", _class_image(frame.truth, size, categories), _PNG),
         prediction=_encoded(".png", _class_image(frame.prediction, size, categories), _PNG),
         unknown=_unknown(frame, size),
+        truth_points=truth_points,
+        prediction_points=prediction_points,
     )
 
 
@@ -109,6 +124,24 @@ def _unknown(frame: EvaluationFrame, size: tuple[int, int]) -> bytes | None:
     if frame.truth_unknown is None and frame.prediction_unknown is None:
         return None
     return _encoded(".png", bits, _PNG)
+
+
+def _view_of(cloud: LabelledCloud, side: PointLabels, categories: Categories) -> bytes:
+    ids = np.array([info.id for info in categories.classes])
+    order = np.argsort(ids)
+    nearest = order[np.minimum(np.searchsorted(ids, side.class_ids, sorter=order), len(ids) - 1)]
+    codes = np.where(ids[nearest] == side.class_ids, nearest + 1, 0)
+    codes[side.unknown] = UNKNOWN_POINT
+    view = draw_birds_eye_view(
+        cloud.xyz,
+        np.stack((np.zeros_like(codes), codes >> 8, codes & 255), axis=-1).astype(np.uint8),
+        axes=cloud.axes,
+        reach=reach_of(cloud.xyz, cloud.axes),
+        on_top=side.unknown,
+        height=_VIEW_HEIGHT,
+        ink=(_RING, 0, 0),
+    )
+    return _encoded(".png", view, _PNG)
 
 
 def _reduced(pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
