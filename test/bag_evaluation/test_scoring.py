@@ -279,7 +279,7 @@ def test_classes_have_to_be_named_and_to_agree(outputs, drive, tmp_path):
         for record in bag.select(["/ground_truth/labels"]):
             out.write(record.topic, record.raw, record.time_ns, record.msgtype)
             out.write("/labels", record.raw, record.time_ns, record.msgtype)
-    with pytest.raises(EvaluationError, match="pass --dataset"):
+    with pytest.raises(EvaluationError, match="pass --taxonomy"):
         evaluate_bag(BagTask(bag=bare))
     assert evaluate_bag(BagTask(bag=bare, taxonomy=CITYSCAPES)).result().pq == 1.0
 

@@ -136,7 +136,7 @@ def test_bad_weights_are_told_with_the_nodes_own_words(tmp_path: Path) -> None:
     source, out = tmp_path / "frames", tmp_path / "out"
     source.mkdir()
     cv2.imwrite(str(source / "0.png"), np.zeros((64, 128, 3), np.uint8))
-    (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04 no checkpoint")
+    (tmp_path / "weights.pth").write_bytes(b"\x80\x02 no checkpoint")
     result = subprocess.run(
         [*COMMAND, str(source), "--out", str(out), "--weights", str(tmp_path / "weights.pth")],
         capture_output=True,

@@ -15,16 +15,18 @@ import drive_bag
 import pytest
 from typer.testing import CliRunner
 
+from upsnet_ros.bags.make import BagJob, ScenesDrive, make_bag
 from upsnet_ros.bags.writer import BagWriter
 from upsnet_ros.cli.commands import COMMANDS, app, load_command
 from upsnet_ros.cli.options import (
     SCENE_SPLITS,
     check_device,
     check_namespace,
+    check_precision,
     check_topic,
     require_weights,
 )
-from upsnet_ros.errors import SettingsError
+from upsnet_ros.errors import CheckpointError, SettingsError
 
 HEAVY = ("torch", "rclpy", "cv2", "ray")
 
@@ -57,6 +59,9 @@ MISSING = (
     "node --weights {none}",
     "node --weights {file}",
     "node --weights {empty}",
+    "node --weights {short}",
+    "replay {here} --weights {short}",
+    "weights get coco-fpn-r50 --file {short}",
     "demo --weights {file}",
     "evaluate bags {here} --weights {file}",
     "bench stages --weights {file}",
@@ -113,6 +118,8 @@ IMPOSSIBLE = (
     "node --weights cityscapes-r18 --variant coco-r50",
     "evaluate dataset scenes --weights cityscapes-r18 --variant coco-r50",
     "node --device abacus",
+    "node --device cpu --precision fp16",
+    "replay {here} --device cpu --precision fp16",
     "node --classes carr",
     "node --image-topic bad?topic",
     "node --image-topic /a//b",
@@ -158,6 +165,16 @@ IMPOSSIBLE = (
     "evaluate dataset scenes --split tset",
     "evaluate dataset scenes --precision fp64",
     "bench stages --variant r1000",
+    "evaluate dataset scenes --scale 20",
+    "evaluate dataset scenes --device cpu --precision fp16",
+    "evaluate dataset scenes --label-map coco_to_cityscapes",
+    "evaluate dataset coco --root {here}",
+    "evaluate dataset cityscapes --root {here} --variant coco-r50",
+    "evaluate bags {here} --label-map coco_to_cityscapes",
+    "evaluate bags {here} --cluster local --label-map {file}",
+    "bench stages --device cpu --precision fp16",
+    "bench goals --device cpu --precision fp16",
+    "bench node --device cpu --precision fp16",
     "bench stages --size 16x64",
     "bench goals --only race,tea",
     "bench node --rates ten",
@@ -170,13 +187,14 @@ IMPOSSIBLE = (
 @pytest.fixture
 def run(tmp_path: Path) -> Any:
     """Run command lines and check that each ends with one line and imports nothing heavy."""
-    names = ("here", "full", "file", "empty", "flat", "none", "new")
+    names = ("here", "full", "file", "empty", "short", "flat", "none", "new")
     paths = {name: tmp_path / name for name in names}
     for name in ("here", "full"):
         paths[name].mkdir()
     for path in (paths["full"] / "notes.txt", paths["file"]):
         path.write_text("mine")
     paths["empty"].touch()
+    paths["short"].write_bytes(safetensors(TENSOR, b"abc"))
     paths["flat"].write_text("/panoptic/upsnet:\n  scale: 320\n")
 
     def check(commands: tuple[str, ...], *, code: int, heavy: Sequence[str] = HEAVY) -> None:
@@ -244,25 +262,36 @@ WITHOUT_TORCH = (
     "scenes --split val --out {full}",
     "scenes --split val --out /proc/none",
     "evaluate dataset cityscapes --root {here}",
-    "evaluate dataset coco --root {here}",
-    "evaluate dataset coco --root {coco}",
+    "evaluate dataset coco --root {here} --variant coco-r50",
+    "evaluate dataset coco --root {coco} --variant coco-r50",
     "evaluate bags {bag}",
     "evaluate bags {bag} --variant cityscapes-r18",
+    "evaluate bags {street} --variant coco-r50",
     "replay {drive} --topic /ground_truth/labels --out {new}",
+    "replay {drive} --start 9 --out {new}",
+    "replay {drive} --start 0.5 --duration 0.25 --out {new}",
+    "replay {drive} --start -1 --out {new}",
+    "replay {drive} --duration nan --out {new}",
+    "bench stages --image {file}",
+    "bench goals --image {file}",
+    "bench node --image {file}",
 )
 
 
 def test_bad_data_is_told_before_a_model_is_loaded(run: Any, tmp_path: Path) -> None:
-    coco, bag, drive = (tmp_path / name for name in ("coco", "bag", "drive"))
+    coco, bag, drive, street = (tmp_path / name for name in ("coco", "bag", "drive", "street"))
     (coco / "annotations").mkdir(parents=True)
     (coco / "val2017").mkdir()
     (coco / "annotations" / "panoptic_val2017.json").write_text("{")
     with BagWriter(path=bag):
         pass
     drive_bag.write_drive(drive, 1)
-    names = {"{coco}": str(coco), "{bag}": str(bag), "{drive}": str(drive)}
+    scenes = ScenesDrive(split="val", seed=7, sequences=1, first=0, frames=1, size=(32, 64))
+    list(make_bag(scenes, BagJob(path=street)))
+    names = {path.name: path for path in (coco, bag, drive, street)}
     lines = tuple(
-        re.sub(r"{(coco|bag|drive)}", lambda found: names[found[0]], line) for line in WITHOUT_TORCH
+        re.sub(r"{(coco|bag|drive|street)}", lambda found: str(names[found[1]]), line)
+        for line in WITHOUT_TORCH
     )
     run(lines, code=1, heavy=("torch", "rclpy", "ray"))
 
@@ -279,11 +308,57 @@ def test_a_gpu_is_missed_only_where_there_is_certainly_none(
             check_device(device)
 
 
-@pytest.mark.parametrize("start", [b"PK\x03\x04..", b"\x80\x02}", b"\x10" + bytes(7) + b'{"a"'])
-def test_what_may_be_a_checkpoint_is_left_to_its_reader(tmp_path: Path, start: bytes) -> None:
+def safetensors(header: bytes, data: bytes = b"") -> bytes:
+    return len(header).to_bytes(8, "little") + header + data
+
+
+#: An archive of nothing.
+ZIP = b"PK\x05\x06" + bytes(18)
+TENSOR = b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
+
+
+@pytest.mark.parametrize(
+    "content", [b"PK\x03\x04" + ZIP, b"\x80\x02}", safetensors(b"{}"), safetensors(TENSOR, b"abcd")]
+)
+def test_what_may_be_a_checkpoint_is_left_to_its_reader(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights"
-    path.write_bytes(start)
+    path.write_bytes(content)
     require_weights(str(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PK\x03\x04..",
+        safetensors(b"{}")[:-1],
+        safetensors(b'{"a"'),
+        safetensors(b'{"a":4}'),
+        safetensors(b"{" * 99_999),
+        safetensors(TENSOR, b"abc"),
+        safetensors(TENSOR, b"abcde"),
+        b"\xff" * 8 + b"{}",
+    ],
+)
+def test_weights_that_are_cut_off(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="weights is damaged"):
+        require_weights(str(path))
+
+
+@pytest.mark.parametrize(("device", "works"), [("cuda", True), ("auto", True), ("cpu", False)])
+def test_half_precision_needs_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, works: bool
+) -> None:
+    found = [Path("/dev/nvmap")]
+    monkeypatch.setattr("upsnet_ros.cli.options._gpu_devices", lambda: found)
+    check_precision("bf16", device=device)
+    with nullcontext() if works else pytest.raises(SettingsError, match="fp16 needs a CUDA"):
+        check_precision("fp16", device=device)
+    found.clear()
+    check_precision("bf16", device=device)
+    with nullcontext() if device == "cuda" else pytest.raises(SettingsError, match="fp16"):
+        check_precision("fp16", device=device)
 
 
 @pytest.mark.parametrize("topic", ["image", "/image", "~/image", "/Front_2/image_raw/compressed"])

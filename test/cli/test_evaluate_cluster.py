@@ -60,7 +60,7 @@ def test_ctrl_c_keeps_what_was_judged_and_the_same_command_goes_on(tmp_path: Pat
 def test_what_cannot_be(tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a", "w"):
-        (tmp_path / name).write_bytes(b"PK\x03\x04")
+        (tmp_path / name).write_bytes(b"\x80\x02")
     for options, reason in (
         (("--cluster", "slurm", "a"), "unknown cluster 'slurm': choose one of ray, local"),
         (("--cluster", "local", "--cluster-address", "a:1", "a"), "--cluster-address needs"),

@@ -42,7 +42,7 @@ def test_nothing_given_sets_nothing(started):
 
 def test_options_become_parameters_of_their_type(started, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "123").write_bytes(b"PK\x03\x04")  # begins as a file of torch does
+    (tmp_path / "123").write_bytes(b"\x80\x02")  # begins as a file of torch does
     arguments = started(
         *("--weights", "123", "--score-threshold", "0", "--scale", "512", "--no-publish-overlay"),
         *("--allow-random-weights", "--cameras", "front", "--cameras", "rear"),

@@ -171,7 +171,7 @@ def list_processes(folder: Path) -> list[str]:
 
 def test_a_node_that_cannot_start_is_told_with_its_own_words(tmp_path: Path) -> None:
     drive = drive_bag.write_drive(tmp_path / "drive", 1)
-    (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04 no checkpoint")
+    (tmp_path / "weights.pth").write_bytes(b"\x80\x02 no checkpoint")
     done = replay(drive, "--out", tmp_path / "out", "--weights", tmp_path / "weights.pth")
     assert done.returncode == 1
     assert "`upsnet node` ended with exit code 1" in done.stderr

@@ -95,7 +95,7 @@ main(sys.argv[1:])
 @pytest.mark.parametrize("command", ["node", "play"])
 def test_a_command_has_left_dds_before_python_ends(domain, picture, tmp_path, command):
     # Else C++ destroys what DDS's threads still use, and now and then they crash.
-    (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04 no checkpoint")
+    (tmp_path / "weights.pth").write_bytes(b"\x80\x02 no checkpoint")
     arguments = {
         "node": ["--weights", str(tmp_path / "weights.pth")],
         "play": [picture, "--count", "1"],

@@ -439,7 +439,7 @@ REFUSED = [
     ),
     (("--weights", "/no/such.pth"), "file /no/such.pth"),
     (("--ros-args", "-p", "weights:=/no/such.pth"), "configure failed: there is no weights file"),
-    (("--weights", __file__), "is not a checkpoint"),
+    (("--weights", __file__), "is not a file of weights"),
     (("--ros-args", "-p", f"weights:={__file__}"), "configure failed: "),
     (("--variant", "cityscapes-r34"), "variant must be one of auto, cityscapes-r50, "),
     (("--scale", "20"), "scale must be at least 32, or 0, not 20"),

@@ -220,10 +220,10 @@ class BagFrames:
         if model_taxonomy is not None:
             named["the model"] = model_taxonomy
         elif not named and self._task.taxonomy is not None:
-            named["--dataset"] = self._task.taxonomy
+            named["--taxonomy"] = self._task.taxonomy
         if not named:
             raise EvaluationError(
-                f"{self._truth.path} has no label_info with its classes: pass --dataset"
+                f"{self._truth.path} has no label_info with its classes: pass --taxonomy"
             )
         (first, chosen), *others = named.items()
         for name, taxonomy in others:

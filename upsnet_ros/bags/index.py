@@ -23,7 +23,16 @@ from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.errors import BagError
 from upsnet_ros.messages.frames import taxonomy_from_message
 
-__all__ = ["BagIndex", "FrameKey", "Part", "Role", "index_bag", "parts_of", "topic_roles"]
+__all__ = [
+    "BagIndex",
+    "FrameKey",
+    "Part",
+    "Role",
+    "index_bag",
+    "parts_of",
+    "recorded_classes",
+    "topic_roles",
+]
 
 _SECOND = 1_000_000_000
 
@@ -192,6 +201,18 @@ def index_bag(path: Path, *, outputs: str | None = None, image: str | None = Non
             taxonomy=next(iter(taxonomies.values()), None),
             losses=tuple(bag.losses),
         )
+
+
+def recorded_classes(path: Path) -> Taxonomy | None:
+    """Return the classes of a bag's ground truth, from its first message with them; None without.
+
+    Raises:
+        BagError: The path is not a bag, or the message is damaged.
+    """
+    with open_bag(path) as bag:
+        roles = topic_roles(bag.topics)
+        topics = [name for name, role in roles.items() if role is Role.TRUTH_CLASSES]
+        return next(map(_taxonomy_of, bag.select(topics)), None)
 
 
 def parts_of(index: BagIndex, wanted: frozenset[Role]) -> Iterator[Part]:

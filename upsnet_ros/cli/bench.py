@@ -31,6 +31,7 @@ from upsnet_ros.cli.options import (
     Overwrite,
     check_as_parameter,
     check_device,
+    check_precision,
     parse_height_width,
     rare,
     require_file,
@@ -90,6 +91,7 @@ class NetworkOptions:
 
         Raises:
             SettingsError: If a value is not possible, or a file is missing.
+            DatasetError: If the image cannot be read.
             OutputError: If the report cannot be written.
         """
         check_file(self.json_file, overwrite=self.overwrite)
@@ -98,7 +100,12 @@ class NetworkOptions:
         check_device(self.device)
         check_as_parameter("variant", self.variant)
         check_as_parameter("precision", self.precision)
+        check_precision(self.precision, device=self.device)
         parse_height_width(self.size)
+        if self.image is not None:  # last, because it imports OpenCV
+            from upsnet_ros.datasets.images import read_image
+
+            read_image(self.image)
 
     @property
     def weights_file(self) -> str | None:

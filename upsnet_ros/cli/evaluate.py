@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +25,10 @@ from upsnet_ros.cli.terminal import console
 from upsnet_ros.errors import EvaluationError
 from upsnet_ros.output_files import OutputFolder, check_file
 
-__all__ = ["ClusterOptions", "ReportOptions", "evaluate", "state_folder"]
+if TYPE_CHECKING:
+    from upsnet_ros.datasets.taxonomy import Taxonomy
+
+__all__ = ["ClusterOptions", "ReportOptions", "check_same_classes", "evaluate", "state_folder"]
 
 evaluate = typer.Typer(
     name="upsnet evaluate",
@@ -111,6 +114,22 @@ def state_folder(path: Path) -> OutputFolder:
     )
 
 
+def check_same_classes(name: str, taxonomy: Taxonomy, *, of_model: Taxonomy) -> None:
+    """Raise `EvaluationError` if a model's results have other classes than the ground truth.
+
+    Args:
+        name: The dataset or bag, for the message.
+        taxonomy: Its classes.
+        of_model: Those of the model's results.
+    """
+    if of_model != taxonomy:
+        raise EvaluationError(
+            f"the model's results have the classes of {of_model.name}, which are other classes than"
+            f" {name} has ({taxonomy.name}): choose other --weights, another --variant or a"
+            " --label-map"
+        )
+
+
 @evaluate.command("bags")
 @with_option_groups
 def _bags(
@@ -146,7 +165,7 @@ def _bags(
     truths = gt_bag or []
     for group in (report, cluster):
         group.check()
-    model.check(here=cluster.cluster is None)
+    classes = model.check(here=cluster.cluster is None)
     if truths and len(truths) != len(bags):
         raise EvaluationError(f"{len(bags)} bags, but {len(truths)} --gt-bag: give one for each")
     for bag in (*bags, *truths):
@@ -160,7 +179,11 @@ def _bags(
     )
     named = (model.weights, model.variant, model.label_map, model.allow_random_weights)
     run = Run(report=report, processes=processes, limit=limit)
-    run.finish(*run.bags(inputs, model=asdict(model), use_model=any(named), cluster=cluster))
+    run.finish(
+        *run.bags(
+            inputs, model=asdict(model), classes=classes, use_model=any(named), cluster=cluster
+        )
+    )
     if cluster.cluster is not None:
         console(stderr=True, soft_wrap=True).print(
             f"results of each bag are kept in {cluster.state} for later runs; you may remove it"
@@ -243,14 +266,19 @@ def _dataset(
     ] = None,
 ) -> None:
     """Evaluate a model on a labelled dataset."""
-    for group in (report, model):
-        group.check()
+    report.check()
+    classes = model.check()
     check_choice("dataset", name, ("cityscapes", "coco", "scenes"))
     if name == "scenes" and split is not None:
         check_split(split)
     if name != "scenes" and root is None:
         raise EvaluationError(f"dataset {name} needs its folder: pass --root")
     require_path(root, "folder")
+    if classes is not None:
+        from upsnet_ros.datasets.taxonomy import get_taxonomy
+
+        of_dataset = get_taxonomy("coco" if name == "coco" else "cityscapes")
+        check_same_classes(name, of_dataset, of_model=classes)
     from upsnet_ros.cli.evaluate_runs import Run
 
     run = Run(report=report, limit=limit)

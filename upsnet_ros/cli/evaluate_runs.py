@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from upsnet_ros.cli.evaluate import state_folder
+from upsnet_ros.cli.evaluate import check_same_classes, state_folder
 from upsnet_ros.cli.terminal import console, frame_progress, shows_progress, write_report
 from upsnet_ros.errors import EvaluationError, listed
 from upsnet_ros.evaluation.metrics import Metrics
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from upsnet_ros.bag_evaluation.tasks import ModelSettings
     from upsnet_ros.bag_evaluation.workers import Found, Outcome
     from upsnet_ros.cli.evaluate import ClusterOptions, ReportOptions
+    from upsnet_ros.datasets.taxonomy import Taxonomy
     from upsnet_ros.evaluation.metrics import EvaluationResult
     from upsnet_ros.inference.predictor import Predictor
 
@@ -135,11 +136,7 @@ class Run:
         tracking = self.report.video
         data = open_dataset(kind, root, split)
         predictor, facts, notes = load_model(model)
-        if predictor.taxonomy != data.taxonomy:
-            raise EvaluationError(
-                f"{_classes_of(predictor)} has other classes than {kind}: choose other --weights,"
-                " another --variant or a --label-map"
-            )
+        check_same_classes(kind, data.taxonomy, of_model=predictor.taxonomy)
         count = min(self.limit or len(data), len(data))
         # Evenly spaced, or consecutive for tracking.
         indices = [index if tracking else index * len(data) // count for index in range(count)]
@@ -165,6 +162,7 @@ class Run:
         inputs: BagInputs,
         *,
         model: Mapping[str, Any],
+        classes: Taxonomy | None,
         use_model: bool,
         cluster: ClusterOptions,
     ) -> tuple[PartialResult, Facts]:
@@ -173,6 +171,7 @@ class Run:
         Args:
             inputs: The bags.
             model: Arguments of `Predictor`.
+            classes: Those of its results; None if they are not known yet.
             use_model: Whether to run the model even if the bags contain results.
             cluster: Where to evaluate them.
 
@@ -180,6 +179,7 @@ class Run:
             The result, and facts for the report.
         """
         from upsnet_ros.bag_evaluation.scoring import BagTask, without_truth
+        from upsnet_ros.bags.index import recorded_classes
         from upsnet_ros.datasets.taxonomy import get_taxonomy
 
         bags, truths = inputs.bags, inputs.truths
@@ -214,6 +214,8 @@ class Run:
             truth = task.truth or task.bag
             if "TRUTH" not in _roles(task, truth):
                 raise EvaluationError(without_truth(truth))
+            if classes is not None and (found := recorded_classes(truth)) is not None:
+                check_same_classes(str(truth), found, of_model=classes)
         predictor, more, notes = load_model(model)
         part = PartialResult.merged([self._bag(task, predictor) for task in tasks])
         return replace(part, notes=(*part.notes, *notes)), [*facts, *more]
@@ -301,11 +303,6 @@ def load_model(options: Mapping[str, Any]) -> tuple[Predictor, Facts, list[str]]
     if predictor.label_map is not None:
         facts.append(("Label map", predictor.label_map.name))
     return predictor, facts, [_RANDOM] if predictor.random_weights else []
-
-
-def _classes_of(predictor: Predictor) -> str:
-    label_map = predictor.label_map
-    return predictor.variant.name if label_map is None else f"label map {label_map.name}"
 
 
 _RANDOM = "random weights: these metrics mean nothing"

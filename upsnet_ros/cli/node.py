@@ -12,6 +12,7 @@ import typer
 from upsnet_ros.cli.options import (
     MORE,
     check_device,
+    check_precision,
     check_ros_arguments,
     check_topic,
     require_weights,
@@ -99,7 +100,8 @@ def check_parameters(values: Mapping[str, Value]) -> None:
     """
     settings = NodeSettings(**values)  # type: ignore[arg-type]
     require_weights(str(values.get("weights", "")) or None, variant=settings.variant)
-    check_device(str(values.get("device", "auto")))
+    check_device(settings.device)
+    check_precision(settings.precision, device=settings.device)
     settings.check_classes()
 
 

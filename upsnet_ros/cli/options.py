@@ -15,11 +15,14 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from upsnet_ros.errors import CheckpointError, SettingsError
+
+if TYPE_CHECKING:
+    from upsnet_ros.datasets.taxonomy import Taxonomy
 
 __all__ = [
     "CPUS",
@@ -29,6 +32,7 @@ __all__ = [
     "check_choice",
     "check_device",
     "check_namespace",
+    "check_precision",
     "check_ros_arguments",
     "check_split",
     "check_topic",
@@ -197,23 +201,39 @@ class ModelOptions:
         bool, rare("--allow-random-weights", help="Use random weights, to try things out.")
     ] = False
 
-    def check(self, *, here: bool = True) -> None:
+    def check(self, *, here: bool = True) -> Taxonomy | None:
         """Check what can be checked without importing torch.
 
         Args:
             here: Whether the model runs on this machine.
 
+        Returns:
+            The classes of the results; None where only the weights tell them.
+
         Raises:
             SettingsError: If a value is not possible.
         """
+        from upsnet_ros.node.settings import NodeSettings
+
         require_weights(self.weights, variant=self.variant)
         check_device(self.device, here=here)
-        for name in ("variant", "precision", "label_resize", "merge"):
-            check_as_parameter(name, getattr(self, name))
-        if self.label_map is not None:
-            from upsnet_ros.datasets.label_map import read_label_map
-
-            read_label_map(self.label_map)
+        if here:
+            check_precision(self.precision, device=self.device)
+        given = {
+            "weights": self.weights,
+            "variant": self.variant,
+            "scale": self.scale,
+            "score_threshold": self.score_threshold,
+            "label_map": self.label_map,
+        }
+        return NodeSettings(
+            precision=self.precision,
+            unknown_threshold=self.unknown_threshold,
+            label_resize=self.label_resize,
+            merge=self.merge,
+            allow_random_weights=self.allow_random_weights,
+            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+        ).check_classes()
 
 
 def require_path(path: str | Path | None, what: str = "") -> None:
@@ -237,8 +257,8 @@ def require_weights(weights: str | None, *, variant: str | None = None) -> None:
         variant: The variant that they should be of; None or ``auto``: their own.
 
     Raises:
-        CheckpointError: They are neither a known name nor a file, the file is no checkpoint, or the
-            named weights are of another variant.
+        CheckpointError: They are neither a known name nor a file, the file is not one of weights or
+            is cut off, or the named weights are of another variant.
     """
     if weights is None:
         return
@@ -247,20 +267,12 @@ def require_weights(weights: str | None, *, variant: str | None = None) -> None:
     path, name = find_weights(weights), name_of(weights)
     if name is not None and variant not in (None, "auto", name):
         raise CheckpointError(f"{name} has weights of that variant, not of {variant}")
+    from upsnet_ros.weights.install import check_kind
+
     try:
-        with path.open("rb") as file:
-            start = file.read(9)
+        check_kind(path, source=str(path))
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
-    if not _CHECKPOINT.match(start):
-        raise CheckpointError(
-            f"{path} is not a checkpoint: neither a .safetensors file nor one of torch"
-        )
-
-
-#: The first bytes of a torch file, a pickle (torch's old form and detectron2's), and a safetensors
-#: file: the length of its header, then a JSON object.
-_CHECKPOINT = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]|.{8}\{", re.DOTALL)
 
 
 def require_source(source: str) -> None:
@@ -292,6 +304,13 @@ def check_device(device: str, *, here: bool = True) -> None:
         raise SettingsError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
     if here and device.startswith("cuda") and sys.platform == "linux" and not _gpu_devices():
         raise SettingsError(f"device {device!r} is not here: this machine has no GPU; use cpu")
+
+
+def check_precision(precision: str, *, device: str) -> None:
+    """Raise `SettingsError` if a device that is certainly a CPU cannot compute in a precision."""
+    without_gpu = device == "auto" and sys.platform == "linux" and not _gpu_devices()
+    if precision == "fp16" and (device == "cpu" or without_gpu):
+        raise SettingsError("precision fp16 needs a CUDA device; a CPU has fp32 and bf16")
 
 
 def _gpu_devices() -> list[Path]:

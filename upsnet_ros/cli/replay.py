@@ -167,6 +167,7 @@ def replay(
 
     namespace = absolute_namespace(namespace)
     topics = topics_of(bag, camera=topic, truth=truth or (TRUTH,), namespace=namespace, clock=clock)
+    _check_section(bag, topics, start=start, duration=duration)
     if evaluate and not topics.truth:
         fail(f"--evaluate needs ground truth; {bag} holds none (--truth names its topics)")
     values |= {_SWITCHES[name]: True for name in record or () if name in _SWITCHES}
@@ -200,6 +201,27 @@ def replay(
             raise typer.Exit(130)
         if evaluate:
             _evaluate(out)
+
+
+def _check_section(
+    bag: Path, topics: ReplayTopics, *, start: float | None, duration: float | None
+) -> None:
+    """Check that there is an image to play.
+
+    Raises:
+        BagError: If ``start`` or ``duration`` is not a number of seconds.
+        ReplayError: If there is none between them.
+    """
+    from upsnet_ros.bags.reader import open_bag
+
+    with open_bag(bag, topics=[topics.camera], start=start, duration=duration) as section:
+        if next(iter(section), None) is None:
+            given = {"--start": start, "--duration": duration}
+            named = [f"{name} {value:g}" for name, value in given.items() if value is not None]
+            raise ReplayError(
+                f"no image on {topics.camera} with {' '.join(named)}: {bag} is"
+                f" {section.seconds:.1f} s long"
+            )
 
 
 def _recorded(

@@ -369,8 +369,11 @@ class NodeSettings:
                 " allow_random_weights to true to try the node without"
             )
 
-    def check_classes(self) -> None:
+    def check_classes(self) -> Taxonomy | None:
         """Check `classes` and `label_map` where the variant is known before weights are read.
+
+        Returns:
+            The classes of the results; None where they are not known yet.
 
         Raises:
             SettingsError: The label map cannot be used for the variant's classes, or ``classes``
@@ -391,6 +394,7 @@ class NodeSettings:
             taxonomy = label_map.taxonomy
         if taxonomy is not None:
             self.class_ids(taxonomy)
+        return taxonomy
 
     def class_ids(self, taxonomy: Taxonomy) -> frozenset[int] | None:
         """Return the ids of the classes to publish; None for all.

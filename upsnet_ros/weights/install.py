@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,15 +167,15 @@ def source_of(entry: Entry, path: Path) -> tuple[str, Digests]:
 
 
 def check_kind(path: Path, *, source: str) -> None:
-    """Check that a file is not obviously something else, without torch.
+    """Check that a file is not obviously something else or cut off, without torch.
 
     Args:
         path: The file.
         source: What the message calls it.
 
     Raises:
-        CheckpointError: It is empty, a web page, a pointer of git-lfs, or its first bytes are those
-            of no file of weights.
+        CheckpointError: It is empty, a web page, a pointer of git-lfs, its first bytes are those of
+            no file of weights, or it is cut off.
         OSError: It cannot be read.
     """
     with path.open("rb") as file:
@@ -193,6 +194,26 @@ def check_kind(path: Path, *, source: str) -> None:
     if not (content.startswith((b"PK", b"\x80")) or content[8:9] == b"{"):
         raise CheckpointError(
             f"{source} is not a file of weights: it is neither a .pth, a .pkl nor a .safetensors"
+        )
+    if content.startswith(b"PK"):
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f"{source} is damaged: it was cut off; get it again")
+    elif not content.startswith(b"\x80"):
+        _check_length(path, source=source)
+
+
+def _check_length(path: Path, *, source: str) -> None:
+    """Raise `CheckpointError` if a safetensors file is not as long as its header says."""
+    try:
+        _, tensors, start = _read_header(path)
+        wanted = start + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+        there = path.stat().st_size
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise CheckpointError(f"{source} is damaged: its header cannot be read") from None
+    if there != wanted:
+        raise CheckpointError(
+            f"{source} is damaged: it has {there} bytes, but its header asks for {wanted};"
+            " get it again"
         )
 
 
