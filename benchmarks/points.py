@@ -14,6 +14,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
@@ -29,9 +30,9 @@ from upsnet_ros.points.settings import PointsSettings
 HEIGHT, WIDTH, LIDAR_POINTS = 720, 1280, 130_000
 DEPTH = PointsSettings()
 ORGANIZED = PointsSettings(organized=True)
-CLOUD = PointsSettings(
-    input="cloud", extrinsics=(0.0, -0.5, 0.0, 0.5, -0.5, 0.5, 0.5), occlusion_window=5
-)
+CLOUD = PointsSettings(input="cloud", extrinsics=(0.0, -0.5, 0.0, 0.5, -0.5, 0.5, 0.5))
+# Of the loop, and of what is compared with it.
+WINDOW = 5
 CAMERA = CameraInfo(
     header=Header(frame_id="optical"),
     height=HEIGHT,
@@ -120,7 +121,7 @@ def depth_by_a_loop(message: Image, rays: np.ndarray, labels: np.ndarray) -> lis
 def lidar_by_a_loop(xyz: np.ndarray, camera: CameraInfo, labels: np.ndarray) -> list[int]:
     """Return the label of each point, point by point; `xyz` is float (3, N), optical."""
     k1, k2, p1, p2, k3 = camera.d
-    window, tolerance = CLOUD.occlusion_window, CLOUD.occlusion_tolerance
+    window, tolerance = WINDOW, CLOUD.occlusion_tolerance
     near: dict[tuple[int, int], float] = {}
     pixels: list[tuple[int, int] | None] = []
     for x, y, z in xyz.T.tolist():
@@ -166,7 +167,8 @@ def main() -> None:
     begin = time.process_time()
     of_depth = labeller.label_depth(image, messages, settings=DEPTH)
     print(f"first frame, with the rays of the camera: {1e3 * (time.process_time() - begin):.0f} ms")
-    of_cloud = labeller.label_cloud(points, messages, settings=CLOUD)
+    fixed = replace(CLOUD, occlusion_window=WINDOW)
+    of_cloud = labeller.label_cloud(points, messages, settings=fixed)
     rays, pose = labeller._model(DEPTH).rays, CLOUD.pose
     assert pose is not None
 
@@ -198,14 +200,18 @@ def main() -> None:
             lambda: labeller.label_cloud(points, dict(messages), settings=CLOUD),
             lidar_loop,
         ),
+        "the same with occlusion_window 5": (
+            lambda: labeller.label_cloud(points, dict(messages), settings=fixed),
+            lidar_loop,
+        ),
         "depth: message": (of_depth.cloud.serialize, None),
         "lidar: message": (of_cloud.cloud.serialize, None),
         "depth: objects": (
-            lambda: find_objects(of_depth.xyz, of_depth.pixels, of_depth.labels, measures),
+            lambda: find_objects(of_depth, measures),
             None,
         ),
         "lidar: objects": (
-            lambda: find_objects(of_cloud.xyz, of_cloud.pixels, of_cloud.labels, measures),
+            lambda: find_objects(of_cloud, measures),
             None,
         ),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import point_scene as scene
 import pytest
@@ -20,7 +22,7 @@ def points(depth=None, frame=None):
 
 
 def found(labelled, settings=EXACT):
-    return find_objects(labelled.xyz, labelled.pixels, labelled.labels, settings)
+    return find_objects(labelled, settings)
 
 
 def test_instances_then_unknown_regions_in_the_order_of_their_message():
@@ -94,17 +96,21 @@ def test_regions_of_another_mask_have_no_points():
 
 def test_points_that_the_camera_does_not_see_belong_to_no_object():
     labelled = points()
-    nowhere = np.full(labelled.pixels.shape, -1)
-    assert find_objects(labelled.xyz, nowhere, labelled.labels, EXACT) == []
+    nowhere = np.zeros_like(labelled.rows)
+    assert found(replace(labelled, rows=nowhere)) == []
 
 
 def test_a_large_object_is_measured_by_some_of_its_points():
     depth = np.full((scene.HEIGHT, scene.WIDTH), 5, np.float32)
     labelled = points(depth)
-    many = np.tile(labelled.xyz, 20)
-    pixels = np.tile(labelled.pixels, 20)
+    many = replace(
+        labelled,
+        xyz=np.tile(labelled.xyz, 20),
+        rows=np.tile(labelled.rows, 20),
+        pixels=np.tile(labelled.pixels, 20),
+    )
     few = found(labelled, ObjectSettings(quantile=0.02, min_points=1))
-    more = find_objects(many, pixels, labelled.labels, ObjectSettings(quantile=0.02, min_points=1))
+    more = found(many, ObjectSettings(quantile=0.02, min_points=1))
     for one, other in zip(few, more, strict=True):
         assert other.num_points == 20 * one.num_points
         assert other.size.x == pytest.approx(one.size.x, rel=0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,9 @@ __all__ = [
     "LABEL_WORDS",
     "XYZ_FIELDS",
     "Cloud",
-    "grid_cloud",
     "labelled_cloud",
     "labels_dtype",
+    "whole_rows",
 ]
 
 #: PointField's numbers of types, as NumPy's codes.
@@ -160,13 +160,15 @@ class Cloud:
         step = self.points.shape[2]
         begin = step + -step % 4
         points = np.zeros((self.height, self.width, begin + LABEL_BYTES), np.uint8)
-        points[:, :, :step] = self.points
+        whole_rows(points[:, :, :step])[...] = whole_rows(self.points)
         rows = np.ascontiguousarray(labels)
         if self.is_bigendian != (sys.byteorder == "big"):
             swapped = np.zeros((len(rows), 1), labels_dtype(">" if self.is_bigendian else "<"))
             swapped[...] = rows.view(labels_dtype())  # `astype` would leave the padding as it is
             rows = swapped
-        points[:, :, begin:] = rows.view(np.uint8).reshape(self.height, self.width, LABEL_BYTES)
+        whole_rows(points[:, :, begin:])[...] = rows.view(f"V{LABEL_BYTES}").reshape(
+            points.shape[:2]
+        )
         return Cloud(
             header=self.header,
             height=self.height,
@@ -183,7 +185,7 @@ class Cloud:
         Args:
             chosen: bool (N,).
         """
-        points = self.points[chosen.reshape(self.height, self.width)]
+        points = self.points.reshape(self.size, -1).take(np.flatnonzero(chosen), axis=0)
         return Cloud(
             header=self.header,
             height=1,
@@ -205,57 +207,35 @@ class Cloud:
         )
 
 
-def labelled_cloud(points: npt.NDArray[np.uint32], header: Header) -> Cloud:
-    """Return the cloud of points that have coordinates and labels only, as one row.
+def labelled_cloud(
+    points: npt.NDArray[np.uint32], header: Header, *, height: int = 1, is_dense: bool = True
+) -> Cloud:
+    """Return the cloud of points that have coordinates and labels only.
 
     Args:
         points: uint32 (N, 3 + `LABEL_WORDS`): the bits of x, y, z as float32, then the labels.
         header: Of the cloud.
+        height: Number of rows that the points make up.
+        is_dense: Whether no coordinate is NaN.
     """
     return Cloud(
         header=header,
-        height=1,
-        width=len(points),
+        height=height,
+        width=len(points) // height,
         fields=(*XYZ_FIELDS, *_label_fields(12)),
         is_bigendian=sys.byteorder == "big",
-        is_dense=True,
-        points=points.view(np.uint8)[None],
+        is_dense=is_dense,
+        points=points.view(np.uint8).reshape(height, -1, 4 * points.shape[1]),
     )
 
 
-def grid_cloud(
-    points: npt.NDArray[np.uint32],
-    pixels: npt.NDArray[np.intp],
-    *,
-    shape: tuple[int, int],
-    header: Header,
-) -> Cloud:
-    """Return the cloud with a point for each pixel of an image, row by row.
-
-    Points of the other pixels have NaN coordinates and zeros for labels.
+def whole_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.void]:
+    """Return the last axis of an array as one value without type, which NumPy copies faster.
 
     Args:
-        points: uint32 (N, 3 + `LABEL_WORDS`), as `labelled_cloud` takes them.
-        pixels: intp (N,), index of each point's pixel, row by row.
-        shape: Height and width of the image, pixels.
-        header: Of the cloud.
+        values: (..., n) of any type, its last axis contiguous.
     """
-    height, width = shape
-    index = np.full(height * width, -1, np.intp)
-    index[pixels] = np.arange(len(points))
-    words = points.take(index, axis=0)
-    others = np.flatnonzero(index < 0)
-    no_point = np.zeros(points.shape[1], np.uint32)
-    no_point[:3].view(np.float32)[:] = np.nan
-    words[others] = no_point
-    row = labelled_cloud(words, header)
-    return replace(
-        row,
-        height=height,
-        width=width,
-        is_dense=not others.size,
-        points=row.points.reshape(height, width, -1),
-    )
+    return values.view(f"V{values.shape[-1] * values.itemsize}")[..., 0]
 
 
 def _label_fields(begin: int) -> list[PointField]:

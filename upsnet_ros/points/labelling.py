@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from upsnet_ros.errors import ImageError, PointsError, UpsnetError, printable
 from upsnet_ros.points.camera_model import CameraModel, RigidTransform, StaticTransforms
-from upsnet_ros.points.cloud import LABEL_WORDS, Cloud, grid_cloud, labelled_cloud
+from upsnet_ros.points.cloud import LABEL_WORDS, Cloud, labelled_cloud, whole_rows
 from upsnet_ros.points.labels import FrameLabels, LabelTable, size_text
 from upsnet_ros.points.settings import PointsSettings
 
@@ -31,10 +32,10 @@ __all__ = [
 
 # Points that are computed together, so that the temporaries stay in the cache.
 _BLOCK = 1 << 14
-# How `occlusion_window` measures: the share of pixels that lie at most that far from a point;
-# pixels farther than so many radians from all points are in a hole, not between points; and the
-# image's number of blocks of columns, above and below whose points nothing is measured.
-_NEAR_SHARE = 90
+# How `occlusion_window` measures: the share of pixels that windows around points cover; pixels
+# farther than so many radians from all points are in a hole, not between points; and the image's
+# number of blocks of columns, above and below whose points nothing is measured.
+_NEAR_SHARE = 0.9
 _HOLE = math.radians(2)
 _BLOCKS = 32
 
@@ -45,11 +46,15 @@ class DepthPoints:
 
     Attributes:
         words: uint32 (N, 3 + `LABEL_WORDS`): the bits of x, y, z as float32, then the labels.
+        rows: uint32 (N,), row of the label table of each point.
         pixels: intp (N,), index of each point's pixel, row by row.
+        count: Number of pixels with a depth: N, unless the points are organised.
     """
 
     words: npt.NDArray[np.uint32]
+    rows: npt.NDArray[np.uint32]
     pixels: npt.NDArray[np.intp]
+    count: int
 
     @property
     def xyz(self) -> npt.NDArray[np.float32]:
@@ -95,7 +100,12 @@ def depth_image(message: Any) -> tuple[npt.NDArray[Any], int]:
 
 
 def depth_points(
-    depth: npt.NDArray[Any], *, per_metre: int, camera: CameraModel, labels: FrameLabels
+    depth: npt.NDArray[Any],
+    *,
+    per_metre: int,
+    camera: CameraModel,
+    labels: FrameLabels,
+    organized: bool,
 ) -> DepthPoints:
     """Return a labelled point for each pixel with a depth (and a ray of the camera).
 
@@ -104,40 +114,52 @@ def depth_points(
         per_metre: Units of ``depth`` in a metre.
         camera: Of the image that the labels are of, of the same size.
         labels: Of the same size.
+        organized: Whether the other pixels have a point too, with NaN coordinates and row 0.
 
     Raises:
         PointsError: If no pixel has a depth.
     """
     ray_x, ray_y = camera.rays.reshape(2, -1)
-    flat, rows = np.ascontiguousarray(depth).reshape(-1), labels.rows.reshape(-1)
+    flat, of_pixel = np.ascontiguousarray(depth).reshape(-1), labels.rows.reshape(-1)
     words = np.empty((flat.size, 3 + LABEL_WORDS), np.uint32)
-    pixels = np.empty(flat.size, np.intp)
-    count = 0
+    x, y, z = words[:, :3].view(np.float32).T
+    of_point, table = whole_rows(words[:, 3:]), whole_rows(labels.table)
+    rows = np.empty(flat.size, np.uint32)
+    pixels = np.arange(flat.size)
+    count = end = 0
     for first in range(0, flat.size, _BLOCK):
-        block = flat[first : first + _BLOCK]
-        valid = block > 0
-        if block.dtype.kind == "f":
-            valid &= block < np.inf
+        block = slice(first, first + _BLOCK)
+        valid = flat[block] > 0
+        if flat.dtype.kind == "f":
+            valid &= flat[block] < np.inf
         if not camera.has_all_rays:
-            valid &= np.isfinite(ray_x[first : first + _BLOCK])
-        here = np.flatnonzero(valid)
-        if not here.size:
-            continue
-        z = block[here].astype(np.float32)
+            valid &= np.isfinite(ray_x[block])
+        chosen = None if organized else np.flatnonzero(valid)
+        metres = _chosen(flat[block], chosen).astype(np.float32)
         if per_metre != 1:
-            z /= np.float32(per_metre)  # rounds correctly, as a product would not
-        here += first
-        end = count + here.size
-        xyz = words[count:end, :3].view(np.float32)
-        np.multiply(ray_x[here], z, out=xyz[:, 0])
-        np.multiply(ray_y[here], z, out=xyz[:, 1])
-        xyz[:, 2] = z
-        words[count:end, 3:] = labels.table.take(rows[here], axis=0)
-        pixels[count:end] = here
-        count = end
+            metres /= np.float32(per_metre)  # rounds correctly, as a product would not
+        points = slice(end, end := end + metres.size)
+        rows[points] = _chosen(of_pixel[block], chosen)
+        if chosen is None:
+            metres[~valid] = np.nan
+            rows[points] *= valid
+            count += int(np.count_nonzero(valid))
+        else:
+            pixels[points] = chosen
+            pixels[points] += first
+            count = end
+        np.multiply(_chosen(ray_x[block], chosen), metres, out=x[points])
+        np.multiply(_chosen(ray_y[block], chosen), metres, out=y[points])
+        z[points] = metres
+        of_point[points] = table.take(rows[points])
     if not count:
         raise PointsError("the depth image has no valid pixel: all are 0, negative or not finite")
-    return DepthPoints(words=words[:count], pixels=pixels[:count])
+    return DepthPoints(words=words[:end], rows=rows[:end], pixels=pixels[:end], count=count)
+
+
+def _chosen(values: npt.NDArray[Any], index: npt.NDArray[np.intp] | None) -> npt.NDArray[Any]:
+    """Return the values at an index, or all."""
+    return values if index is None else values.take(index)
 
 
 def lidar_rows(
@@ -206,22 +228,28 @@ def occlusion_window(
         shape: Height and width of the image, pixels.
         focal: Focal length, pixels.
     """
+    if not row.size:
+        return 0
     height, width = shape
-    empty = np.ones(shape, np.uint8)
-    empty[row, column] = 0
-    # Every second pixel of a large image suffices.
-    stride = 2 if width >= 512 else 1
-    distance = cv2.distanceTransform(empty, cv2.DIST_C, 3)[::stride, ::stride]
+    hit = np.zeros(shape, np.uint8)
+    hit[row, column] = 1
     # Above and below all points there is nothing to be hidden, as in the sky.
     block = column * _BLOCKS // width
     top, bottom = np.full(_BLOCKS, height), np.full(_BLOCKS, -1)
     np.minimum.at(top, block, row)
     np.maximum.at(bottom, block, row)
-    down, block = np.arange(0, height, stride)[:, None], np.arange(0, width, stride)
-    block = block * _BLOCKS // width
-    between = (down >= top[block]) & (down <= bottom[block]) & (distance <= _HOLE * focal)
-    distances = distance[between]
-    return int(np.percentile(distances, _NEAR_SHARE, method="lower")) if distances.size else 0
+    block = np.arange(width) * _BLOCKS // width
+    down, top, bottom = (one.astype(np.int32) for one in (np.arange(height), top, bottom))
+    down = down[:, None]
+    between = ((down >= top[block]) & (down <= bottom[block])).view(np.uint8)
+
+    def covered(window: int) -> int:
+        """Return the number of pixels between points that windows of this size cover."""
+        around = np.ones((2 * window + 1, 2 * window + 1), np.uint8)
+        return cv2.countNonZero(cv2.bitwise_and(cv2.dilate(hit, around), between))
+
+    largest = int(_HOLE * focal)
+    return bisect_left(range(largest), _NEAR_SHARE * covered(largest), key=covered)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -230,19 +258,24 @@ class LabelledPoints:
 
     Attributes:
         cloud: What is published as `points`.
-        xyz: float32 (3, N), metres, in the cloud's frame, of the points that were measured.
+        xyz: float32 (3, N), metres, in the cloud's frame; may hold NaN.
+        rows: uint32 (N,), row of the label table of each point; 0 without a label.
         pixels: intp (N,), index of each one's pixel; -1 where the camera does not see it.
-        unknown: bool, for each point of the cloud: whether it is of an unknown object.
         labels: Labels of the frame.
         warning: One line about what is probably wrong; empty otherwise.
     """
 
     cloud: Cloud
     xyz: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.uint32]
     pixels: npt.NDArray[np.intp]
-    unknown: npt.NDArray[np.bool_]
     labels: FrameLabels
     warning: str = ""
+
+    @property
+    def unknown(self) -> npt.NDArray[np.bool_]:
+        """Whether each point is of an unknown object, bool (N,)."""
+        return self.rows == self.labels.unknown_row
 
 
 class PointLabeller:
@@ -308,7 +341,13 @@ class PointLabeller:
         with _errors_of("camera_info"):
             camera.check_size(height=depth.shape[0], width=depth.shape[1], what="the labels")
         with _errors_of("depth"):
-            points = depth_points(depth, per_metre=per_metre, camera=camera, labels=labels)
+            points = depth_points(
+                depth,
+                per_metre=per_metre,
+                camera=camera,
+                labels=labels,
+                organized=settings.organized,
+            )
         own, of_labels = message.header.frame_id, frame["labels"].header.frame_id
         warning = ""
         if own != of_labels:
@@ -316,18 +355,17 @@ class PointLabeller:
                 f"depth is in the frame {printable(own)!r}, the labels in {printable(of_labels)!r}:"
                 " is it registered to the camera's image?"
             )
-        pixels = points.pixels
-        unknown = labels.rows.reshape(-1)[pixels] == labels.unknown_row
-        if settings.organized:
-            cloud = grid_cloud(points.words, pixels, shape=depth.shape, header=message.header)
-            unknown = np.bincount(pixels[unknown], minlength=cloud.size) > 0
-        else:
-            cloud = labelled_cloud(points.words, message.header)
+        cloud = labelled_cloud(
+            points.words,
+            message.header,
+            height=depth.shape[0] if settings.organized else 1,
+            is_dense=points.count == len(points.words),
+        )
         return LabelledPoints(
             cloud=cloud,
             xyz=points.xyz,
-            pixels=pixels,
-            unknown=unknown,
+            rows=points.rows,
+            pixels=points.pixels,
             labels=labels,
             warning=warning,
         )
@@ -358,8 +396,8 @@ class PointLabeller:
         return LabelledPoints(
             cloud=cloud.with_labels(labels.table.take(rows, axis=0)),
             xyz=xyz,
+            rows=rows,
             pixels=pixels,
-            unknown=rows == labels.unknown_row,
             labels=labels,
             warning=warning,
         )

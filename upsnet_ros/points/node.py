@@ -362,9 +362,7 @@ class PointsNode(LenientParameters, ManagedNode):
             return
         settings = self.settings
         objects = find_objects(
-            points.xyz,
-            points.pixels,
-            points.labels,
+            points,
             ObjectSettings(
                 quantile=settings.object_quantile, min_points=settings.object_min_points
             ),

@@ -16,14 +16,18 @@ from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from std_msgs.msg import Header
 
 from upsnet_ros.msg import PanopticObject, PanopticObjectArray
+from upsnet_ros.points.labelling import LabelledPoints
 from upsnet_ros.points.labels import FrameLabels
 
 __all__ = ["ObjectSettings", "detections_message", "find_objects", "objects_message", "vision_msgs"]
 
 
-# Of objects with more points only every second, third ... is measured: neither the box nor the
-# centroid would change noticeably.
-_MOST_POINTS = 10_000
+# Of objects with more points only so many are measured: their quantile of 2 % is one of 1.7 to
+# 2.3 % of all.
+_MOST_POINTS = 2000
+# Which ones, as shares of the object's points in their order: one at a varying place of each of
+# as many equal parts. At equal distances they could all lie in every second column of an image.
+_SAMPLE = (np.arange(_MOST_POINTS) + np.arange(_MOST_POINTS) * 0.618034 % 1) / _MOST_POINTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,31 +43,29 @@ class ObjectSettings:
     min_points: int
 
 
-def find_objects(
-    xyz: npt.NDArray[np.float32],
-    pixels: npt.NDArray[np.intp],
-    labels: FrameLabels,
-    settings: ObjectSettings,
-) -> list[PanopticObject]:
+def find_objects(points: LabelledPoints, settings: ObjectSettings) -> list[PanopticObject]:
     """Return the objects among points, instances first, each kind in the order of its message.
 
     Args:
-        xyz: float32 (3, N), metres, in the frame of the objects.
-        pixels: intp (N,), index of each point's pixel; -1 for points without a label.
-        labels: Labels of the frame.
+        points: Points of a frame; the objects are in their frame.
         settings: How objects are measured.
     """
-    number = _object_numbers(pixels, labels)
-    chosen = np.flatnonzero(number)
-    number = number[chosen]
-    points = xyz[:, chosen[np.argsort(number, kind="stable")]]  # radix sort: they have 16 bits
+    labels = points.labels
+    number = _object_numbers(points)
+    chosen = np.flatnonzero(number != 0)
+    number = number.take(chosen)
+    chosen = chosen.take(np.argsort(number, kind="stable"))  # radix sort: they have 16 bits
     counts = np.bincount(number, minlength=_count(labels) + 1)
     ends = np.cumsum(counts)
     objects = []
     for index, described in enumerate(_described(labels), start=1):
-        if counts[index] >= settings.min_points:
-            own = points[:, ends[index] - counts[index] : ends[index]]
-            _measure(described, own, settings.quantile)
+        count = int(counts[index])
+        if count >= settings.min_points:
+            own = chosen[ends[index] - count : ends[index]]
+            if count > _MOST_POINTS:
+                own = own.take((count * _SAMPLE).astype(np.intp))
+            _measure(described, np.ascontiguousarray(points.xyz[:, own]), settings.quantile)
+            described.num_points = count
             objects.append(described)
     return objects
 
@@ -72,20 +74,21 @@ def _count(labels: FrameLabels) -> int:
     return len(labels.instances.instances) + len(labels.instances.unknown_regions)
 
 
-def _object_numbers(pixels: npt.NDArray[np.intp], labels: FrameLabels) -> npt.NDArray[np.uint16]:
-    """Return which object each pixel belongs to, from 1, uint16 (N,); 0 for none."""
+def _object_numbers(points: LabelledPoints) -> npt.NDArray[np.uint16]:
+    """Return which object each point belongs to, from 1, uint16 (N,); 0 for none."""
+    labels = points.labels
     instances = labels.instances
     of_row = np.zeros(len(labels.table), np.uint16)
     for index, one in enumerate(instances.instances, start=1):
         if 0 < one.id < labels.unknown_row - 1:  # others are no label of a class
             of_row[one.id] = index
-    rows = labels.rows.reshape(-1).take(pixels, mode="clip")
-    rows[pixels < 0] = 0
-    numbers = of_row.take(rows)
-    unknown = np.flatnonzero(rows == labels.unknown_row)
-    if unknown.size and instances.unknown_regions:
-        of_component, components = _regions(labels)
-        numbers[unknown] = of_component.take(components.reshape(-1).take(pixels[unknown]))
+    numbers = of_row.take(points.rows)
+    if instances.unknown_regions:
+        unknown = np.flatnonzero(points.unknown)
+        if unknown.size:
+            of_component, components = _regions(labels)
+            pixels = points.pixels.take(unknown)
+            numbers[unknown] = of_component.take(components.reshape(-1).take(pixels))
     return numbers
 
 
@@ -129,26 +132,19 @@ def _described(labels: FrameLabels) -> Iterator[PanopticObject]:
 
 def _measure(described: PanopticObject, points: npt.NDArray[np.float32], quantile: float) -> None:
     """Fill in the measures of an object with these points, float32 (3, n)."""
-    described.num_points = points.shape[1]
-    points = points[:, :: 1 + points.shape[1] // _MOST_POINTS]
-    low, high = np.array([_bounds(axis, quantile) for axis in points]).T
+    squares = np.einsum("ij,ij->j", points, points)
+    # The values that leave out a share of the others at either end.
+    first = int(quantile * (points.shape[1] - 1))
+    last = points.shape[1] - 1 - first
+    ordered = np.partition(np.concatenate((points, squares[None])), (first, last), axis=1)
+    low, high = ordered[:3, [first, last]].astype(np.float64).T
     inside = ((points >= low[:, None]) & (points <= high[:, None])).all(axis=0)
     # With few points, or a large share left out, none may be inside on all axes.
-    kept = points[:, inside] if inside.any() else points
-    mean = kept.mean(axis=1, dtype=np.float64)
-    ranges = np.sqrt(np.einsum("ij,ij->j", points, points))
-    described.centroid = _point(mean)
+    kept = points.compress(inside, axis=1) if inside.any() else points
+    described.centroid = _point(kept.mean(axis=1, dtype=np.float64))
     described.center = _point((low + high) / 2)
     described.size = Vector3(**dict(zip("xyz", map(float, high - low), strict=True)))
-    described.distance = float(_bounds(ranges, quantile)[0])
-
-
-def _bounds(values: npt.NDArray[np.float32], quantile: float) -> tuple[float, float]:
-    """Return the values that leave out a share of the others at either end."""
-    first = int(quantile * (values.size - 1))
-    last = values.size - 1 - first
-    ordered = np.partition(values, (first, last))
-    return float(ordered[first]), float(ordered[last])
+    described.distance = math.sqrt(ordered[3, first])
 
 
 def _point(values: npt.NDArray[np.float64]) -> Point:
