@@ -445,7 +445,10 @@ REFUSED = [
     (("--scale", "20"), "scale must be at least 32, or 0, not 20"),
     (("--score-threshold", "1.5"), "score_threshold must be -1.0 to 0.99"),
     (("--allow-random-weights", "--device", "cuda:99"), "device 'cuda:99'"),
-    (("--ros-args", "-p", "score_threshold:=high"), "expecting type 'DOUBLE'"),
+    (
+        ("--ros-args", "-p", "score_threshold:=high"),
+        "score_threshold must be of type double",
+    ),
     (("--cameras", "front", "--ros-args", "-p", "front.topic:='a b'"), "topic name must not"),
     (
         ("--ros-args", "--params-file", "/no.yaml"),

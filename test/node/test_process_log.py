@@ -44,3 +44,19 @@ def test_its_end_does_not_collect_what_the_system_takes_back() -> None:
         [sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.split() == ["True", "True"]
+
+
+REFUSED = """
+from rclpy.node import Node
+from upsnet_ros.node.process import RosProcess
+with RosProcess(["--ros-args", "-p", "use_sim_time:=abc"]):
+    Node("node")
+"""
+
+
+def test_what_rclpy_refuses_ends_it_with_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: use_sim_time must be of type boolean, not 'abc'\n"

@@ -35,7 +35,7 @@ from upsnet_ros.node.lifecycle import ManagedNode, Services, first_line, transit
 from upsnet_ros.node.model import SHIPPED_WEIGHTS, Model
 from upsnet_ros.node.parameter_info import missed_by, parameter_files
 from upsnet_ros.node.parameters import LenientParameters, NodeParameters
-from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within
+from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within, plain_line
 from upsnet_ros.node.segment_service import SERVICE, SegmentService
 from upsnet_ros.node.settings import CameraSettings, NodeSettings
 from upsnet_ros.node.statistics import StageTimes
@@ -118,7 +118,7 @@ class UpsnetNode(LenientParameters, ManagedNode):
 
     Raises:
         SettingsError: If a parameter's value cannot be used.
-        ParameterException: If it is of the wrong type or out of range.
+        ParameterException: If ``use_sim_time`` is not a boolean (rclpy's own check).
     """
 
     def __init__(self, name: str = "upsnet", **options: object) -> None:
@@ -415,8 +415,8 @@ def main(args: Sequence[str] | None = None) -> int:
             node = ros.own(UpsnetNode())
             _warn_of_files(node, sys.argv[1:] if args is None else args)
         except (SettingsError, ParameterException, NameValidationException, _RCLError) as error:
-            # A topic's name that cannot be, for one; without the place in rcl's source.
-            get_logger("upsnet").error(first_line(error).split(", at /")[0])
+            # A topic's name that cannot be, for one.
+            get_logger("upsnet").error(plain_line(error))
             ros.exit_code = 1
             return 1
         ros.exit_code = _run(node, ros)

@@ -149,14 +149,18 @@ class DeclaredParameters:
 
         Raises:
             SettingsError: If a value that the user started the node with cannot be used.
-            ParameterException: If it is of the wrong type or out of range (rclpy's own check).
         """
         self._infos |= {begins + info.name: info for info in infos(kind)}
         self._groups[begins] = kind(**_declare(self._node, begins, infos(kind)))
 
     def answer(self) -> None:
-        """Answer wishes to change parameters from now on; warn of values without a parameter."""
+        """Answer wishes to change parameters from now on; warn of values without a parameter.
+
+        Raises:
+            SettingsError: If a ``qos_overrides`` parameter was given with a wrong type.
+        """
         node = self._node
+        _check_policies(node)
         if hasattr(node, "add_post_set_parameters_callback"):
             node.add_on_set_parameters_callback(self._check)
             node.add_post_set_parameters_callback(self._take)
@@ -322,14 +326,20 @@ def _no_parameter(name: str, names: Iterable[str]) -> str:
 
 
 def _declare(node: Node, begins: str, infos: tuple[ParameterInfo, ...]) -> dict[str, Any]:
-    """Declares parameters; their values by name, where they have one."""
+    """Declare parameters; returns their values by name, where they have one.
+
+    Raises:
+        SettingsError: A value that the node was started with is of the wrong type or out of range.
+    """
     values = {}
     for info in infos:
         name, default = begins + info.name, _ros_value(info.default)
         given = parameter_overrides(node).get(name)
         converted = False
-        if given is not None:
+        if given is not None and given.type_ is not _Type.NOT_SET:
             as_double = _with_doubles(given, _Type.from_parameter_value(default))
+            # Before rclpy, whose own errors are harder to read.
+            replace(info, name=name).check(_value(as_double))
             if converted := as_double is not given:
                 default = as_double.value
         one = node.declare_parameter(name, default, descriptor(info), ignore_override=converted)
@@ -337,6 +347,24 @@ def _declare(node: Node, begins: str, infos: tuple[ParameterInfo, ...]) -> dict[
         if one.value is not None:
             values[info.name] = _value(one)
     return values
+
+
+#: Values of the types that the policies in ``qos_overrides`` have; others are strings.
+_POLICIES: dict[str, Value] = {
+    "avoid_ros_namespace_conventions": False,
+    **dict.fromkeys(("deadline", "depth", "lifespan", "liveliness_lease_duration"), 0),
+}
+
+
+def _check_policies(node: Node) -> None:
+    # rclpy raises only when the topic's publisher or subscription is made, out of a transition.
+    for name, given in parameter_overrides(node).items():
+        if name.startswith("qos_overrides."):
+            default = _POLICIES.get(name.rpartition(".")[2], "")
+            info = ParameterInfo(
+                name=name, default=default, text="", group="", changes=Changes.NEVER
+            )
+            info.check(_value(given))
 
 
 def _with_doubles(given: Parameter, wanted: Any) -> Parameter:
@@ -362,4 +390,4 @@ def _ros_value(value: Value) -> Any:
 
 def _value(parameter: Parameter) -> Any:
     value = parameter.value
-    return tuple(value) if parameter.type_ in (_Type.STRING_ARRAY, _Type.DOUBLE_ARRAY) else value
+    return value if isinstance(value, bool | int | float | str | None) else tuple(value)

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import rclpy
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.logging import LoggingSeverity, get_logger, set_logger_level
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -32,7 +33,7 @@ from rclpy.task import Future
 from upsnet_ros.node.lifecycle import first_line
 from upsnet_ros.processes.transport import own_segments, remove_leftovers, use_shared_memory_profile
 
-__all__ = ["TEARDOWN_SECONDS", "RosProcess", "end_within", "stop_on_signals"]
+__all__ = ["TEARDOWN_SECONDS", "RosProcess", "end_within", "plain_line", "stop_on_signals"]
 
 
 def stop_on_signals() -> Future:
@@ -72,7 +73,8 @@ class RosProcess:
     """Context manager for rclpy in a command; uses shared memory unless the user chose otherwise.
 
     The command does all its work within the ``with``, including files and messages to the user.
-    After leaving it, the process ends within `TEARDOWN_SECONDS`, even if something hangs.
+    After leaving it, the process ends within `TEARDOWN_SECONDS`, even if something hangs. A
+    parameter or name that rclpy refuses ends it with one line.
 
     Args:
         args: Command line for ROS, without the program's name; None for that of the process.
@@ -102,7 +104,7 @@ class RosProcess:
                 signal_handler_options=SignalHandlerOptions.NO,
             )
         except RuntimeError as error:  # rcl's, of a command line that it cannot read
-            raise SystemExit(f"error: {_without_jargon(first_line(error))}") from None
+            raise SystemExit(f"error: {plain_line(error)}") from None
         finally:
             set_logger_level("rcl", LoggingSeverity.UNSET)
         if self._signals:
@@ -132,6 +134,8 @@ class RosProcess:
         for node in self._nodes:
             node.destroy_node()
         rclpy.try_shutdown()
+        if isinstance(error, ParameterException | NameValidationException):
+            raise SystemExit(f"error: {plain_line(error)}") from None
 
     def own(self, node: _Node) -> _Node:
         """Destroy a node at the end; returns it."""
@@ -139,10 +143,19 @@ class RosProcess:
         return node
 
 
-def _without_jargon(text: str) -> str:
-    """Return the text of an error of rcl without places in its source, nor of its parser."""
-    text = re.split(r", at /|\. Error: (?:error not set|Expected lexeme)", text)[0]
+def plain_line(error: BaseException) -> str:
+    """Return an error of rclpy in one line, without places in rcl's source, nor of its parser."""
+    text = re.split(r", at /|\. Error: (?:error not set|Expected lexeme)", first_line(error))[0]
+    if found := _WRONG_TYPE.match(text):
+        kind = "boolean" if found[3] == "BOOL" else found[3].lower()
+        return f"{found[1]} must be of type {kind}, not {found[2]}"
     return text.removeprefix("failed to initialize rcl: ").replace("Couldn't parse", "cannot read")
+
+
+#: rclpy's own check of its own parameter, `use_sim_time`.
+_WRONG_TYPE = re.compile(
+    r"Trying to set parameter '(.+?)' to ('.*') of type '.*', expecting type '(\w+)'"
+)
 
 
 class _ToRos(logging.Handler):

@@ -30,7 +30,7 @@ from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo, PanopticObj
 from upsnet_ros.node.diagnostics import Diagnostics, status
 from upsnet_ros.node.lifecycle import ManagedNode, first_line, transition
 from upsnet_ros.node.parameters import DeclaredParameters, LenientParameters
-from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within
+from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within, plain_line
 from upsnet_ros.node.topics import QosWatch, input_qos, label_info_qos, output_qos, stamp_ns
 from upsnet_ros.points.labelling import LabelledPoints, PointLabeller
 from upsnet_ros.points.objects import (
@@ -76,7 +76,7 @@ class PointsNode(LenientParameters, ManagedNode):
 
     Raises:
         SettingsError: If a parameter's value cannot be used.
-        ParameterException: If it is of the wrong type or out of range.
+        ParameterException: If ``use_sim_time`` is not a boolean (rclpy's own check).
     """
 
     def __init__(self, name: str = "panoptic_points", **options: object) -> None:
@@ -487,8 +487,8 @@ def main(args: Sequence[str] | None = None) -> int:
         try:
             node = ros.own(PointsNode())
         except (UpsnetError, ParameterException, NameValidationException, _RCLError) as error:
-            # A topic's name that cannot be, for one; without the place in rcl's source.
-            get_logger("panoptic_points").error(first_line(error).split(", at /")[0])
+            # A topic's name that cannot be, for one.
+            get_logger("panoptic_points").error(plain_line(error))
             ros.exit_code = 1
             return 1
         executor = SingleThreadedExecutor()
