@@ -14,7 +14,13 @@ from sensor_msgs.msg import PointCloud2, PointField
 
 from upsnet_ros.errors import ImageError, PointsError
 from upsnet_ros.messages.cdr_image import read_cloud
-from upsnet_ros.points.cloud import LABEL_WORDS, Cloud, labelled_cloud, labels_dtype
+from upsnet_ros.points.cloud import (
+    LABEL_WORDS,
+    XYZ_FIELDS,
+    Cloud,
+    labelled_cloud,
+    labels_dtype,
+)
 
 LABEL_FIELDS = ["rgb", "class_id", "instance_id", "track_id", "unknown"]
 
@@ -157,16 +163,46 @@ def test_points_of_depth_images_have_coordinates_and_labels():
         ({"fields": [field("x", 0, count=3), field("y", 4), field("z", 8)]}, "not 3 of f4"),
         ({"fields": [field("x", 0, 99), field("y", 4), field("z", 8)]}, "of type 99"),
         ({"fields": [field("x", 13), field("y", 4), field("z", 8)]}, "outside the point"),
+        (
+            {"fields": [*XYZ_FIELDS, field("intensity", 12, PointField.FLOAT64)]},
+            "intensity at byte",
+        ),
+        ({"fields": [*XYZ_FIELDS, field("normal", 4, count=4)]}, "normal at byte 4"),
+        ({"fields": [*XYZ_FIELDS, field("count", 2**32 - 1, count=2**32 - 1)]}, "outside the"),
+        ({"point_step": 12, "row_step": 36}, "intensity at byte 12"),
+        ({"fields": [*XYZ_FIELDS, field("x", 12)]}, "2 fields x: its fields are x, y, z, x"),
         ({"point_step": 0}, "do not hold"),
         ({"point_step": 17}, "do not hold"),
         ({"width": 2**32 - 1}, "do not hold"),
         ({"height": 2}, "do not hold"),
         ({"row_step": 0, "height": 2}, "do not hold"),
+        ({"row_step": 47, "height": 2}, "do not hold"),
+        ({"row_step": 2**32 - 1, "height": 2}, "do not hold"),
     ],
 )
 def test_clouds_that_make_no_sense(changes, says):
     with pytest.raises(PointsError, match=says):
         Cloud.from_message(cloud_message(np.ones((3, 3), np.float32), **changes))
+
+
+def test_fields_of_several_values_twice_or_of_no_known_type_are_kept():
+    message = cloud_message(np.ones((3, 3), np.float32))
+    message.fields = [
+        field("x", 0),
+        field("y", 4),
+        field("z", 8),
+        field("pair", 8, PointField.UINT16, count=4),
+        field("pair", 12, PointField.UINT16, count=2),
+        field("odd", 15, 99),
+    ]
+    labels = np.zeros((3, LABEL_WORDS), np.uint32)
+    answer = deserialize_message(
+        Cloud.from_message(message).with_labels(labels).serialize(), PointCloud2
+    )
+    assert answer.fields[:6] == message.fields
+    points = np.frombuffer(bytes(answer.data), np.uint8).reshape(3, -1)
+    given = np.frombuffer(bytes(message.data), np.uint8).reshape(3, -1)
+    np.testing.assert_array_equal(points[:, :16], given)
 
 
 def test_one_row_needs_no_row_step():

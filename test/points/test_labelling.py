@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import math
 
 import numpy as np
@@ -111,6 +112,19 @@ def test_padded_and_bigendian_depth_is_read():
     np.testing.assert_allclose(points.xyz[2], scene.depth_map().reshape(-1))
 
 
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_a_step_that_is_no_multiple_of_a_value_is_read(encoding):
+    whole = scene.depth_message(encoding=encoding)
+    rows = np.frombuffer(bytes(whole.data), np.uint8).reshape(scene.HEIGHT, -1)
+    padded = np.pad(rows, ((0, 0), (0, 1)), constant_values=255)
+    message = scene.depth_message(encoding=encoding)
+    message.step, message.data = padded.shape[1], array.array("B", padded.tobytes()[:-1])
+    found, expected = (
+        scene.labeller().label_depth(one, scene.frame(), settings=DEPTH) for one in (message, whole)
+    )
+    np.testing.assert_array_equal(found.xyz, expected.xyz)
+
+
 def test_values_that_no_class_has_are_void():
     frame = scene.frame(encoding="32SC1")
     values = np.full((scene.HEIGHT, scene.WIDTH), 2**30, np.int32)
@@ -218,6 +232,10 @@ def failure(*, depth=None, cloud=None, frame=None, labeller=None, settings=None)
         ({"encoding": "rgb8"}, "encoding 'rgb8' is not a depth image's"),
         ({"width": 0}, "the depth image is empty"),
         ({"step": 3}, "do not hold"),
+        ({"step": 4 * scene.WIDTH - 1}, "do not hold"),
+        ({"encoding": "16UC1", "step": 2 * scene.WIDTH - 1}, "do not hold"),
+        ({"step": 2**32 - 1}, "do not hold"),
+        ({"data": array.array("B")}, "0 bytes with step"),
         ({"height": 1000}, "do not hold"),
         ({"height": 24}, "64x24 pixels, the labels 64x48"),
     ],

@@ -16,7 +16,7 @@ from child_path import SUPPORT, is_installed, with_packages
 from diagnostic_msgs.msg import DiagnosticStatus
 from node_bench import BEST_EFFORT, image
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 
 from upsnet_ros.messages.frames import plane
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo, PanopticObjectArray
@@ -113,6 +113,14 @@ def changed(**values):
     def change(message):
         for name, value in values.items():
             setattr(message, name, value)
+        return message
+
+    return change
+
+
+def retyped(datatype: int):
+    def change(message):
+        message.fields[0].datatype = datatype
         return message
 
     return change
@@ -263,12 +271,13 @@ BAD_DEPTH = [
     ("for images of 1280x48", {"camera_info": changed(width=1280)}),
     ("do not belong together", {"unknown_mask": changed(height=24)}),
     ("is it registered", {"depth": framed("depth_optical")}),
+    ("do not hold 64x48 pixels", {"depth": changed(step=127, encoding="16UC1")}),
     ("have no labels of their time", {"depth": later(-100)}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("says", "changes"), BAD_DEPTH, ids=[says for says, _ in BAD_DEPTH])
-def test_bad_input_is_reported_and_the_next_frame_is_answered(show, says, changes):
+def test_bad_input_is_reported_and_the_next_frame_is_answered(show, capfd, says, changes):
     shown = show()
     points = shown.bench.collect("points", PointCloud2)
     shown.until_answered(points)
@@ -278,11 +287,16 @@ def test_bad_input_is_reported_and_the_next_frame_is_answered(show, says, change
     shown.bench.until(
         lambda: shown.bench.values()["message"] == "active", "a report", again=shown.show
     )
+    assert any(says in line for line in capfd.readouterr().err.splitlines())
 
 
 BAD_CLOUDS = [
     ("no field x", {"points_in": changed(fields=[])}),
     ("the cloud is empty", {"points_in": changed(width=0)}),
+    ("x must be one FLOAT32", {"points_in": retyped(PointField.FLOAT64)}),
+    ("intensity at byte 12 lies outside", {"points_in": changed(point_step=12, row_step=36)}),
+    ("do not hold 3x2 points", {"points_in": changed(height=2)}),
+    ("NaN, infinite", {"camera_info": changed(k=[float("nan")] * 9)}),
     ("points is finite", {"points_in": lambda message: scene.cloud_message(
         np.full((3, 3), np.nan), stamp_ns=message.header.stamp.sec * 10**9
         + message.header.stamp.nanosec)}),
@@ -291,21 +305,44 @@ BAD_CLOUDS = [
 
 
 @pytest.mark.parametrize(("says", "changes"), BAD_CLOUDS, ids=[says for says, _ in BAD_CLOUDS])
-def test_bad_clouds_are_reported_and_the_next_one_is_answered(show, says, changes):
+def test_bad_clouds_are_reported_and_the_next_one_is_answered(show, capfd, says, changes):
     shown = show("input:=cloud", EXTRINSICS, sensor="points_in")
     points = shown.bench.collect("points", PointCloud2)
     shown.until_answered(points)
     assert shown.until_it_says(says, **changes) == DiagnosticStatus.ERROR
     shown.until_answered(points)
+    assert any(says in line for line in capfd.readouterr().err.splitlines())
 
 
-def test_topics_on_which_nothing_comes_are_named(show):
-    shown = show()
+def test_a_bigendian_cloud_is_answered(show):
+    shown = show("input:=cloud", EXTRINSICS, sensor="points_in")
+    points = shown.bench.collect("points", PointCloud2)
+
+    def swapped(message):
+        values = np.frombuffer(message.data, "<f4").astype(">f4")
+        return changed(is_bigendian=True, data=array.array("B", values.tobytes()))(message)
+
+    shown.bench.until(
+        lambda: points, "points", again=lambda: shown.show(points_in=swapped), every=0.3
+    )
+    assert points[0].is_bigendian
+    assert scene.records(points[0])["class_id"].tolist() == [26, 0, scene.ROAD]
+
+
+def test_topics_on_which_nothing_comes_are_named(show, capfd):
+    shown = show("stale_timeout:=0.1")
     shown.bench.collect("points", PointCloud2)
     level = shown.until_it_says(
         "waiting: no message yet on /in_process/unknown_mask", unknown_mask=lambda _: None
     )
     assert level == DiagnosticStatus.WARN
+    logged: list[str] = []
+
+    def is_logged():
+        logged.extend(capfd.readouterr().err.splitlines())
+        return any("waiting: no message yet" in line for line in logged)
+
+    shown.bench.until(is_logged, "a line in the log", every=0.1)
 
 
 def test_an_input_that_stops_is_stale(show):

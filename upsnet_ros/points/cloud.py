@@ -115,8 +115,7 @@ class Cloud:
                 (height, width, step), np.uint8, buffer=message.data, strides=(row_step, step, 1)
             ),
         )
-        for name in "xyz":
-            cloud._check(name)
+        cloud._check_fields()
         return cloud
 
     @property
@@ -124,21 +123,26 @@ class Cloud:
         """Number of points."""
         return self.height * self.width
 
-    def _check(self, name: str) -> None:
-        """Raise `PointsError` unless the points have one float32 of this name."""
-        found = [one for one in self.fields if one.name == name]
-        if not found:
-            names = listed((printable(one.name) for one in self.fields), most=8) or "none"
-            raise PointsError(f"the cloud has no field {name}: its fields are {names}")
-        field = found[0]
-        if field.datatype != PointField.FLOAT32 or field.count != 1:
-            kind = _CODES.get(field.datatype, f"type {field.datatype}")
-            raise PointsError(f"field {name} must be one FLOAT32, not {field.count} of {kind}")
-        if field.offset + 4 > self.points.shape[2]:
-            raise PointsError(
-                f"field {name} at byte {field.offset} lies outside the point of"
-                f" {self.points.shape[2]} bytes"
-            )
+    def _check_fields(self) -> None:
+        """Raise `PointsError` unless fields lie in the point, with one float32 x, y and z each."""
+        step = self.points.shape[2]
+        for field in self.fields:
+            size = np.dtype(_CODES.get(field.datatype, "u1")).itemsize * max(field.count, 1)
+            if field.offset + size > step:
+                raise PointsError(
+                    f"field {printable(field.name)} at byte {field.offset} lies outside the point"
+                    f" of {step} bytes"
+                )
+        for name in "xyz":
+            found = [one for one in self.fields if one.name == name]
+            if len(found) != 1:
+                names = listed((printable(one.name) for one in self.fields), most=8) or "none"
+                many = f"{len(found)} fields" if found else "no field"
+                raise PointsError(f"the cloud has {many} {name}: its fields are {names}")
+            field = found[0]
+            if field.datatype != PointField.FLOAT32 or field.count != 1:
+                kind = _CODES.get(field.datatype, f"type {field.datatype}")
+                raise PointsError(f"field {name} must be one FLOAT32, not {field.count} of {kind}")
 
     def xyz(self) -> npt.NDArray[np.float32]:
         """Return the coordinates, float32 (3, N), row by row; a copy."""

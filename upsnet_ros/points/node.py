@@ -6,6 +6,7 @@ It reads the outputs of the segmenting node (`upsnet_ros.node.node`). `main` run
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,7 @@ _TRANSFORMS = "/tf_static"
 # Seconds between looks for subscribers of the outputs. Inputs are subscribed only while there are.
 _LOOK_SECONDS = 0.2
 _LOG_SECONDS = 5.0
+_NUMBER = re.compile(r"[\d.]+")
 # Frames of labels of which some topics have come, and complete ones that are kept for points.
 _LABEL_FRAMES = 10
 # So many sensor messages in a row without labels are reported: fewer are dropped frames.
@@ -96,7 +98,9 @@ class PointsNode(LenientParameters, ManagedNode):
         self._qos_watch = QosWatch(self)
         self._mismatches: dict[str, str] = {}
         self._milliseconds: float | None = None
-        self._warned: dict[str, float] = {}  # monotonic seconds of the last, by topic
+        self._warned: dict[str, float] = {}  # monotonic seconds, by text without numbers
+        self._silence = ""  # the last state that was reported
+        self._listens_since = 0.0  # monotonic seconds
         self._forget_inputs()
         # Not the node's clock, which stops while a simulation or bag is paused.
         self._look_timer = self.create_timer(
@@ -223,6 +227,7 @@ class PointsNode(LenientParameters, ManagedNode):
             self._counts["incomplete_label_frames"] += self._frames.given_up
             self._forget_inputs()
             return
+        self._listens_since = time.monotonic()
         if self._reads_transforms:
             self._subscribe(_TRANSFORMS, _tf_message(), self._on_setting, _transforms_qos())
         self._subscribe("camera_info", CameraInfo, self._on_setting, input_qos("best_effort"))
@@ -288,13 +293,13 @@ class PointsNode(LenientParameters, ManagedNode):
         """Count a message that cannot be used, and log why."""
         self._counts[f"rejected_{topic.strip('/')}"] += 1
         self._rejection = reason
-        self._warn(topic, reason)
+        self._warn(reason)
 
-    def _warn(self, topic: str, text: str) -> None:
-        """Log a warning, unless there was one about the topic a moment ago."""
+    def _warn(self, text: str) -> None:
+        """Log a warning, unless the same, but for its numbers, was logged a moment ago."""
         now = time.monotonic()
-        if now - self._warned.get(topic, -_LOG_SECONDS) >= _LOG_SECONDS:
-            self._warned[topic] = now
+        self._warned = {one: at for one, at in self._warned.items() if now - at < _LOG_SECONDS}
+        if self._warned.setdefault(_NUMBER.sub("", text), now) == now:
             self.get_logger().warning(text)
 
     def _read(self, topic: str, serialized: bytes) -> Any:
@@ -347,7 +352,7 @@ class PointsNode(LenientParameters, ManagedNode):
             self._counts["answered"] += 1
             self._rejection, self._warning = "", points.warning
             if points.warning:
-                self._warn(self.sensor, points.warning)
+                self._warn(points.warning)
             self._milliseconds = 1e3 * (time.monotonic() - started)
 
     def _publish(self, points: LabelledPoints, header: Any) -> None:
@@ -377,6 +382,7 @@ class PointsNode(LenientParameters, ManagedNode):
     def _status(self) -> DiagnosticStatus:
         node, topic = self.get_fully_qualified_name(), self._name(self.sensor)
         level, message = self._sentence()
+        self._log_silence(message)
         pairs, counts = self._pairs, self._counts
         values = {
             "state": message.partition(":")[0],
@@ -443,6 +449,16 @@ class PointsNode(LenientParameters, ManagedNode):
             f"the last {self._pairs.dropped_in_a_row} messages on {self._name(self.sensor)} have no"
             f" labels of their time{seconds}: {asked}"
         )
+
+    def _log_silence(self, sentence: str) -> None:
+        """Log the sentence if it says that nothing comes or pairs, and the last one did not."""
+        state = sentence.partition(":")[0]
+        waited = time.monotonic() - self._listens_since
+        if state == "waiting" and waited < self.settings.stale_timeout:
+            return
+        if state != self._silence and state in ("waiting", "stale", "unpaired"):
+            self._warn(sentence)
+        self._silence = state
 
     def _name_and_publishers(self, topic: str) -> str:
         name = self._name(topic)
