@@ -126,7 +126,7 @@ if [ "$part" = A ]; then
 
   # Each kernel at the sizes of a frame, in child processes: what users' GPUs are tested by.
   step self_test 100 bash -c '"$@" | tee "$WORK/self_test.json"; exit ${PIPESTATUS[0]}' - $(upsnet doctor) --json --device cuda:0 \
-    --variant "$VARIANT" --precision fp16 --size "${SIZE#*x}x${SIZE%x*}"
+    --variant "$VARIANT" --precision fp16 --size "height=${SIZE%x*},width=${SIZE#*x}"
   turn_off "$("$PYTHON" - "$WORK/self_test.json" <<'END_OF_PYTHON'
 import json, sys
 try:

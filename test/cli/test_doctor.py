@@ -177,7 +177,7 @@ def test_a_gpu_that_torch_does_not_see(
 def test_a_gpu_that_fails_the_self_test(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child finds none, whatever this process believes."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    code, report = doctor("--size", "64x48")
+    code, report = doctor("--size", "48x64")
     assert code == 0 and list(report["self_test"]["failed"]) == ["device"]
     assert any("the GPU cannot be used" in one["what"] for one in report["problems"])
     assert doctor("--no-self-test")[1]["self_test"] is None
@@ -185,7 +185,8 @@ def test_a_gpu_that_fails_the_self_test(gpu: None, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("option", "value", "fragment"),
-    [("--size", "wide", "WIDTHxHEIGHT"), ("--size", "0x9", "WIDTHxHEIGHT"),
+    [("--size", "wide", "HEIGHTxWIDTH"), ("--size", "0x9", "HEIGHTxWIDTH"),
+     ("--size", "1920x1080", "write 1080x1920"),
      ("--device", "cpu", "is not a GPU")],
 )  # fmt: skip
 def test_values_that_make_no_sense(option: str, value: str, fragment: str) -> None:

@@ -24,6 +24,7 @@ from upsnet_ros.cli.options import (
     check_namespace,
     check_precision,
     check_topic,
+    parse_height_width,
     require_weights,
 )
 from upsnet_ros.errors import CheckpointError, SettingsError
@@ -130,6 +131,8 @@ IMPOSSIBLE = (
     "node --label-map coco_to_cityscapes",
     "node --label-map coco_to_cityscapes --classes carr --variant coco-fpn-r50",
     "play {here} --rate 0",
+    "play {here} --size 640",
+    "play {here} --size 1024x512",
     "play {here} --image-topic /a/1b",
     "play {here} --image-topic=",
     "play {here} --answer-topic a-b",
@@ -381,6 +384,21 @@ def test_names_of_namespaces(namespace: str) -> None:
 def test_what_is_not_the_name_of_a_topic(topic: str) -> None:
     with pytest.raises(SettingsError, match="begin no part with a digit"):
         check_topic("--image-topic", topic)
+
+
+def test_sizes() -> None:
+    for text, size in {"512x1024": (512, 1024), "height=9,width=6": (9, 6), "6X6": (6, 6)}.items():
+        assert parse_height_width(text) == size
+        assert parse_height_width(text, once_width_first=True) == size
+    assert parse_height_width("1024x512") == (1024, 512)
+    with pytest.raises(SettingsError, match=r"write 512x1024 .* height=1024,width=512 if"):
+        parse_height_width("1024x512", once_width_first=True)
+
+
+@pytest.mark.parametrize("text", ["", "640", "0x9", "9x0", "9x-1", "width=9,height=6", "1x2x3"])
+def test_what_is_not_a_size(text: str) -> None:
+    with pytest.raises(SettingsError, match="is not HEIGHTxWIDTH"):
+        parse_height_width(text)
 
 
 def test_the_splits_are_those_of_the_renderer() -> None:

@@ -342,7 +342,10 @@ def test_a_predictor_takes_the_cpu_where_the_gpu_fails(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     predictor = Predictor(precision="auto", scale=32, expected_size=(32, 48))
     assert predictor.device.type == "cpu" and predictor.precision != "fp16"
-    assert "upsnet doctor --variant cityscapes-r18 --precision fp16 --size 48x32" in caplog.text
+    assert (
+        "upsnet doctor --variant cityscapes-r18 --precision fp16 --size height=32,width=48"
+        in caplog.text
+    )
     assert predictor(np.zeros((32, 48, 3), np.uint8)).labels.shape == (32, 48)
     assert not torch.cuda.is_initialized(), "nothing but the child may use the GPU"
     with pytest.raises(SettingsError, match="failed the self-test on 20"):  # as was kept

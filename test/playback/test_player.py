@@ -70,11 +70,11 @@ def test_compressed_frames_loop_until_the_count(probe: Any, start: Any, folder: 
     images = probe.collect("/cam2/image/compressed", CompressedImage, RELIABLE)
     player = start(
         *("play", str(folder), "--image-topic", "/cam2/image", "--compressed", "--loop"),
-        *("--count", "7", "--rate", "100", "--size", "32x16", "--wait-for-subscribers", "1"),
+        *("--count", "7", "--rate", "100", "--size", "16x32", "--wait-for-subscribers", "1"),
     )
     probe.until(lambda: len(images) == 7, "seven frames", player)
     assert player.wait() == 0
-    assert "publishing 32x16 (width x height)" in player.output
+    assert "publishing 16x32 (height x width)" in player.output
     for index, image in enumerate(images):
         assert "jpeg" in image.format
         pixels = cv2.imdecode(np.frombuffer(image.data, np.uint8), cv2.IMREAD_COLOR)
@@ -292,7 +292,8 @@ def test_a_loop_without_a_good_frame_ends(start: Any, folder: Path) -> None:
         (["http://127.0.0.1:1/x.mjpg"], "cannot open http://127.0.0.1:1/x.mjpg"),
         (["97"], "cannot open webcam 97"),
         ([__file__], f"cannot read {__file__} as a video"),
-        ([".", "--size", "640"], "size must be WIDTHxHEIGHT, such as 1024x512, not '640'"),
+        ([".", "--size", "640"], "size '640' is not HEIGHTxWIDTH"),
+        ([".", "--size", "32x16"], "write 16x32 for a width of 32, or height=32,width=16 if"),
         ([".", "--rate", "0"], "rate must be above 0"),
     ],
 )

@@ -18,6 +18,7 @@ import typer
 
 from upsnet_ros import __version__
 from upsnet_ros.cli.commands import EXTRAS, fail, how_to_install
+from upsnet_ros.cli.options import parse_height_width
 from upsnet_ros.cli.terminal import console
 from upsnet_ros.errors import printable
 from upsnet_ros.inference import self_test
@@ -80,7 +81,7 @@ def doctor(
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp16",
     size: Annotated[
         str | None,
-        typer.Option(metavar="WxH", help="Size of images. Default: the network's."),
+        typer.Option(metavar="HxW", help="Height x width of images. Default: the network's."),
     ] = None,
     scale: Annotated[
         int | None, typer.Option(metavar="PX", help="As in `upsnet node`. Default: the network's.")
@@ -99,7 +100,7 @@ def doctor(
         device=device,
         variant=variant,
         precision=precision,
-        size=None if size is None else _parse(size),
+        size=None if size is None else parse_height_width(size, once_width_first=True),
         scale=scale,
         merge=merge,
     )
@@ -115,13 +116,6 @@ def doctor(
     else:
         _print(report)
     raise typer.Exit(0 if runs else 1)
-
-
-def _parse(size: str) -> tuple[int, int]:
-    width, _, height = size.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()) or min(int(width), int(height)) < 1:
-        fail(f"--size {size!r} is not WIDTHxHEIGHT, such as 1920x1080")
-    return int(height), int(width)
 
 
 def _python(findings: _Findings) -> None:

@@ -368,13 +368,25 @@ def check_as_parameter(name: str, value: str | None) -> None:
         check_choice(name, value, info.choices)
 
 
-def parse_height_width(text: str) -> tuple[int, int]:
-    """Return the height and width of ``HEIGHTxWIDTH`` in pixels.
+def parse_height_width(text: str, *, once_width_first: bool = False) -> tuple[int, int]:
+    """Return the height and width of ``HEIGHTxWIDTH`` or ``height=HEIGHT,width=WIDTH`` in pixels.
+
+    Args:
+        text: The size.
+        once_width_first: Whether the command took the width first until the last release. An image
+            that is higher than wide then needs the long form, because it was probably meant wide.
 
     Raises:
-        SettingsError: If the text has another form.
+        SettingsError: If the text has another form, or is such a size.
     """
-    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
+    short = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text)
+    match = short or re.fullmatch(r"height=([1-9]\d{0,5}),width=([1-9]\d{0,5})", text)
     if match is None:
         raise SettingsError(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024")
-    return int(match[1]), int(match[2])
+    height, width = int(match[1]), int(match[2])
+    if once_width_first and short and height > width:
+        raise SettingsError(
+            f"--size is height x width now: write {width}x{height} for a width of {height}, or"
+            f" height={height},width={width} if images are to be higher than wide"
+        )
+    return height, width

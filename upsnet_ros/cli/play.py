@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +12,11 @@ from upsnet_ros.cli.options import (
     SkipBad,
     check_ros_arguments,
     check_topic,
+    parse_height_width,
     rare,
     require_source,
 )
 from upsnet_ros.cli.terminal import frame_progress
-from upsnet_ros.errors import SettingsError
 from upsnet_ros.playback.settings import PlayerSettings, Stamps
 
 
@@ -40,7 +39,7 @@ def play(
     loop: Annotated[bool, typer.Option("--loop", help="Start again at the end.")] = False,
     count: Annotated[int | None, typer.Option(metavar="N", help="Stop after N frames.")] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Resize frames to width x height.")
+        str | None, typer.Option(metavar="HxW", help="Resize frames to height x width.")
     ] = None,
     compressed: Annotated[
         bool, typer.Option("--compressed", help="Publish JPEG on TOPIC/compressed.")
@@ -76,7 +75,7 @@ def play(
         rate_hz=rate,
         frame_id=frame_id,
         stamps=stamps,
-        size=_parse_size(size) if size else None,
+        size=parse_height_width(size, once_width_first=True) if size is not None else None,
         compressed=compressed,
         loop=loop,
         count=count,
@@ -95,9 +94,9 @@ def play(
     from upsnet_ros.node.process import RosProcess
     from upsnet_ros.playback.player import Player
 
-    if settings.size is not None:  # other commands take the height first
-        width, height = settings.size
-        typer.echo(f"publishing {width}x{height} (width x height)", err=True)
+    if settings.size is not None:  # the order was another one in the last release
+        height, width = settings.size
+        typer.echo(f"publishing {height}x{width} (height x width)", err=True)
     with RosProcess(ctx.obj) as ros, errors_as_one_line("play"):
         player = ros.own(Player(settings))
         length = None if loop else frames.length
@@ -113,10 +112,3 @@ def play(
             count_text = f"{published} frame{'' if published == 1 else 's'}"
             done = "stopped after" if ros.stop.done() else "published"
             typer.echo(f"{done} {count_text}{frames.skipped.summary()}", err=True)
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise SettingsError(f"size must be WIDTHxHEIGHT, such as 1024x512, not {text!r}")
-    return int(match[1]), int(match[2])

@@ -107,7 +107,7 @@ class Request:
         words = ["upsnet doctor"]
         words += [f"--device {self.device}"] if self.device != "cuda:0" else []
         words += [f"--variant {self.variant}", f"--precision {self.precision}"]
-        words += [f"--size {self.size[1]}x{self.size[0]}"] if self.size else []
+        words += ["--size height={},width={}".format(*self.size)] if self.size else []
         words += [f"--scale {self.scale}"] if self.scale else []
         words += [f"--merge {self.merge}"] if self.merge != "auto" else []
         return " ".join(words)

@@ -155,9 +155,9 @@ class Player(GuardedNode):
 
     def _message(self, image: npt.NDArray[np.uint8], stamp_ns: int) -> Any:
         settings = self._settings
-        if settings.size and image.shape[1::-1] != settings.size:
+        if settings.size and image.shape[:2] != settings.size:
             image = np.asarray(
-                cv2.resize(image, settings.size, interpolation=cv2.INTER_AREA), np.uint8
+                cv2.resize(image, settings.size[::-1], interpolation=cv2.INTER_AREA), np.uint8
             )
         header = Header(stamp=Time(nanoseconds=stamp_ns).to_msg(), frame_id=settings.frame_id)
         # rclpy accepts an array.array without checking every element.

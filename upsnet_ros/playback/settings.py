@@ -27,7 +27,7 @@ class PlayerSettings:
         rate_hz: Frames per second; None uses the timing of the source. With ``lockstep`` this is an
             upper limit, by default none.
         stamps: Which time the header stamps hold.
-        size: (width, height) to scale frames to, pixels; None keeps the size.
+        size: (height, width) to scale frames to, pixels; None keeps the size.
         compressed: Publish JPEG as CompressedImage on ``<topic>/compressed``.
         loop: Start again at the end of the source.
         count: Number of frames after which to stop; None plays to the end.
