@@ -312,7 +312,7 @@ def test_a_loop_without_a_good_frame_ends(start: Any, folder: Path) -> None:
         (["97"], "cannot open webcam 97"),
         ([__file__], f"cannot read {__file__} as a video"),
         ([".", "--size", "640"], "size '640' is not HEIGHTxWIDTH"),
-        ([".", "--size", "32x16"], "write 16x32 for a width of 32, or height=32,width=16 if"),
+        ([".", "--size", "32x16"], "size 32x16 is height x width now: write 16x32 for a width"),
         ([".", "--rate", "0"], "rate must be above 0"),
     ],
 )

@@ -386,7 +386,7 @@ def parse_height_width(text: str, *, once_width_first: bool = False) -> tuple[in
     height, width = int(match[1]), int(match[2])
     if once_width_first and short and height > width:
         raise SettingsError(
-            f"--size is height x width now: write {width}x{height} for a width of {height}, or"
+            f"size {text} is height x width now: write {width}x{height} for a width of {height}, or"
             f" height={height},width={width} if images are to be higher than wide"
         )
     return height, width
