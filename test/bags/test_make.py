@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from upsnet_ros.bags.make import BagJob, ScenesDrive, make_bag
+from upsnet_ros.bags.make import BagJob, LidarDrive, ScenesDrive, make_bag
 from upsnet_ros.bags.messages import stamp_of
 from upsnet_ros.bags.reader import open_bag
-from upsnet_ros.errors import BagError
+from upsnet_ros.errors import BagError, DatasetError
 from upsnet_ros.messages.images import plane, to_bgr
+from upsnet_ros.synthetic.dataset import SceneJob, write_scenes
 
 DRIVE = ScenesDrive(split="val", seed=3, sequences=1, first=0, frames=3, size=(17, 33))
 
@@ -152,3 +153,46 @@ def test_points_of_a_drive_lie_before_their_image_with_their_truth(tmp_path: Pat
 def test_a_bag_without_points_has_none_of_their_topics(tmp_path: Path):
     list(make_bag(DRIVE, BagJob(path=tmp_path / "bag")))
     assert not {"/lidar/points", "/camera/depth", "/tf_static"} & read(tmp_path / "bag").keys()
+
+
+def scenes(out: Path, *, depth: bool) -> Path:
+    job = SceneJob(out=out, split="val", seed=3, sequences=1, length=2, size=(32, 64), depth=depth)
+    assert len(list(write_scenes(job))) == 2
+    return out
+
+
+def test_the_lidar_of_written_scenes_is_that_of_rendered_ones(tmp_path: Path):
+    rendered = ScenesDrive(
+        split="val", seed=3, sequences=1, first=0, frames=2, size=(32, 64), points=True
+    )
+    frames = list(
+        make_bag(LidarDrive(scenes(tmp_path / "a", depth=True), "val"), BagJob(path=tmp_path / "b"))
+    )
+    for one, other in zip(frames, rendered, strict=True):
+        assert one.name == other.name
+        assert one.focal == other.focal
+        assert one.points is not None
+        assert other.points is not None
+        assert one.points.extrinsics == other.points.extrinsics
+        assert len(one.points.swept.points) > 0
+        for kind in ("points", "truth"):
+            own = getattr(one.points.swept, kind)
+            assert own.tobytes() == getattr(other.points.swept, kind).tobytes()
+    topics = read(tmp_path / "b")
+    assert len(topics["/lidar/points"]) == len(topics["/ground_truth/points"]) == 2
+    assert "/camera/depth" not in topics
+
+
+def test_scenes_without_depth_or_with_a_damaged_one_have_no_lidar(tmp_path: Path):
+    with pytest.raises(DatasetError, match="scenes --depth"):
+        list(LidarDrive(scenes(tmp_path / "a", depth=False), "val"))
+    root = scenes(tmp_path / "b", depth=True)
+    (first, *_) = sorted(root.rglob("*_camera.json"))
+    for content in ("", "[]", '{"intrinsic": {"fx": null}}'):
+        first.write_text(content)
+        with pytest.raises(DatasetError, match="camera"):
+            list(LidarDrive(root, "val"))
+    (first, *_) = sorted(root.rglob("*_depth.tiff"))
+    first.write_bytes(b"II*\0")
+    with pytest.raises(DatasetError, match="depth"):
+        list(LidarDrive(root, "val"))

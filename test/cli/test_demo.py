@@ -1,9 +1,10 @@
-"""The demo for real: three processes, DDS, files; and how it ends when one of them fails."""
+"""The demo for real: its processes, DDS, files; and how it ends when one of them fails."""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from command_runs import CommandRun
 
 from upsnet_ros.bags.reader import open_bag
+from upsnet_ros.bags.replay_topics import topics_of
 
 COMMAND = [sys.executable, "-m", "upsnet_ros.cli", "demo"]
 FAST = ["--scale", "64"]
@@ -61,6 +63,7 @@ def test_it_says_what_it_did(demo_run: CommandRun) -> None:
     assert "scenes/**/*.png" in demo_run.stdout
     assert "3 label images" in demo_run.stdout
     assert "PQ " in demo_run.stdout
+    assert "points mIoU" in demo_run.stdout
     assert not processes_of(demo_run.out)
 
 
@@ -92,8 +95,47 @@ def test_video_and_bag_have_every_frame(demo_run: CommandRun) -> None:
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 3
     with open_bag(demo_run.out / "bag") as bag:
         counts = {topic.name: topic.count for topic in bag.topics}
-    topics = ("image", "labels", "instances", "unknown_mask")
-    assert counts == {"/panoptic/label_info": 1, **{f"/panoptic/{name}": 3 for name in topics}}
+    outputs = ("labels", "instances", "unknown_mask", "points")
+    truth = ("labels", "unknown_mask", "points", "frame")
+    assert counts == {
+        "/camera/image_raw": 3,
+        "/panoptic/label_info": 1,
+        **{f"/panoptic/{name}": 3 for name in outputs},
+        "/ground_truth/label_info": 1,
+        **{f"/ground_truth/{name}": 3 for name in truth},
+    }
+
+
+def test_the_report_shows_every_frame_from_above(demo_run: CommandRun) -> None:
+    report = (demo_run.out / "report.html").read_text()
+    assert len(re.findall('"truthPoints": "data:image/png', report)) == 3
+    assert len(re.findall('"predictionPoints": "data:image/png', report)) == 3
+
+
+def test_the_street_can_be_replayed(demo_run: CommandRun) -> None:
+    topics = topics_of(demo_run.out / "street")
+    assert topics.camera == "/camera/image_raw"
+    assert topics.clouds == ("/lidar/points",)
+
+
+def test_frames_of_ones_own_have_no_points(tmp_path: Path) -> None:
+    source, out = tmp_path / "frames", tmp_path / "out"
+    source.mkdir()
+    for number in range(2):
+        cv2.imwrite(str(source / f"{number}.png"), np.full((64, 128, 3), 90, np.uint8))
+    result = subprocess.run(
+        [*COMMAND, str(source), "--out", str(out), *FAST],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "have no ground truth, so there is no report" in result.stderr
+    with open_bag(out / "bag") as bag:
+        counts = {topic.name: topic.count for topic in bag.topics}
+    names = ("image", "labels", "instances", "unknown_mask")
+    assert counts == {"/panoptic/label_info": 1, **{f"/panoptic/{name}": 2 for name in names}}
+    assert not (out / "street").exists()
 
 
 def test_another_demo_replaces_it_and_keeps_what_the_user_added(

@@ -60,6 +60,13 @@ def scenes(folder):
     ]
 
 
+def play(folder):
+    """One frame, to nobody."""
+    (folder / "frames").mkdir()
+    cv2.imwrite(str(folder / "frames/0.png"), np.zeros((8, 8, 3), np.uint8))
+    return ["play", "frames", "--count", "1"]
+
+
 def evaluate(folder):
     """Eight frames of one segment, evaluated by two processes."""
     rows = []
@@ -93,12 +100,12 @@ def evaluate(folder):
 
 @fault(
     "Modules called as those that are imported (cv2, torch, selectors, upsnet_ros, 13 in all) in"
-    " the working folder of `upsnet demo` (with node, record and play), `scenes`,"
+    " the working folder of `upsnet demo` (with node, points, record and replay), `play`, `scenes`,"
     " `replay --evaluate` and `evaluate --processes`",
     often="{cases} commands",
     happens="None of them runs in any process",
 )
-@pytest.mark.parametrize("command", ["demo", "replay", scenes, evaluate])
+@pytest.mark.parametrize("command", ["demo", "replay", play, scenes, evaluate])
 def test_modules_in_the_working_folder_of_a_command(request, command):
     if isinstance(command, str):
         done = request.getfixturevalue(f"{command}_run")

@@ -15,6 +15,7 @@ from upsnet_ros.playback.settings import ReplaySettings
         ({"rate": 0.0}, "rate must be above 0"),
         ({"clock_hz": -1.0}, "clock must be above 0"),
         ({"timeout": float("nan")}, "timeout must be above 0"),
+        ({"subscribers": 0}, "subscribers must be at least 1"),
         ({"outputs": ()}, "at least one"),
         ({"outputs": ("lables",)}, "output 'lables' is none of"),
         ({"outputs": ("label_info",)}, "output 'label_info' is none of"),

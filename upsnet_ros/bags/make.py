@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ from upsnet_ros.datasets.taxonomy import CITYSCAPES, Taxonomy
 from upsnet_ros.errors import BagError
 from upsnet_ros.evaluation.datasets import map_from_sample
 from upsnet_ros.evaluation.maps import frame_name
-from upsnet_ros.synthetic.dataset import scene_frame
+from upsnet_ros.synthetic.dataset import read_depth, scene_frame
 from upsnet_ros.synthetic.lidar import POINT, TRUTH_FIELDS, Lidar, Sweep, sweep
 from upsnet_ros.synthetic.renderer import RATE_HZ, SceneFrame, world
 
@@ -83,12 +83,12 @@ class FramePoints:
     """What depth camera and lidar would measure of a frame.
 
     Attributes:
-        depth: float32 (H, W), metres; infinity in the sky.
+        depth: float32 (H, W), metres; infinity in the sky. None leaves it out.
         swept: The lidar's points with their ground truth.
         extrinsics: Pose of the lidar in the camera's frame, as in `Lidar.extrinsics`.
     """
 
-    depth: npt.NDArray[np.float32]
+    depth: npt.NDArray[np.float32] | None
     swept: Sweep
     extrinsics: tuple[float, ...]
 
@@ -270,6 +270,46 @@ def truth_of(sample: Sample, taxonomy: Taxonomy) -> Truth:
     return Truth(labels=labels, unknown=sample.unknown)
 
 
+class LidarDrive(CityscapesDrive):
+    """A split of synthetic scenes that were written with depth, with a simulated lidar.
+
+    Args:
+        root: The folder, as of `CityscapesDrive`.
+        split: ``train``, ``val`` or ``test``.
+
+    Raises:
+        BagError: As `CityscapesDrive`.
+        SourceError: As `CityscapesDrive`.
+        DatasetError: While iterating: a file with depth is missing or damaged.
+    """
+
+    def __init__(self, root: Path, split: str) -> None:
+        super().__init__(root, split)
+        self._root, self._split, self._lidar = root, split, Lidar()
+
+    def __iter__(self) -> Iterator[DriveFrame]:
+        for frame in super().__iter__():
+            if frame.truth is None or frame.truth.unknown is None:
+                raise BagError(f"{frame.name} has no labels, which a lidar's points need")
+            size = (frame.image.shape[0], frame.image.shape[1])
+            depth, camera = read_depth(self._root, self._split, frame.name, size=size)
+            labels = frame.truth.labels
+            scene = SceneFrame(
+                image=frame.image,
+                semantic=np.where(labels >= 1000, labels // 1000, labels).astype(np.uint8),
+                instances=labels,
+                unknown=frame.truth.unknown,
+                depth=depth,
+                camera=camera,
+            )
+            points = FramePoints(
+                depth=None,
+                swept=sweep(scene, self._lidar),
+                extrinsics=self._lidar.extrinsics,
+            )
+            yield replace(frame, focal=camera.focal, points=points)
+
+
 class FolderDrive:
     """A folder of images with a folder of label maps (see `upsnet_ros.datasets.readers.Folder`).
 
@@ -421,8 +461,9 @@ def _write_points(
     bag: BagWriter, messages: Messages, job: BagJob, points: FramePoints, stamp_ns: int
 ) -> None:
     """Write depth and cloud before the image, so that a replay sends them before its labels."""
-    depth = messages.image(points.depth, "32FC1", stamp_ns)
-    bag.write(f"/{job.camera}/depth", depth, stamp_ns, IMAGE)
+    if points.depth is not None:
+        depth = messages.image(points.depth, "32FC1", stamp_ns)
+        bag.write(f"/{job.camera}/depth", depth, stamp_ns, IMAGE)
     measured, truth = points.swept.points, points.swept.truth
     cloud = messages.cloud(measured, LIDAR, stamp_ns)
     bag.write(f"/{LIDAR}/points", cloud, stamp_ns, POINT_CLOUD)

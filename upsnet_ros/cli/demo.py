@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -20,6 +20,7 @@ from upsnet_ros.cli.options import (
     require_source,
     require_weights,
 )
+from upsnet_ros.cli.replay import BAG, METRICS, points_node
 from upsnet_ros.cli.terminal import console, frame_progress
 from upsnet_ros.node.parameter_info import Value
 from upsnet_ros.output_files import OutputFolder, bag_names, write_whole
@@ -32,7 +33,8 @@ from upsnet_ros.processes.transport import (
 from upsnet_ros.weights import SHIPPED_VARIANT, find_weights, shipped_weights
 
 REPORT = "report.html"
-BAG = "bag"
+#: Folder of the bag of the street.
+STREET = "street"
 _FORMS = {
     "cityscapes_instance_ids": "16-bit, stuff: id, things: id * 1000 + k (k from 1)",
     "coco_panoptic_rgb": "COCO panoptic, id = R + 256 G + 65536 B",
@@ -44,25 +46,23 @@ def recorded_classes(out: Path) -> str:
     return str(_index(out)["dataset"])
 
 
-def write_report(out: Path, *, root: Path, split: str, facts: Sequence[tuple[str, str]]) -> None:
-    """Evaluate the recording ``out`` against the ground truth in the Cityscapes folder ``root``.
+def write_report(out: Path, *, facts: Sequence[tuple[str, str]]) -> None:
+    """Evaluate the bag in ``out``, which holds the results and their ground truth.
 
     Raises:
-        EvaluationError: If the recording and the ground truth do not match.
+        EvaluationError: If the results and the ground truth do not match.
     """
-    from upsnet_ros.evaluation.datasets import RecordedFrames, open_dataset
+    from upsnet_ros.bag_evaluation.scoring import BagFrames, BagTask
     from upsnet_ros.evaluation.metrics import Metrics, summarise
     from upsnet_ros.evaluation.report import Page, headline_lines
     from upsnet_ros.evaluation.run import Evaluator
 
-    frames = RecordedFrames(out, open_dataset("cityscapes", root, split))
+    frames = BagFrames(BagTask(bag=out / BAG, pictures=1))
     measures, snapshots = [], []
     with frame_progress() as progress:
         task = progress.add_task("evaluating", total=len(frames))
         evaluator = Evaluator(metrics=Metrics(), snapshots=True)
-        for evaluated in evaluator.stream(
-            map(frames.__getitem__, range(len(frames))), frames.categories
-        ):
+        for evaluated in evaluator.stream(frames, frames.categories):
             measures.append(evaluated.measures)
             if evaluated.snapshot is not None:
                 snapshots.append(evaluated.snapshot)
@@ -73,7 +73,8 @@ def write_report(out: Path, *, root: Path, split: str, facts: Sequence[tuple[str
         result=result,
         snapshots=snapshots,
         facts=facts,
-        series=[frames.latency()],
+        notes=frames.notes,
+        series=frames.series,
     )
     write_whole(out / REPORT, page.html().encode())
     terminal = console()
@@ -88,15 +89,17 @@ def list_files(out: Path, *, model: str) -> None:
     index = _index(out)
     table = Table("file", "what", "size", title=f"{out}/")
     rows = [
-        (REPORT, "frame, ground truth, prediction and unknown side by side; metrics"),
+        (REPORT, "frame, ground truth, prediction, unknown and points side by side; metrics"),
         (VIDEO, "overlay video (VP9), for players and browsers"),
         ("overlay/*.png", "overlays"),
         ("labels/*.png", f"label images, {_FORMS[index['labels_form']]}"),
         ("unknown/*.png", "unknown masks"),
         ("scenes/**/*.png", "frames and ground truth of the street, a Cityscapes folder"),
+        (f"{STREET}/*", "the street as a bag: images, lidar, ground truth; for upsnet replay"),
         (f"{BAG}/*", "images and results as a bag (MCAP)"),
         (TABLE, "one row per frame: stamp, counts, latency"),
         (INDEX, "classes, formats, lost frames"),
+        (METRICS, "counts and latency of the replay of the street"),
         ("logs/*.log", "logs of the processes"),
     ]
     for pattern, what in rows:
@@ -123,13 +126,18 @@ def _index(out: Path) -> dict[str, Any]:
 
 
 _POLL_SECONDS = 0.2
+_CAMERA = "/camera/image_raw"  # of the street's bag
 _SPLIT = "test"  # never used for training
-_STREET = 8  # has furniture on the road
+_SEQUENCE = 8  # has furniture on the road
 #: The files that the demo writes, in addition to those of its recorder.
 _NAMES = (
     *bag_names(BAG, folder=f"{BAG}/"),
+    *bag_names(STREET, folder=f"{STREET}/"),
+    METRICS,
     "scenes/leftImg8bit*/test/drawn0/drawn0_*.png",
+    "scenes/camera/test/drawn0/drawn0_*.json",
     "scenes/gtFine/test/drawn0/drawn0_*.png",
+    "scenes/gtFine/test/drawn0/drawn0_*.tiff",
     "scenes/gtFine/cityscapes_panoptic_test/drawn0_*.png",
     "scenes/gtFine/cityscapes_panoptic_test.json",
     "logs/*.log",
@@ -181,7 +189,7 @@ def demo(
     check_parameters(_node_parameters(variant or "auto", scale, path))
     if source is not None:
         require_source(source)
-    from upsnet_ros.bags.sources import count_frames, open_source
+    from upsnet_ros.bags.sources import CITYSCAPES_RATE_HZ, count_frames, open_source
     from upsnet_ros.drawing.result_folder import NAMES, VIDEO
 
     folder = OutputFolder(out, command="demo", names=(*NAMES, *_NAMES))
@@ -206,22 +214,21 @@ def demo(
     model = f"{network}, short side {scale or 'of the variant'}"
     try:
         with folder:
-            truth = _render_street(out / "scenes", frames) if taken is None else None
-            played = taken or open_source(str(truth))
+            if taken is None:
+                _render_street(out / "scenes", frames)
             _run(
-                source=source or str(truth),
+                source=source,
                 out=out,
                 count=count,
-                rate_hz=played.rate_hz,
+                rate_hz=CITYSCAPES_RATE_HZ if taken is None else taken.rate_hz,
                 timeout=timeout,
                 skip_bad=skip_bad,
-                node_options=ros_arguments(_node_parameters(variant or "auto", scale, path)),
+                node=_node_parameters(variant or "auto", scale, path),
             )
-            reported = truth is not None and recorded_classes(out) == "cityscapes"
-            if truth is not None and reported:
+            reported = taken is None and recorded_classes(out) == "cityscapes"
+            if reported:
                 used = "random" if path is None else str(named or "bundled")
-                facts = [("Model", model), ("Weights", used)]
-                write_report(out, root=truth, split=_SPLIT, facts=facts)
+                write_report(out, facts=[("Model", model), ("Weights", used)])
     except KeyboardInterrupt:
         typer.echo(f"stopped; what was recorded is in {out}", err=True)
         raise typer.Exit(130) from None
@@ -229,7 +236,7 @@ def demo(
     if not reported:
         has_none = (
             "These frames have no ground truth"
-            if truth is None
+            if taken is not None
             else ("The street's ground truth has other classes than the weights")
         )
         terminal.print(f"{has_none}, so there is no report.")
@@ -249,31 +256,39 @@ def _node_parameters(variant: str, scale: int, path: Path | None) -> dict[str, V
     }
 
 
-def _render_street(folder: Path, count: int) -> Path:
-    """Render ``count`` frames with ground truth as a Cityscapes root ``folder``; return it."""
+def _render_street(folder: Path, count: int) -> None:
+    """Render ``count`` frames with ground truth and depth as a Cityscapes root ``folder``."""
     from upsnet_ros.synthetic.dataset import SceneJob, write_scenes
 
     job = SceneJob(
-        out=folder, split=_SPLIT, seed=0, first=_STREET, sequences=1, length=count, size=(512, 1024)
+        out=folder,
+        split=_SPLIT,
+        seed=0,
+        first=_SEQUENCE,
+        sequences=1,
+        length=count,
+        size=(512, 1024),
+        depth=True,
     )
     with frame_progress() as progress:
         task = progress.add_task("rendering a street", total=count)
         for _ in write_scenes(job, workers=2):
             progress.advance(task)
-    return folder
 
 
 def _run(
     *,
-    source: str,
+    source: str | None,
     out: Path,
     count: int,
     rate_hz: float,
     timeout: float,
     skip_bad: bool,
-    node_options: list[str],
+    node: Mapping[str, Value],
 ) -> None:
     """Run node, recorder and player until ``count`` frames are recorded.
+
+    The street, which is played if there is no source, has a lidar: a points node labels its clouds.
 
     Raises:
         ProcessError: If one of them fails.
@@ -283,17 +298,30 @@ def _run(
     limits = ["--count", str(count), "--timeout", str(timeout)]
     with ProcessGroup(out / "logs", environment) as group, frame_progress() as progress:
         task = progress.add_task("starting the node", total=count)
-        group.start("node", ["node", *node_options])
-        recorder = ["--image-reliability", "reliable", "--codec", "vp09", *limits]
-        outputs = ["--out", str(out), "--bag", str(out / BAG), "--inside"]
-        outputs += ["--video-rate", str(rate_hz)]
-        group.start("record", ["record", *outputs, *recorder])
-        player = ["--lockstep", "--wait-for-subscribers", "2", *limits]
-        player += ["--skip-bad"] if skip_bad else []
-        group.start("play", ["play", source, *player])
-        while group.running("record"):
-            group.require("node")
-            group.running("play")
+        recorder = ["record", "--out", str(out), "--inside", "--image-reliability", "reliable"]
+        recorder += ["--codec", "vp09", "--video-rate", str(rate_hz), *limits]
+        if source is None:
+            nodes, player = ["node", "points"], "replay"
+            group.start("node", ["node", *ros_arguments(node, image_topic=_CAMERA)])
+            group.start("points", _street_with_points(out))  # while the node loads its weights
+            replay = ["--out", str(out), "--inside", "--no-node", "--timeout", str(timeout)]
+            outputs = ("labels", "instances", "unknown_mask", "points")
+            replay += [word for name in outputs for word in ("--record", name)]
+            replay += ["--wait-for-subscribers", "2"]
+            group.start("record", recorder)
+            group.start("replay", ["replay", str(out / STREET), *replay])
+        else:
+            nodes, player = ["node"], "play"
+            group.start("node", ["node", *ros_arguments(node)])
+            group.start("record", [*recorder, "--bag", str(out / BAG)])
+            play = ["--lockstep", "--wait-for-subscribers", "2", *limits]
+            play += ["--skip-bad"] if skip_bad else []
+            group.start("play", ["play", source, *play])
+        # A replay has a bag of results to finish.
+        while group.running("record") or (player == "replay" and group.running("replay")):
+            for name in nodes:
+                group.require(name)
+            group.running(player)
             recorded = _recorded(out)
             progress.update(
                 task,
@@ -306,8 +334,24 @@ def _run(
             )
             time.sleep(_POLL_SECONDS)
         progress.update(task, completed=_recorded(out))
-        group.end("play")
-        group.end("node")
+        for name in (player, *reversed(nodes)):
+            group.end(name)
+
+
+def _street_with_points(out: Path) -> list[str]:
+    """Write the street in ``out`` as a bag with a lidar; return the command line of a points node.
+
+    Raises:
+        UpsnetError: If a file cannot be read or written.
+    """
+    from upsnet_ros.bags.make import BagJob, LidarDrive, make_bag
+    from upsnet_ros.bags.replay_topics import topics_of
+    from upsnet_ros.playback.settings import ReplaySettings
+
+    bag = out / STREET
+    for _ in make_bag(LidarDrive(out / "scenes", _SPLIT), BagJob(path=bag)):
+        pass
+    return points_node(bag, topics_of(bag), ReplaySettings(), namespace="/panoptic")
 
 
 def _recorded(out: Path) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from upsnet_ros.node.parameter_info import Value
     from upsnet_ros.node.process import RosProcess
 
-__all__ = ["histogram_table", "replay", "summary_lines"]
+__all__ = ["BAG", "METRICS", "histogram_table", "points_node", "replay", "summary_lines"]
 
 #: In the output folder: the bag of results, and the metrics.
 BAG = "bag"
@@ -132,6 +132,10 @@ def replay(
     images: Annotated[bool, rare(help="Copy the images too, for reports.")] = True,
     storage: Annotated[Storage, rare(help="Format of DIR/bag.")] = Storage.mcap,
     compression: Annotated[Compression, rare(help="Compression of DIR/bag.")] = Compression.none,
+    wait_for_subscribers: Annotated[
+        int, rare(metavar="N", help="Wait for N subscribers to the images before the first one.")
+    ] = 1,
+    inside: Annotated[bool, typer.Option("--inside", hidden=True)] = False,
     **options: Any,
 ) -> None:
     """Run a bag through the node over DDS and record the results with their stamps.
@@ -156,11 +160,15 @@ def replay(
         clock_hz=_CLOCK_HZ if clock else None,
         outputs=_recorded(record, values, points=points),
         timeout=timeout,
+        subscribers=wait_for_subscribers,
     )
     check_parameters(values)
     check_namespace("--namespace", namespace)
     check_ros_arguments(ctx.obj or ())
-    folder = _output_folder(out, overwrite=overwrite)
+    # `inside` is set by `upsnet demo`, which manages the folder.
+    folder: AbstractContextManager[object] = (
+        nullcontext() if inside else _output_folder(out, overwrite=overwrite)
+    )
     require_path(bag)
     from upsnet_ros.bags.replay_topics import TRUTH, topics_of
     from upsnet_ros.messages.results import absolute_namespace
@@ -183,7 +191,7 @@ def replay(
         images=images,
         namespace=namespace,
         node=_node(topics, settings, values=values, namespace=namespace) if node else None,
-        points=_points_node(bag, topics, settings, namespace=namespace) if points else None,
+        points=points_node(bag, topics, settings, namespace=namespace) if points else None,
     )
     if node:
         # Other nodes in the user's domain must neither receive these images nor answer.
@@ -263,7 +271,7 @@ def _node(
     return ["node", *arguments]
 
 
-def _points_node(
+def points_node(
     bag: Path, topics: ReplayTopics, settings: ReplaySettings, *, namespace: str
 ) -> list[str]:
     """Return the command line of the points node for this replay.

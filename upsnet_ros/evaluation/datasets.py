@@ -1,8 +1,7 @@
-"""Evaluates a model on a labelled dataset, or a recording of the node, without ROS."""
+"""Evaluates a model on a labelled dataset, without ROS."""
 
 from __future__ import annotations
 
-import csv
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet_ros.datasets.base import Bitmask, Dataset, Sample, Thing
-from upsnet_ros.datasets.images import read_labels
 from upsnet_ros.datasets.readers import Cityscapes
 from upsnet_ros.datasets.taxonomy import Taxonomy
-from upsnet_ros.drawing.result_folder import TABLE
 from upsnet_ros.errors import DatasetError, EvaluationError
 from upsnet_ros.evaluation.maps import (
     Categories,
@@ -25,79 +22,13 @@ from upsnet_ros.evaluation.maps import (
     Segments,
     frame_name,
     map_from_frame,
-    map_from_labels,
     sequence_position,
 )
 from upsnet_ros.evaluation.metrics import EvaluationFrame, EvaluationResult, Metrics, evaluate
 from upsnet_ros.evaluation.panoptic_quality import WINDOWS
-from upsnet_ros.evaluation.run import Series
 from upsnet_ros.evaluation.unknown import unknown_scores
 from upsnet_ros.inference.frame import LABEL_DIVISOR, PanopticFrame
 from upsnet_ros.synthetic.dataset import DrawnScenes
-
-
-class RecordedFrames:
-    """The frames of a `Recording` of a dataset that was played from the start without drops.
-
-    Args:
-        folder: Folder of the recording; its label images have Cityscapes ids.
-        dataset: The dataset that was played.
-
-    Raises:
-        EvaluationError: The recording has no table, or more frames than the dataset.
-    """
-
-    def __init__(self, folder: Path, dataset: Dataset) -> None:
-        self.categories = Categories.from_taxonomy(dataset.taxonomy)
-        self._folder, self._dataset = folder, dataset
-        try:
-            with (folder / TABLE).open(newline="", encoding="utf-8") as table:
-                self._rows = list(csv.DictReader(table))
-        except OSError as error:
-            raise EvaluationError(f"cannot read {folder / TABLE}: {error.strerror}") from error
-        if len(self._rows) > len(dataset):
-            raise EvaluationError(
-                f"{folder} holds {len(self._rows)} frames, but only {len(dataset)} were played"
-            )
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> EvaluationFrame:
-        """Read frame number ``index``.
-
-        Raises:
-            EvaluationError: A file cannot be read.
-        """
-        file = f"{int(self._rows[index]['index']):06d}.png"
-        try:
-            sample = self._dataset[index]
-            labels = read_labels(self._folder / "labels" / file, size=sample.size)
-            unknown = read_labels(self._folder / "unknown" / file, size=sample.size) > 0
-        except DatasetError as error:
-            raise EvaluationError(str(error)) from error
-        name = sample_name(sample)
-        sequence, number = sequence_position(name)
-        return EvaluationFrame(
-            name=name,
-            sequence=sequence,
-            number=number,
-            truth=map_from_sample(sample, self._dataset.taxonomy),
-            prediction=map_from_labels(labels, self._dataset.taxonomy),
-            image=sample.image,
-            truth_unknown=sample.unknown,
-            prediction_unknown=unknown,
-        )
-
-    def latency(self) -> Series:
-        """Return the latency of each frame over time."""
-        stamps = [float(row["stamp"]) for row in self._rows]
-        return Series(
-            title="Latency from image to result, ms",
-            times=[stamp - stamps[0] for stamp in stamps],
-            values=[float(row["latency_ms"]) for row in self._rows],
-        )
-
 
 #: Number of samples that are read ahead of inference.
 _AHEAD = 2

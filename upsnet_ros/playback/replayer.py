@@ -411,8 +411,10 @@ class Replayer(GuardedNode):
 
     def _missing_peer(self) -> str:
         """Return which subscriber or publisher of the node is missing; empty if complete."""
-        if not self._images.get_subscription_count():
-            return f"no subscriber on {self._images.topic_name}"
+        count, wanted = self._images.get_subscription_count(), self._settings.subscribers
+        if count < wanted:
+            few = f"{count} of {wanted} subscribers" if count else "no subscriber"
+            return f"{few} on {self._images.topic_name}"
         # A points node subscribes to clouds last, when it is connected to the segmenting node.
         if self._needs_clouds and not any(
             self._others[name].get_subscription_count() for name in self._topics.clouds

@@ -115,6 +115,7 @@ class ReplaySettings:
         clock_hz: Minimum rate for publishing the bag's time on /clock; None does not publish it.
         outputs: Names of the node's outputs to wait for and to record.
         timeout: Seconds to wait for the node, and for the results of each image.
+        subscribers: Number of subscribers to the images to wait for before the first one.
 
     Raises:
         SettingsError: If a value is out of range.
@@ -125,8 +126,11 @@ class ReplaySettings:
     clock_hz: float | None = None
     outputs: tuple[str, ...] = _DEFAULT_OUTPUTS
     timeout: float = 60.0
+    subscribers: int = 1
 
     def __post_init__(self) -> None:
+        if self.subscribers < 1:
+            raise SettingsError(f"subscribers must be at least 1, not {self.subscribers}")
         if self.rate is not None and not 0 < self.rate <= 1000:
             raise SettingsError(f"rate must be above 0 and at most 1000, not {self.rate}")
         if self.clock_hz is not None and not 0 < self.clock_hz <= 1000:

@@ -31,7 +31,7 @@ from upsnet_ros.datasets.base import Sample
 from upsnet_ros.datasets.images import read_image, read_labels
 from upsnet_ros.datasets.readers import sample_of_ids
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
-from upsnet_ros.errors import OutputError, SettingsError
+from upsnet_ros.errors import DatasetError, OutputError, SettingsError
 from upsnet_ros.output_files import OutputFolder, replacing, write_whole
 from upsnet_ros.processes.task_pool import in_order
 from upsnet_ros.synthetic.canvas import Camera
@@ -307,6 +307,43 @@ def _camera(camera: Camera) -> dict[str, dict[str, float]]:
         },
         "extrinsic": {"z": camera.height, "pitch": camera.pitch},
     }
+
+
+def read_depth(
+    root: Path, split: str, name: str, *, size: tuple[int, int]
+) -> tuple[npt.NDArray[np.float32], Camera]:
+    """Return the depth and the camera of a frame, which `write_scenes` wrote with ``depth``.
+
+    Args:
+        root: Folder of the job.
+        split: "train", "val" or "test".
+        name: ``CITY_SEQUENCE_FRAME``.
+        size: Height and width of the frame, pixels.
+
+    Returns:
+        float32 (H, W), metres along the optical axis, infinity in the sky; and the camera.
+
+    Raises:
+        DatasetError: A file is missing or damaged.
+    """
+    city = name.split("_")[0]
+    path = root / "gtFine" / split / city / f"{name}_gtFine_depth.tiff"
+    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    if depth is None or depth.dtype != np.float32 or depth.shape != size:
+        raise DatasetError(f"{path} holds no depth of {name}: write it with upsnet scenes --depth")
+    path = root / "camera" / split / city / f"{name}_camera.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        camera = Camera(
+            rows=size[0],
+            columns=size[1],
+            focal=float(content["intrinsic"]["fx"]),
+            height=float(content["extrinsic"]["z"]),
+            pitch=float(content["extrinsic"]["pitch"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"cannot read the camera in {path}: {error}") from None
+    return np.asarray(depth, np.float32), camera
 
 
 def _write(path: Path, image: npt.NDArray[Any], flags: list[int]) -> None:
