@@ -215,3 +215,23 @@ def test_a_message_that_is_cut_off_is_an_error():
     for end in range(4, len(whole) - 8, 7):
         with pytest.raises(ImageError, match="cut off"):
             read_cloud(whole[:end])
+
+
+def test_values_of_a_field_are_in_native_order() -> None:
+    for order, is_big in (("<", False), (">", True)):
+        points = np.zeros(3, [("x", f"{order}f4"), ("y", f"{order}f4"), ("z", f"{order}f4"),
+                              ("ring", f"{order}u2"), ("many", f"{order}u2", 2)])  # fmt: skip
+        points["ring"] = [1, 2, 300]
+        message = cloud_message(np.zeros((3, 3), np.float32), is_bigendian=is_big)
+        message.fields = [
+            *(field(name, 4 * index) for index, name in enumerate("xyz")),
+            field("ring", 12, PointField.UINT16),
+            field("many", 14, PointField.UINT16, 2),
+        ]
+        message.point_step, message.row_step = points.itemsize, points.nbytes
+        message.data = array.array("B", points.tobytes())
+        cloud = Cloud.from_message(message)
+        assert cloud.values("ring").tolist() == [1, 2, 300]
+        assert cloud.values("ring").dtype == np.uint16
+        assert cloud.values("many") is None
+        assert cloud.values("other") is None

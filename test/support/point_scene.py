@@ -11,6 +11,7 @@ from std_msgs.msg import Header
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
 from upsnet_ros.messages.results import image_message, label_info_message
 from upsnet_ros.msg import PanopticInstance, PanopticInstanceArray, UnknownRegion
+from upsnet_ros.points.cloud import LABEL_WORDS, labelled_cloud, labels_dtype
 from upsnet_ros.points.labelling import PointLabeller
 from upsnet_ros.points.settings import PointsSettings
 
@@ -159,3 +160,16 @@ def records(message) -> np.ndarray:
         }
     )
     return np.frombuffer(bytes(message.data), dtype)
+
+
+def labelled_message(
+    xyz, rgb, *, unknown=None, stamp_ns: int = 1_000_000_000, frame_id: str = "lidar"
+) -> bytes:
+    """A serialised cloud of labelled points: (N, 3) metres, N colours as 0xRRGGBB."""
+    rows = np.zeros(len(rgb), labels_dtype())
+    rows["rgb"] = rgb
+    rows["unknown"] = 0 if unknown is None else unknown
+    words = np.empty((len(rgb), 3 + LABEL_WORDS), np.uint32)
+    words[:, :3] = np.asarray(xyz, np.float32).view(np.uint32)
+    words[:, 3:] = rows.view(np.uint32).reshape(-1, LABEL_WORDS)
+    return labelled_cloud(words, header(stamp_ns, frame_id)).serialize()

@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 import pytest
 import rclpy
+from point_scene import labelled_message
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
 from upsnet_ros.node.diagnostics import Diagnostics, NodeHealth, health_statuses
 from upsnet_ros.view import feed as feed_module
@@ -25,6 +26,7 @@ from upsnet_ros.view.figures import Presence
 pytestmark = pytest.mark.dds
 
 TOPIC, RAW_TOPIC = "/panoptic/overlay/compressed", "/panoptic/left/overlay"
+POINTS = "/panoptic/points"
 PIXELS = cv2.resize(
     np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8), (96, 64), interpolation=0
 )
@@ -57,6 +59,7 @@ class Stage:
     feed: Feed
     compressed: Any
     raw: Any
+    node: Node
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def stage(domain: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     executor.add_node(viewer)
     thread = threading.Thread(target=executor.spin)
     thread.start()
-    yield Stage(feed, compressed, raw)
+    yield Stage(feed, compressed, raw, upsnet)
     feed.close()
     executor.shutdown()
     context.try_shutdown()
@@ -94,7 +97,7 @@ def overlays(feed: Feed) -> dict[str, str]:
 def jpeg(stamp: int = 1) -> CompressedImage:
     _, encoded = cv2.imencode(".jpg", PIXELS)
     message = CompressedImage(format="jpeg", data=array.array("B", encoded.tobytes()))
-    message.header.stamp.sec = stamp
+    message.header.stamp.sec, message.header.frame_id = stamp, "camera"
     return message
 
 
@@ -175,6 +178,67 @@ def test_what_is_no_picture_is_reported_and_survived(stage: Stage) -> None:
     assert "is not a JPEG, PNG" in until(malformed, "a report of the malformed picture")[TOPIC]
     assert seen(stage, TOPIC, lambda: stage.compressed.publish(jpeg()))
     assert stage.feed.figures(after=-1, timeout=0)[1]["malformed"] == {}
+
+
+def points(feed: Feed) -> dict[str, str]:
+    _, figures = feed.figures(after=-1, timeout=0)
+    return {one["name"]: one["points"] for node in figures["nodes"] for one in node["cameras"]}
+
+
+def red(frame_id: str) -> bytes:
+    """A point 20 m ahead of a camera, or above a lidar."""
+    return labelled_message([(0, -1, 20)], [0xFF0000], frame_id=frame_id, stamp_ns=9 * 10**9)
+
+
+def test_points_are_subscribed_to_only_while_somebody_looks(stage: Stage) -> None:
+    until(lambda: overlays(stage.feed), "the node's overlays")
+    assert points(stage.feed) == {"camera": "", "left": ""}
+    with pytest.raises(KeyError):
+        stage.feed.picture(POINTS, after=0, timeout=0)
+    publisher = stage.node.create_publisher(PointCloud2, "points", 5)
+    stage.node.create_publisher(PointCloud2, "unknown_points", 5)
+    stage.node.create_publisher(PointCloud2, "/lidar/points", 5)
+    until(lambda: points(stage.feed)["camera"], "the topic of points")
+    assert points(stage.feed) == {"camera": POINTS, "left": ""}
+    assert publisher.get_subscription_count() == 0
+
+    # Which axis is ahead is known when the first overlay has come.
+    until(
+        lambda: (
+            stage.feed.picture(POINTS, after=0, timeout=0.05) or publisher.get_subscription_count()
+        ),
+        "the subscription",
+    )
+    for _ in range(3):
+        publisher.publish(red("camera"))
+        assert stage.feed.picture(POINTS, after=0, timeout=0.1) is None
+    seen(stage, TOPIC, lambda: stage.compressed.publish(jpeg()))
+    picture = seen(stage, POINTS, lambda: publisher.publish(red("camera")))
+    assert (picture.media_type, picture.stamp) == ("image/png", 9.0)
+    decoded = cv2.imdecode(np.frombuffer(picture.data, np.uint8), cv2.IMREAD_COLOR)
+    rows, _ = np.nonzero((decoded == (0, 0, 255)).all(axis=-1))
+    assert rows.mean() < 0.4 * decoded.shape[0]
+    until(lambda: not publisher.get_subscription_count(), "the end of the subscription")
+
+    stage.node.destroy_publisher(publisher)
+    until(lambda: not points(stage.feed)["camera"], "the end of the topic")
+    with pytest.raises(KeyError):
+        stage.feed.picture(POINTS, after=0, timeout=0)
+
+
+def test_clouds_without_labels_are_reported_and_survived(stage: Stage) -> None:
+    publisher = stage.node.create_publisher(PointCloud2, "points", 5)
+    until(lambda: overlays(stage.feed) and points(stage.feed)["camera"], "the topic of points")
+    seen(stage, TOPIC, lambda: stage.compressed.publish(jpeg()))
+
+    def malformed() -> str:
+        publisher.publish(PointCloud2(height=1, width=1))
+        stage.feed.picture(POINTS, after=0, timeout=0.1)
+        return stage.feed.figures(after=-1, timeout=0)[1]["malformed"].get(POINTS, "")
+
+    assert "bytes" in until(malformed, "a report of the malformed cloud")
+    assert seen(stage, POINTS, lambda: publisher.publish(red("camera")))
+    assert POINTS not in stage.feed.figures(after=-1, timeout=0)[1]["malformed"]
 
 
 def test_close_ends_all_waiting(stage: Stage) -> None:

@@ -14,7 +14,9 @@ from upsnet_ros.node.statistics import CameraCounts, CameraReport, CameraState
 from upsnet_ros.view.figures import Presence, Reports
 
 NODE = "/panoptic/upsnet"
-THERE = {NODE: Presence(True, {"": "/panoptic/overlay/compressed"})}
+THERE = {
+    NODE: Presence(True, {"": "/panoptic/overlay/compressed"}, {"": "/panoptic/points", "no": "/x"})
+}
 
 
 def camera(name: str = "", state: CameraState = CameraState.ACTIVE, **counts: Any) -> CameraHealth:
@@ -69,6 +71,7 @@ def test_what_is_read_off_a_report() -> None:
     [single] = node["cameras"]
     assert single["name"] == "camera"
     assert single["overlay"] == "/panoptic/overlay/compressed"
+    assert single["points"] == "/panoptic/points"
     assert (single["arrival_rate"], single["latency_ms"]) == (9.5, 40.0)
     assert single["delay_ms"] is None  # "n/a" in the report
     assert single["answer_rate"] is None  # one report makes no rate

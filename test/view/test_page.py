@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
-from sensor_msgs.msg import Image
+from point_scene import labelled_message
+from sensor_msgs.msg import Image, PointCloud2
 
 pytestmark = pytest.mark.dds
 
@@ -24,6 +25,7 @@ NODE = ("node", "--variant", "cityscapes-r18", "--scale", "64", "--device", "cpu
 NODE += ("--warm-up", "none", "--allow-random-weights", "--score-threshold", "0.0")
 NODE += ("--cameras", "front", "--cameras", "rear", "--stale-timeout", "600")
 OVERLAY = "/panoptic/front/overlay/compressed"
+POINTS = "/panoptic/front/points"
 # Generous: the machine may be busy. No test waits that long where things work.
 MILLISECONDS = 120_000.0
 expect.set_options(timeout=MILLISECONDS)
@@ -165,6 +167,59 @@ def test_a_node_that_dies_shows_as_dead_and_comes_back(view: View) -> None:
     assert view.errors == []
 
 
+@pytest.fixture
+def clouds(probe: Any) -> Iterator[None]:
+    """Labelled points of the front camera, some a second, as of a points node."""
+    publisher = probe.node.create_publisher(PointCloud2, POINTS, 5)
+    ended = threading.Event()
+
+    def publish() -> None:
+        stamp = 0
+        while not ended.wait(0.2):
+            stamp += 10**9
+            publisher.publish(labelled_message([(20, 5, 0)], [0xFF0000], stamp_ns=stamp))
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+    probe.node.destroy_publisher(publisher)
+
+
+def test_points_are_shown_from_above_while_a_points_node_publishes(
+    view: View, request: pytest.FixtureRequest
+) -> None:
+    tab, subscribers = view.tab, lambda: view.probe.node.count_subscribers(POINTS)
+    expect(tab.locator("#picture")).to_be_visible()
+    expect(tab.locator("#points")).to_be_hidden()
+    request.getfixturevalue("clouds")
+    picture = tab.locator("#points-picture")
+    expect(picture).to_be_visible()
+    expect(picture).to_have_attribute("alt", "Labelled points of camera front, from above")
+    expect(tab.locator("#points-caption")).to_contain_text(POINTS)
+    expect(tab.locator("#points-curtain")).to_be_hidden()
+    shown = picture.get_attribute("src")
+    expect(picture).not_to_have_attribute("src", shown or "")
+    view.until(subscribers, "the page's subscription")
+    tab.locator("#pause").click()
+    expect(tab.locator("#points-curtain")).to_have_text("paused")
+    view.until(lambda: not subscribers(), "the end of the subscription")
+    tab.locator("#pause").click()
+    expect(tab.locator("#points-curtain")).to_be_hidden()
+    choice = tab.get_by_label("Camera")
+    choice.select_option("rear", timeout=MILLISECONDS)
+    expect(tab.locator("#points")).to_be_hidden()
+    choice.select_option("front")
+    expect(picture).to_be_visible()
+    assert view.errors == []
+
+
+def test_without_the_points_node_the_view_goes(view: View) -> None:
+    expect(view.tab.locator("#points")).to_be_hidden()
+    expect(view.tab.locator("#picture")).to_be_visible()
+
+
 def test_the_page_outlives_its_server(view: View) -> None:
     server = view.processes["view"]
     assert server.signal(signal.SIGINT) == 0
@@ -174,7 +229,7 @@ def test_the_page_outlives_its_server(view: View) -> None:
     view.begin("view", "view", "--port", port[1] if port else "")
     expect(view.tab.locator("#state")).to_contain_text("random weights")
     expect(view.tab.locator("#curtain")).to_be_hidden()
-    # The browser itself notes the lost connection, and that the new server had not met the camera
-    # yet when its picture was asked for; nothing else went wrong.
+    # The browser itself notes the lost connection, and that pictures were asked for of topics that
+    # had gone, or that the new server had not met yet; nothing else went wrong.
     expected = ("net::ERR_", "status of 404")
     assert [one for one in view.errors if not any(what in one for what in expected)] == []

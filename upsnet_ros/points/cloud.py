@@ -153,6 +153,20 @@ class Cloud:
             columns[index] = self.points[:, :, offset : offset + 4].view(f"{order}f4")[:, :, 0]
         return columns.reshape(3, -1)
 
+    def values(self, name: str) -> npt.NDArray[Any] | None:
+        """Return the values of a field, (N,) row by row, in native byte order; a copy.
+
+        None if there is no such field of one value.
+        """
+        for field in self.fields:
+            if field.name == name and field.datatype in _CODES and field.count == 1:
+                dtype = np.dtype(_CODES[field.datatype])
+                here = slice(field.offset, field.offset + dtype.itemsize)
+                column = np.ascontiguousarray(self.points[:, :, here])
+                values = column.view(dtype.newbyteorder(">" if self.is_bigendian else "<"))
+                return values.astype(dtype).reshape(-1)
+        return None
+
     def with_labels(self, labels: npt.NDArray[np.uint32]) -> Cloud:
         """Return the cloud with the fields of labels appended; those of the input are kept.
 

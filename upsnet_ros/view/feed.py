@@ -1,6 +1,7 @@
-"""Collects diagnostics and overlays for the web page.
+"""Collects diagnostics, overlays and labelled points for the web page.
 
-The node is always subscribed to /diagnostics, and to an overlay only while a browser shows it.
+The node is always subscribed to /diagnostics, and to an overlay or to points only while a browser
+shows them.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -17,17 +18,20 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
-from upsnet_ros.errors import ImageError
+from upsnet_ros.errors import ImageError, PointsError
 from upsnet_ros.messages.cdr_image import read_compressed_image, read_image
 from upsnet_ros.messages.images import check, to_bgr
 from upsnet_ros.node.topics import stamp_ns
 from upsnet_ros.view.figures import Presence, Reports
+from upsnet_ros.view.points import PointsView
 
 __all__ = ["Feed", "Picture"]
 
 _COMPRESSED_TYPE, _RAW_TYPE = "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image"
+_CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
+_POINTS = "/points"
 _TICK_SECONDS = 0.5
 #: Time after the last request for an overlay until its topic is unsubscribed, seconds. A browser
 #: requests the next image much sooner.
@@ -36,7 +40,7 @@ _LEASE_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One overlay image for a browser.
+    """One overlay, or view of points from above, for a browser.
 
     Attributes:
         number: Sequence number; differs for each image of a topic.
@@ -54,7 +58,7 @@ class Picture:
 
 
 class Feed:
-    """Overlays and statistics of all nodes in the ROS domain.
+    """Overlays, labelled points and statistics of all nodes in the ROS domain.
 
     ROS entities are only used in the thread that spins ``node``; `picture` and `figures` may be
     called from any thread.
@@ -76,6 +80,7 @@ class Feed:
         self._waiting: Counter[str] = Counter()
         self._leases: dict[str, float] = {}
         self._subscriptions: dict[str, Any] = {}
+        self._frames: dict[str, str] = {}  # frame_id of the last overlay, by topic
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         # Not the node's clock, which stands still if simulated time is paused.
         clock = Clock(clock_type=ClockType.STEADY_TIME)
@@ -113,20 +118,20 @@ class Feed:
             }
 
     def picture(self, topic: str, *, after: int, timeout: float) -> Picture | None:
-        """Wait for an overlay of a topic whose number differs from ``after``, and return it.
+        """Wait for a picture of a topic whose number differs from ``after``, and return it.
 
         It may be old, from the time when the topic was last viewed: see ``received``.
 
         Args:
-            topic: Topic of the overlay.
+            topic: Topic of an overlay or of labelled points.
             after: Number of the last image seen.
             timeout: Seconds to wait.
 
         Returns:
-            The newest overlay; None if there was none within the timeout, or after `close`.
+            The newest picture; None if there was none within the timeout, or after `close`.
 
         Raises:
-            KeyError: If no node publishes an overlay on that topic.
+            KeyError: If no node publishes an overlay or points on that topic.
         """
 
         def new_picture() -> Picture | None:
@@ -134,7 +139,7 @@ class Feed:
             return picture if picture is not None and picture.number != after else None
 
         with self._changed:
-            if not any(topic in node.overlays.values() for node in self._presence.values()):
+            if topic not in self._offered():
                 raise KeyError(topic)
             if self._closed:
                 return None
@@ -158,7 +163,7 @@ class Feed:
         self._follow_viewers()
 
     def _update_presence(self) -> None:
-        """Look up in the ROS graph which of the nodes exist, and their overlays."""
+        """Look up in the ROS graph which of the nodes exist, their overlays, and their points."""
         with self._changed:
             names = self._reports.nodes
         existing = {
@@ -166,19 +171,42 @@ class Feed:
             for name, namespace in self._node.get_node_names_and_namespaces()
         }
         overlays = self._overlays()
-        presence = {name: Presence(name in existing, overlays.get(name, {})) for name in names}
+        clouds = self._clouds()
+        presence = {
+            name: Presence(name in existing, overlays.get(name, {}), _points_of(name, clouds))
+            for name in names
+        }
         with self._changed:
             # Keep the overlay topics of a node that has gone: after a restart they are the same.
             # Between its start and the discovery of its publishers, it has none either.
             for name, found in presence.items():
                 if not found.overlays and name in self._presence:
-                    presence[name] = Presence(found.there, self._presence[name].overlays)
+                    presence[name] = replace(found, overlays=self._presence[name].overlays)
             self._presence = presence
-            offered = {topic for node in presence.values() for topic in node.overlays.values()}
-            for topic in self._pictures.keys() - offered:
-                del self._pictures[topic]
+            offered = self._offered()
+            for kept in (self._pictures, self._frames):
+                for topic in kept.keys() - offered:
+                    del kept[topic]
             self._version += 1
             self._changed.notify_all()
+
+    def _offered(self) -> set[str]:
+        """Return the topics of the overlays and points of all nodes."""
+        return {
+            topic
+            for node in self._presence.values()
+            for topic in (*node.overlays.values(), *node.points.values())
+        }
+
+    def _clouds(self) -> list[str]:
+        """Look up in the ROS graph the topics that could be of a points node."""
+        return [
+            topic
+            for topic, types in self._node.get_topic_names_and_types()
+            if topic.endswith(_POINTS)
+            and _CLOUD_TYPE in types
+            and self._node.count_publishers(topic)
+        ]
 
     def _overlays(self) -> dict[str, dict[str, str]]:
         """Look up in the ROS graph the overlay topic of each camera of each node.
@@ -200,7 +228,7 @@ class Feed:
         return overlays
 
     def _follow_viewers(self) -> None:
-        """Subscribe to requested overlays; unsubscribe from those not requested recently."""
+        """Subscribe to requested pictures; unsubscribe from those not requested recently."""
         now = time.monotonic()
         with self._changed:
             wanted = {
@@ -216,27 +244,60 @@ class Feed:
                     del self._waiting[topic]
                     self._leases.pop(topic, None)
         for topic in wanted - self._subscriptions.keys():
-            compressed = topic.endswith("/compressed")
+            kind, encode = self._reader_of(topic)
             self._subscriptions[topic] = self._node.create_subscription(
-                CompressedImage if compressed else Image,
+                kind,
                 topic,
-                self._receiver(topic, read_compressed_image if compressed else read_image),
-                # Only the newest image matters, and a viewer must not slow down the node.
+                self._receiver(topic, encode),
+                # Only the newest message matters, and a viewer must not slow down the node.
                 QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT),
                 # Otherwise rclpy raises in the executor if a message cannot be deserialised.
                 raw=True,
             )
 
-    def _receiver(self, topic: str, read: Callable[[bytes], Any]) -> Callable[[bytes], None]:
+    def _reader_of(self, topic: str) -> tuple[type, _Encode]:
+        """Return the type of a topic's messages, and what makes a picture of one."""
+        if topic.endswith(_POINTS):
+            view = PointsView()
+
+            def draw(serialized: bytes) -> _Encoded | None:
+                drawn = view.draw(serialized, camera=self._camera_frame(topic))
+                return None if drawn is None else (*drawn, "image/png")
+
+            return PointCloud2, draw
+        compressed = topic.endswith("/compressed")
+        read = read_compressed_image if compressed else read_image
+
+        def encode(serialized: bytes) -> _Encoded:
+            message = read(serialized)
+            check(message)
+            self._frames[topic] = message.header.frame_id
+            return message.header, *_file_of(message)
+
+        return CompressedImage if compressed else Image, encode
+
+    def _camera_frame(self, points: str) -> str | None:
+        """Return the frame of the images that points have their labels from.
+
+        Empty if there is no overlay to tell; None if its first message has not arrived yet.
+        """
+        for node in self._presence.values():
+            for camera, topic in node.points.items():
+                if topic == points and camera in node.overlays:
+                    return self._frames.get(node.overlays[camera])
+        return ""
+
+    def _receiver(self, topic: str, encode: _Encode) -> Callable[[bytes], None]:
         def receive(serialized: bytes) -> None:
             try:
-                message = read(serialized)
-                check(message)
-                data, media_type = _file_of(message)
-            except ImageError as error:
+                encoded = encode(serialized)
+            except (ImageError, PointsError) as error:
                 with self._changed:
                     self._malformed[topic] = str(error)
                 return
+            if encoded is None:
+                return
+            header, data, media_type = encoded
             with self._changed:
                 self._number += 1
                 self._malformed.pop(topic, None)
@@ -244,12 +305,33 @@ class Feed:
                     self._number,
                     media_type,
                     data,
-                    stamp=stamp_ns(message.header.stamp) / 1e9,
+                    stamp=stamp_ns(header.stamp) / 1e9,
                     received=time.monotonic(),
                 )
                 self._changed.notify_all()
 
         return receive
+
+
+#: Header, file and media type of a picture.
+_Encoded = tuple[Any, bytes, str]
+#: Makes a picture of a serialised message; None if there is no need of one.
+_Encode = Callable[[bytes], _Encoded | None]
+
+
+def _points_of(name: str, clouds: Sequence[str]) -> dict[str, str]:
+    """Return those of the topics that are beside the labels of a node, by camera.
+
+    Args:
+        name: Full name of the node.
+        clouds: Topics of clouds, which end in ``/points``.
+    """
+    base = f"{name.rpartition('/')[0]}/"
+    return {
+        topic.removeprefix(base).removesuffix(_POINTS[1:]).strip("/"): topic
+        for topic in clouds
+        if topic.startswith(base)
+    }
 
 
 def _file_of(message: Any) -> tuple[bytes, str]:

@@ -47,10 +47,12 @@ class Presence:
     Attributes:
         there: Whether the node is in the graph; a killed node stays there for a while.
         overlays: Topic of the overlay by camera, the compressed one if available.
+        points: Topic of labelled points by camera, where a points node publishes.
     """
 
     there: bool
     overlays: Mapping[str, str] = field(default_factory=dict)
+    points: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Node:
@@ -173,7 +175,10 @@ def _node_figures(name: str, node: _Node, presence: Presence, now: float) -> dic
         life = "silent"
     if not presence.there and silent_for > _GONE_SECONDS:
         life = "gone"
-    overlays = {camera or "camera": topic for camera, topic in presence.overlays.items()}
+    overlays, points = (
+        {camera or "camera": topic for camera, topic in topics.items()}
+        for topics in (presence.overlays, presence.points)
+    )
     known = sorted(node.cameras.keys() | overlays.keys())[:_MOST_CAMERAS]
     return {
         "name": name,
@@ -187,6 +192,7 @@ def _node_figures(name: str, node: _Node, presence: Presence, now: float) -> dic
             {
                 "name": camera,
                 "overlay": overlays.get(camera, ""),
+                "points": points.get(camera, ""),
                 **_camera_figures(node.cameras.get(camera), node.counts.get(camera)),
             }
             for camera in known

@@ -31,6 +31,7 @@ const state = {
   pictureAt: -Infinity,
   shownAt: [],
   abort: new AbortController(),
+  points: { number: 0, at: -Infinity, abort: new AbortController() }, // the view from above
 };
 
 // What was chosen: its node, and its camera where there is one.
@@ -47,8 +48,9 @@ const keyOf = (node, camera) => `${node.name} ${camera.name}`;
 function choose(key) {
   if (key === state.chosen) return;
   Object.assign(state, { chosen: key, history: [], number: 0, pictureAt: -Infinity, shownAt: [] });
-  find("#picture").hidden = true;
-  state.abort.abort(); // the picture that is asked for is another camera's
+  Object.assign(state.points, { number: 0, at: -Infinity });
+  find("#picture").hidden = find("#points-picture").hidden = true;
+  for (const asked of [state, state.points]) asked.abort.abort(); // for pictures of another camera
 }
 
 function listCameras() {
@@ -103,6 +105,25 @@ function curtain() {
   return age === Infinity ? "waiting for the first picture" : `no new picture for ${age.toFixed(0)} s`;
 }
 
+// Why there is no view of the points from above, or only an old one.
+function pointsCurtain(camera) {
+  const why = curtain();
+  if (state.malformed[camera.points]) return `points cannot be read: ${state.malformed[camera.points]}`;
+  const age = seconds() - state.points.at;
+  if (age <= OLD_SECONDS || (why === "" && age * 1000 < 3 * (camera.latency_ms ?? 0))) return "";
+  return why || (age === Infinity ? "waiting for the first points" : `no new points for ${age.toFixed(0)} s`);
+}
+
+function showPointsState() {
+  const { camera } = chosen();
+  find("#points").hidden = !camera?.points;
+  if (!camera?.points) return;
+  const why = pointsCurtain(camera);
+  find("#points-curtain").hidden = why === "";
+  find("#points-curtain").textContent = why;
+  find("#points .screen").classList.toggle("old", why !== "");
+}
+
 function showState() {
   const [level, word, sentence] = standing();
   const line = find("#state");
@@ -116,6 +137,7 @@ function showState() {
   find("#curtain").hidden = why === "";
   find("#curtain").textContent = why;
   find(".screen").classList.toggle("old", why !== "");
+  showPointsState();
   const dead = level === "error" && ["silent", "gone", "no connection"].includes(word);
   find("#figures").classList.toggle("gone", dead);
   find(".tables").classList.toggle("gone", dead);
@@ -216,8 +238,8 @@ function onFigures(event) {
   document.body.dataset.ready = "true";
 }
 
-async function showPicture(answer) {
-  const picture = find("#picture");
+// Show the picture of an answer in place of the last one.
+async function replacePicture(picture, answer) {
   const url = URL.createObjectURL(await answer.blob());
   const old = picture.src;
   picture.src = url;
@@ -226,32 +248,53 @@ async function showPicture(answer) {
   } finally {
     if (old.startsWith("blob:")) URL.revokeObjectURL(old);
   }
+  picture.hidden = false;
+}
+
+const takenAt = (answer) => seconds() - Number(answer.headers.get("X-Age"));
+const stampOf = (answer) => `stamp ${Number(answer.headers.get("X-Stamp")).toFixed(3)}`;
+
+async function showPicture(answer) {
+  const picture = find("#picture");
+  await replacePicture(picture, answer);
   const { camera } = chosen();
   state.number = Number(answer.headers.get("X-Number"));
-  state.pictureAt = seconds() - Number(answer.headers.get("X-Age"));
+  state.pictureAt = takenAt(answer);
   state.shownAt.push(seconds());
   const span = seconds() - state.shownAt[0];
   const rate = span > 0 ? (state.shownAt.length - 1) / span : null;
-  picture.hidden = false;
   picture.alt = `Overlay of camera ${camera?.name ?? ""}`;
   find("#caption").textContent =
     `${camera?.overlay ?? ""} · ${picture.naturalWidth} × ${picture.naturalHeight} px · ` +
-    `${text(rate)} pictures/s here · stamp ${Number(answer.headers.get("X-Stamp")).toFixed(3)}`;
+    `${text(rate)} pictures/s here · ${stampOf(answer)}`;
   showState();
 }
 
-async function watchPictures() {
+async function showPoints(answer) {
+  const picture = find("#points-picture");
+  await replacePicture(picture, answer);
+  const { camera } = chosen();
+  state.points.number = Number(answer.headers.get("X-Number"));
+  state.points.at = takenAt(answer);
+  picture.alt = `Labelled points of camera ${camera?.name ?? ""}, from above`;
+  find("#points-caption").textContent = `${camera?.points ?? ""} from above · unknown in yellow · ${stampOf(answer)}`;
+  showState();
+}
+
+// Ask for the pictures of one kind, one by one. `asked` has the number of the last and the request.
+async function watch(asked, topicOf, show) {
   for (;;) {
     const { node, camera } = chosen();
-    if (state.paused || document.hidden || !camera?.overlay || node.life !== "live") {
+    const topic = camera && topicOf(camera);
+    if (state.paused || document.hidden || !topic || node.life !== "live") {
       await sleep(200);
       continue;
     }
-    state.abort = new AbortController();
-    const query = new URLSearchParams({ topic: camera.overlay, after: state.number });
+    asked.abort = new AbortController();
+    const query = new URLSearchParams({ topic, after: asked.number });
     try {
-      const answer = await fetch(`/picture?${query}`, { signal: state.abort.signal });
-      if (answer.status === 200) await showPicture(answer);
+      const answer = await fetch(`/picture?${query}`, { signal: asked.abort.signal });
+      if (answer.status === 200) await show(answer);
       else if (answer.status !== 204) await sleep(1000); // not offered any more, say the figures
     } catch (error) {
       // No connection, another camera, or a file that is no picture; the state line tells which.
@@ -270,7 +313,7 @@ find("#pause").addEventListener("click", () => {
   const button = find("#pause");
   button.setAttribute("aria-pressed", state.paused);
   button.textContent = state.paused ? "Go on" : "Pause";
-  if (state.paused) state.abort.abort();
+  if (state.paused) for (const asked of [state, state.points]) asked.abort.abort();
   showState();
 });
 
@@ -281,4 +324,5 @@ events.addEventListener("error", () => {
   showState();
 });
 setInterval(showState, 500);
-watchPictures();
+watch(state, (camera) => camera.overlay, showPicture);
+watch(state.points, (camera) => camera.points, showPoints);
