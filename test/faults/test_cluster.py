@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from pathlib import Path
@@ -31,12 +32,11 @@ def test_a_cluster_of_our_own_listens_on_this_machine_only(tmp_path: Path):
     assert isinstance(first, Failed)
     assert "there is no bag" in first.reason
     assert os.environ["RAY_AUTH_MODE"] == "token"
-    listening = {
-        connection.laddr.ip
-        for process in psutil.Process().children(recursive=True)
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    listening = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            connections = process.net_connections("inet")
+            listening |= {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
     assert listening
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     assert len(list(outcomes)) == 1

@@ -26,7 +26,7 @@ from upsnet_ros.ops import dispatch
 SUPPORT = Path(__file__).parents[1] / "support"
 REQUEST = Request(device="cpu", variant="cityscapes-r18", precision="fp32", size=(64, 96))
 #: Steps that hang are killed after so many seconds.
-SHORT = Limits(compiling=6.0, testing=1.0)
+SHORT = Limits(compiling=10.0, testing=3.0)
 
 
 class Plan:
@@ -127,9 +127,9 @@ def test_what_others_may_have_caused_is_never_kept(
 
 
 def test_limits_for_compiling_and_testing_differ(plan: Plan) -> None:
-    start = time.monotonic()
-    verdict = plan.run(("nms", "hangs"))
-    assert verdict.failed and time.monotonic() - start < SHORT.compiling
+    limits = replace(SHORT, compiling=3600.0)  # longer than a test may take
+    plan.set(("nms", "hangs"))
+    assert run(REQUEST, module="faulty_steps", limits=limits).failed
 
 
 def test_a_verdict_holds_for_what_was_tested_alone(
@@ -218,7 +218,7 @@ def test_a_child_ends_with_the_process_that_tests(plan: Plan, tmp_path: Path) ->
     (child,) = psutil.Process(process.pid).children()
     process.kill()
     process.wait()
-    child.wait(30)
+    child.wait(120)
 
 
 CUDA = torch.device("cuda", 0)

@@ -83,7 +83,7 @@ def test_it_is_the_cameras_own_for_each_result(bench, first, compressed):
     rig.bench.until(
         lambda: len(heard) >= 3, "camera_info", again=lambda: rig.send(first=first), every=0.2
     )
-    rig.bench.until(lambda: stamp(heard[-1]) <= stamp(labels[-1]), "its labels")
+    rig.bench.until(lambda: labels and stamp(heard[-1]) <= stamp(labels[-1]), "its labels")
     for message in heard:
         assert serialize_message(message) == serialize_message(info(stamp(message)))
     assert {stamp(message) for message in heard} <= {stamp(message) for message in labels}

@@ -259,7 +259,8 @@ def test_of_a_burst_the_newest_frame_is_answered_and_the_others_are_counted(node
         return int(node.values("camera")["total_dropped_frames"]) > 0
 
     node.until(burst_overtakes_itself, "dropped frames in the diagnostics")
-    node.until(lambda: by_stamp(labels, stamps[-1]), "an answer to the newest frame")
+    newest = image(stamps[-1], small)
+    node.show(camera, newest, lambda: by_stamp(labels, stamps[-1]), "an answer to the newest frame")
     order = [one.header.stamp.nanosec for one in labels if one.header.stamp.sec == 1_700_000_100]
     assert 1 <= len(order) < len(stamps)
     assert order == sorted(order), "answers keep the order of the frames"
@@ -413,8 +414,7 @@ def test_a_signal_during_inference_ends_the_node_when_it_has_answered(probe, run
     labels = node.collect(f"{namespace}/labels")
     camera = node.publisher(f"{namespace}/image")
     node.show(camera, image((6, 0)), lambda: by_stamp(labels, (6, 0)), "a first answer")
-    camera.publish(image((7, 0)))
-    node.until(lambda: "begun 7" in process.output, "inference begins")
+    node.show(camera, image((7, 0)), lambda: "begun 7" in process.output, "inference begins")
     process.popen.send_signal(number)
     process.popen.send_signal(number)  # whoever stops a node may do so twice
     probe.until(lambda: process.popen.poll() is not None, "the process ends")

@@ -60,3 +60,26 @@ def test_what_rclpy_refuses_ends_it_with_one_line() -> None:
     )
     assert done.returncode == 1
     assert done.stderr == "error: use_sim_time must be of type boolean, not 'abc'\n"
+
+
+REPEATED = """
+import os, signal
+from upsnet_ros.node.process import RosProcess
+
+class Late:  # as the interpreter ends, after it has removed the handlers of signals
+    def __del__(self, kill=os.kill, pid=os.getpid(), numbers=(signal.SIGINT, signal.SIGTERM)):
+        for number in numbers:
+            kill(pid, number)
+
+late = Late()
+with RosProcess([]):
+    print("works", flush=True)
+"""
+
+
+def test_a_signal_that_is_repeated_as_it_ends_changes_nothing() -> None:
+    """A terminal and `ros2 launch` both send one."""
+    done = subprocess.run(
+        [sys.executable, "-c", REPEATED], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.split()[-1]) == (0, "works"), done.stderr

@@ -200,8 +200,9 @@ def test_stop_finishes_the_begun_frames_and_gives_the_waiting_ones_back(steps, w
     left = {}
     stopping = threading.Thread(target=lambda: left.update(worker.stop()))
     stopping.start()
-    while worker.offer("right", 4) is None:  # until it stops: then it takes no frame
-        pass
+    frame = object()
+    while worker.offer("right", frame) is not frame:  # until it stops: then it takes none
+        frame = object()
     steps.compute(0)
     steps.compute(1)
     stopping.join(SECONDS)

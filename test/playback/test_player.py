@@ -58,6 +58,7 @@ def test_frames_arrive_whole_in_order_and_stamped(probe: Any, start: Any, folder
     stamps = [stamp_ns(image) for image in images]
     assert stamps == sorted(set(stamps))
     assert before < stamps[0] <= stamps[-1] < probe.node.get_clock().now().nanoseconds
+    assert stamps[4] - stamps[0] >= 4 * 0.02e9 * 0.999, "faster than the rate"
     for index, image in enumerate(images):
         assert image.header.frame_id == "front_camera"
         assert (image.encoding, image.height, image.width, image.step) == ("bgr8", 48, 64, 192)
@@ -150,7 +151,7 @@ def test_a_node_that_subscribes_after_a_recorder_gets_the_first_frame(
 def test_no_frame_is_due_earlier_than_the_rate_allows(
     probe: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stamps do not show it: a first frame that is late is nearer to the second one."""
+    """Stamps do not show it of two frames: one that is late is nearer to the next."""
     due: list[float] = []
     monkeypatch.setattr(Player, "_wait_for_peers", lambda *_: None)
     monkeypatch.setattr(Player, "_wait", lambda *_, until: due.append(until))

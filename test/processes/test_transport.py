@@ -66,9 +66,9 @@ def no_claims(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
 
 def test_a_domain_in_use_is_not_taken(no_claims: list[socket.socket]) -> None:
     first = transport.free_domain()
-    no_claims.pop().close()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
-        participant.bind(("", 7410 + 250 * first))
+        participant.bind(("", 7410 + 250 * first))  # before another process may take it
+        no_claims.pop().close()
         assert transport.free_domain() != first
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import re
 import statistics
 from collections.abc import Iterable
@@ -63,7 +64,10 @@ class Holdings:
 def shared_memory(pid: int) -> set[Path]:
     """The files of shared memory that Fast DDS has mapped in a process."""
     # Not psutil: it asks how much of each mapping is in use, which takes seconds for large ones.
-    maps = Path(f"/proc/{pid}/maps").read_text()
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+    except OSError:  # it has ended, or is another user's
+        return set()
     return {Path(path) for path in re.findall(r"/dev/shm/fastrtps_\w+$", maps, re.M)}
 
 
@@ -73,11 +77,16 @@ def is_of_one_domain(file: Path) -> bool:
     return not number or int(number) >= 7400  # where DDS's own ports begin
 
 
+def make_old(files: Iterable[Path]) -> None:
+    """Let segments be from a time for which nobody takes them for those of a starting process."""
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(file.with_name(f"{file.name}_el"), (0, 0))
+
+
 def abandoned(files: Iterable[Path]) -> set[Path]:
     """Those files of shared memory that are there, though no living process holds them."""
     mapped = set()
     for pid in psutil.pids():
-        # It may have ended by now, or be another user's.
-        with contextlib.suppress(OSError):
-            mapped |= shared_memory(pid)
+        mapped |= shared_memory(pid)
     return {file for file in files if file.exists()} - mapped

@@ -140,8 +140,12 @@ class Bench:
         return {**{one.key: one.value for one in found[-1].values}, "message": found[-1].message}
 
     def show(self, camera, answered, what="an answer"):
-        """Shows frames until one is answered: the first may be sent before both sides met."""
-        self.until(answered, what, again=lambda: camera.publish(image()))
+        """Shows frames until one is answered: the first may be sent before both sides met.
+
+        There are diagnostics then, too.
+        """
+        again = lambda: camera.publish(image())  # noqa: E731
+        self.until(lambda: self.statuses() and answered(), what, again=again)
 
     def close(self):
         with bounded_teardown():

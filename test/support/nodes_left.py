@@ -38,6 +38,8 @@ def _processes() -> list[str]:
 
 
 _OF_THE_PROCESS = ("dds.shm.wdog", "dds.log")
+#: Flag of Linux's /proc/PID/stat: the thread runs no code of its program any more.
+_PF_EXITING = 4
 
 
 def dds_threads() -> list[str]:
@@ -49,9 +51,12 @@ def dds_threads() -> list[str]:
     names = []
     for folder in Path("/proc/self/task").iterdir():
         try:
-            names.append((folder / "comm").read_text().strip())
+            before, _, after = (folder / "stat").read_text().rpartition(")")
         except OSError:  # it has just ended
             continue
+        # The system lists a thread for a moment after it was joined.
+        if not int(after.split()[6]) & _PF_EXITING:
+            names.append(before.partition("(")[2])
     # Watchdog and log are one for the whole process, and stay.
     return [name for name in names if name.startswith("dds.") and name not in _OF_THE_PROCESS]
 

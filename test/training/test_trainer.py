@@ -223,7 +223,6 @@ def test_killed_run_resumes_on_the_same_curve(
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(content))
     killed = run_command(config, tmp_path / "killed")
-    trainer_of(settings_of(content), tmp_path / "whole").run()
     curve = tmp_path / "killed" / "curve.jsonl"
     deadline = time.monotonic() + 200
     # After the checkpoint of iteration 2, so that a step is lost and has to be made again.
@@ -235,6 +234,7 @@ def test_killed_run_resumes_on_the_same_curve(
     killed.communicate()
     assert len(totals(tmp_path / "killed")) < 5
     trainer_of(settings_of(content), tmp_path / "killed", resume=True).run()
+    trainer_of(settings_of(content), tmp_path / "whole").run()
     assert totals(tmp_path / "killed") == totals(tmp_path / "whole")
     ours, theirs = (
         read_state_dict(tmp_path / name / "weights_last.safetensors")

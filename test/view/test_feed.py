@@ -131,10 +131,12 @@ def test_pictures_are_subscribed_to_only_while_somebody_looks(stage: Stage) -> N
 
     until(lambda: not stage.compressed.get_subscription_count(), "the end of the subscription")
     # Who comes back is shown the old picture, and not as a new one.
-    assert stage.feed.picture(TOPIC, after=0, timeout=0) is picture
-    assert picture.received < time.monotonic()
-    assert stage.feed.picture(TOPIC, after=picture.number, timeout=0.1) is None
-    again = seen(stage, TOPIC, lambda: stage.compressed.publish(jpeg(8)), after=picture.number)
+    kept = stage.feed.picture(TOPIC, after=0, timeout=0)
+    # On a busy machine it was published twice before it was seen.
+    assert kept.data == picture.data and kept.number >= picture.number
+    assert kept.received < time.monotonic()
+    assert stage.feed.picture(TOPIC, after=kept.number, timeout=0.1) is None
+    again = seen(stage, TOPIC, lambda: stage.compressed.publish(jpeg(8)), after=kept.number)
     assert again.stamp == 8.0
 
 

@@ -65,6 +65,9 @@ def stop_on_signals() -> Future:
 
 #: Time limit for leaving DDS, which normally takes some tenths of a second.
 TEARDOWN_SECONDS = 5.0
+#: Then, for the removal of shared memory; with the node's seconds to stop, all of them stay below
+#: the 10 s after which `ros2 launch` kills.
+_UNLINK_SECONDS = 0.5
 
 _Node = TypeVar("_Node", bound=Node)
 
@@ -127,6 +130,11 @@ class RosProcess:
         if error is not None:
             self.exit_code = _exit_code(error)
         logging.getLogger("upsnet_ros").removeHandler(self._handler)
+        if self._signals:
+            # The interpreter removes Python's handlers before it has ended, and a signal that is
+            # repeated would then kill the process and change its exit code.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
         sys.stdout.flush()
         sys.stderr.flush()
         end_within(TEARDOWN_SECONDS, self.exit_code)
@@ -182,7 +190,7 @@ def _exit_code(error: BaseException) -> int:
 
 
 def end_within(seconds: float, code: int) -> None:
-    """End this process after so many seconds, whatever its threads and Python's lock do then.
+    """End this process a moment after so many seconds, whatever its threads and Python's lock do.
 
     It cannot be called off. Files are not flushed; shared memory that this process has made for
     DDS is removed.
@@ -195,8 +203,8 @@ def end_within(seconds: float, code: int) -> None:
         libc = ctypes.CDLL(None)
         for path in own_segments():
             _call_after(seconds, libc, libc.unlink, _Value(pointer=_kept(path, libc)))
-        # A moment later, for each call has a thread of its own.
-        _call_after(seconds + 0.1, libc, libc._exit, _Value(number=code))
+        # Later, for each call has a thread of its own, which a busy machine may start late.
+        _call_after(seconds + _UNLINK_SECONDS, libc, libc._exit, _Value(number=code))
     except (AttributeError, OSError):  # a system without POSIX timers
         faulthandler.dump_traceback_later(seconds, exit=True)
 

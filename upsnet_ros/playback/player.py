@@ -103,7 +103,6 @@ class Player(GuardedNode):
         for frame in itertools.islice(self._frames(source), settings.count):
             if last_ns is not None:
                 due = max(due + self._interval(frame.time_ns - last_ns), time.monotonic())
-            last_ns = frame.time_ns
             self._wait(lambda: False, stopped, until=due)
             if stopped():
                 break
@@ -112,6 +111,10 @@ class Player(GuardedNode):
                 if settings.stamps is Stamps.SOURCE
                 else self.get_clock().now().nanoseconds
             )
+            if last_ns is None:
+                # From the first stamp on: reading that frame took its time.
+                due = time.monotonic()
+            last_ns = frame.time_ns
             self._publisher.publish(self._message(frame.image, stamp_ns))
             if settings.lockstep:
                 self._wait_for_result(frame, stamp_ns, stopped)
