@@ -10,6 +10,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from dds_fixtures import own_words
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from forked_cli import ForkedCli
 from lifecycle_msgs.msg import Transition
@@ -459,7 +460,7 @@ REFUSED = [
 
 
 def without_information(output):
-    return [line for line in output.splitlines() if "[INFO]" not in line]
+    return [line for line in own_words(output).splitlines() if "[INFO]" not in line]
 
 
 @pytest.fixture(scope="module")

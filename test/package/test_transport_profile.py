@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from dds_fixtures import dds_environment
+from dds_fixtures import dds_environment, own_words
 
 from upsnet_ros.processes.transport import TRANSPORT_VARIABLES
 
@@ -62,6 +62,7 @@ def test_fast_dds_reports_a_bad_profile(tmp_path):
     bad.write_text(PROFILE.read_text().replace("segment_size>", "segmentsize>"))
     result = run(bad)
     assert "XMLPARSER" in result.stdout + result.stderr
+    assert "XMLPARSER" not in own_words(result.stdout + result.stderr)
 
 
 def segments(pid: int) -> list[int]:

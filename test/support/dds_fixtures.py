@@ -6,6 +6,7 @@ A folder's conftest.py imports the fixtures that its tests use.
 from __future__ import annotations
 
 import faulthandler
+import re
 import signal
 import subprocess
 import sys
@@ -55,6 +56,17 @@ def bounded_teardown() -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
+#: A line of Fast DDS, which complains on stdout: in colours the time, and a category in brackets.
+_OF_FAST_DDS = re.compile(
+    r"^(?:\x1b\[[\d;]*m)*\d{4}-\d\d-\d\d [\d:.]+ (?:\x1b\[[\d;]*m)*\[.*\n?", re.MULTILINE
+)
+
+
+def own_words(output: str) -> str:
+    """What a process wrote, without what Fast DDS did, of another process's end for one."""
+    return _OF_FAST_DDS.sub("", output)
+
+
 class Process:
     """A command, its output in a file."""
 
@@ -65,7 +77,7 @@ class Process:
 
     @property
     def output(self) -> str:
-        return self._log.read_text(errors="replace")
+        return own_words(self._log.read_text(errors="replace"))
 
     def until_it_says(self, text: str) -> None:
         """Waits for a text in the output."""
