@@ -26,6 +26,9 @@ from upsnet_ros.evaluation.points import LabelledCloud, PointLabels
 from upsnet_ros.evaluation.report import Page, _seen, safe_colors
 from upsnet_ros.evaluation.run import Series, Snapshot, SnapshotSelector, take_snapshot
 
+# Generous: the machine may be busy. No test waits that long where things work.
+MILLISECONDS = 120_000.0
+expect.set_options(timeout=MILLISECONDS)
 _FRAMES = 5
 
 
@@ -92,7 +95,9 @@ def browser() -> Iterator[Browser]:
         pytest.skip("there is no Chromium here")
     with sync_playwright() as playwright:
         # Root may not use Chromium's sandbox; the page is our own.
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"], timeout=MILLISECONDS
+        )
         yield browser
         browser.close()
 
@@ -115,6 +120,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
 def page(browser: Browser, report: str) -> Iterator[BrowserPage]:
     """The freshly opened page; it must neither fail nor ask for anything but itself."""
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.set_default_timeout(MILLISECONDS)
     errors: list[str] = []
     requests: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))

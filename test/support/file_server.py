@@ -91,8 +91,8 @@ def serve(data: bytes) -> Iterator[FileServer]:
                 self.wfile.write(body[: state.hold_after])
                 state.held.wait(60)
                 body = body[state.hold_after :]
+            state.sent += len(body)  # before the client has all of it, and the test looks
             self.wfile.write(body)
-            state.sent += len(body)
             if len(body) < len(data) - begin:
                 self.wfile.flush()
                 self.connection.shutdown(socket.SHUT_RDWR)

@@ -91,7 +91,9 @@ def view(probe: Any, start: Callable[..., Any], camera: None) -> Iterator[View]:
     )
     with sync_playwright() as playwright:
         # Root may not use Chromium's sandbox; the page is our own.
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"], timeout=MILLISECONDS
+        )
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         tab.set_default_timeout(MILLISECONDS)
         view = View(tab, probe, start, processes)

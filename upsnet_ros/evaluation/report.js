@@ -62,15 +62,15 @@
     context.putImageData(image, 0, 0);
   };
 
-  const paintUnknown = async (canvas, frame, image) => {
+  const paintUnknown = (canvas, frame, image, unknown) => {
     canvas.width = frame.width;
     canvas.height = frame.height;
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.filter = "grayscale(1) brightness(0.55)";
     if (image) context.drawImage(image, 0, 0);
     context.filter = "none";
-    if (!frame.unknown) return false;
-    const bits = (await pixels(frame.unknown)).data;
+    if (!unknown) return false;
+    const bits = unknown.data;
     const below = context.getImageData(0, 0, frame.width, frame.height);
     const style = getComputedStyle(document.documentElement);
     const hex = (name) => style.getPropertyValue(name).trim().match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
@@ -112,11 +112,13 @@
     slider.value = position;
     slider.setAttribute("aria-valuetext", `${position + 1} of ${order.length}: ${frame.name}`);
     const decodeIfAny = (uri) => (uri ? decode(uri) : null);
-    const [truth, prediction, image, ...points] = await Promise.all([
+    const [truth, prediction, image, unknown, ...points] = await Promise.all([
       decode(frame.truth), decode(frame.prediction), frame.image ? load(frame.image) : null,
+      frame.unknown ? pixels(frame.unknown) : null,
       decodeIfAny(frame.truthPoints), decodeIfAny(frame.predictionPoints),
     ]);
-    if (frame !== data.frames[order[position]]) return;  // another frame has been chosen since
+    // Another frame has been chosen since; from here on nothing waits, so that none comes between.
+    if (frame !== data.frames[order[position]]) return;
     shown = { truth, prediction, points: { truth: points[0], prediction: points[1] } };
     repaint();
     const view = document.querySelector("#view-image canvas");
@@ -124,11 +126,11 @@
     view.height = frame.height;
     if (image) view.getContext("2d").drawImage(image, 0, 0);
     byId("view-image").hidden = !image;
-    byId("view-unknown").hidden = !(await paintUnknown(document.querySelector("#view-unknown canvas"), frame, image));
-    const unknown = frame.unknown_recall === undefined ? "" :
+    byId("view-unknown").hidden = !paintUnknown(document.querySelector("#view-unknown canvas"), frame, image, unknown);
+    const recall = frame.unknown_recall === undefined ? "" :
       `, unknown found ${percent(frame.unknown_recall)} %, known lost ${percent(frame.known_pixels_lost)} %`;
     byId("caption").textContent = `${position + 1} of ${order.length}: ${frame.name}, PQ ${percent(frame.PQ)} %, ` +
-      `${frame.tp} found, ${frame.fp} invented, ${frame.fn} missed${unknown}`;
+      `${frame.tp} found, ${frame.fp} invented, ${frame.fn} missed${recall}`;
     for (const [name, side] of [["truth", "Truth"], ["prediction", "Prediction"]]) {
       document.querySelector(`#view-${name} canvas`).setAttribute("aria-label", `${side} of ${frame.name}`);
       document.querySelector(`#view-${name}-points canvas`).setAttribute("aria-label", `${side} of the points of ${frame.name}, from above`);
