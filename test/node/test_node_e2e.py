@@ -392,6 +392,22 @@ def tell(self, arrival, **options):
 camera.Camera.decode = tell
 sys.exit(node.main(sys.argv[1:]))
 """
+#: The same, where that frame waits for a file, and the end for that frame.
+HELD = (
+    """
+import os, time
+from pathlib import Path
+from upsnet_ros.node import node, worker
+node._STOP_SECONDS = 200.0
+read = worker.CameraImage.read
+def hold(arrival, **options):
+    while arrival.message.header.stamp.sec == 7 and not Path(os.environ["GO_ON"]).exists():
+        time.sleep(0.01)
+    return read(arrival, **options)
+worker.CameraImage.read = hold
+"""
+    + TELLING
+)
 ENDLESS = (
     """
 import time
@@ -403,21 +419,26 @@ Predictor.compute_batch = lambda *frame, **options: time.sleep(1e6)
 
 
 def run_node(run, code, namespace):
-    arguments = [part for one in (*PLAIN, "scale:=256") for part in ("-p", one)]
+    arguments = [part for one in (*PLAIN, "scale:=64") for part in ("-p", one)]
     return run(sys.executable, "-c", code, "--ros-args", *arguments, "-r", f"__ns:={namespace}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_inference_ends_the_node_when_it_has_answered(probe, run, number):
-    namespace = f"/ended_by_{number.name.lower()}"
-    process = run_node(run, TELLING, namespace)
+def test_a_signal_during_a_frame_ends_the_node_when_it_has_answered(
+    probe, run, number, tmp_path, monkeypatch
+):
+    namespace, go_on = f"/ended_by_{number.name.lower()}", tmp_path / "go_on"
+    monkeypatch.setenv("GO_ON", str(go_on))
+    process = run_node(run, HELD, namespace)
     node = Running(probe, process, f"{namespace}/upsnet")
     labels = node.collect(f"{namespace}/labels")
     camera = node.publisher(f"{namespace}/image")
     node.show(camera, image((6, 0)), lambda: by_stamp(labels, (6, 0)), "a first answer")
-    node.show(camera, image((7, 0)), lambda: "begun 7" in process.output, "inference begins")
+    node.show(camera, image((7, 0)), lambda: "begun 7" in process.output, "the frame begins")
     process.popen.send_signal(number)
     process.popen.send_signal(number)  # whoever stops a node may do so twice
+    assert process.popen.poll() is None
+    go_on.touch()
     probe.until(lambda: process.popen.poll() is not None, "the process ends")
     assert process.popen.returncode == 0, process.output
     assert "Traceback" not in process.output
