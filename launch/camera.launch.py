@@ -136,11 +136,13 @@ def _node_argument(info: ParameterInfo) -> DeclareLaunchArgument:
 
 
 def _check(context: LaunchContext) -> None:
-    """Ends the launch in one line where a file that was named is not there.
+    """Ends the launch in one line where a file that was named is not there, or points are wrong.
+
+    This is before any process starts: launch leaves those running that it has started.
 
     Raises:
         ValueError: A params_file cannot be read; launch_ros would start the node without.
-        SettingsError: There is no such label map, or it cannot be used.
+        SettingsError: There is no such label map, or it cannot be used; or extrinsics are no pose.
         CheckpointError: There are no such weights, or none of that name yet.
         SourceError: There is no such video; the node would run alone.
     """
@@ -157,6 +159,8 @@ def _check(context: LaunchContext) -> None:
         find_weights(arguments["weights"])
     if arguments["video"]:
         check_source(arguments["video"])
+    if arguments["points"]:
+        PointsSettings(**_values_of_points(context))
 
 
 def _transport_profile(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -203,11 +207,6 @@ def _points_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     arguments = context.launch_configurations
     if not arguments["points"]:
         return []
-    given = {"input": arguments["points"]}
-    if arguments["extrinsics"]:
-        given["extrinsics"] = arguments["extrinsics"]
-    values = {name: PARAMETERS_OF_POINTS[name].parse(text) for name, text in given.items()}
-    PointsSettings(**values)
     file = arguments["points_params_file"]
     return [
         process(
@@ -218,7 +217,7 @@ def _points_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 *([str(Path(file).expanduser())] if file else []),
                 {
                     "use_sim_time": is_on(context, "use_sim_time"),
-                    **{name: _typed(value) for name, value in values.items()},
+                    **{name: _typed(value) for name, value in _values_of_points(context).items()},
                 },
             ],
             remappings=[
@@ -227,6 +226,14 @@ def _points_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             ],
         )
     ]
+
+
+def _values_of_points(context: LaunchContext) -> dict[str, Value]:
+    arguments = context.launch_configurations
+    given = {"input": arguments["points"]}
+    if arguments["extrinsics"]:
+        given["extrinsics"] = arguments["extrinsics"]
+    return {name: PARAMETERS_OF_POINTS[name].parse(text) for name, text in given.items()}
 
 
 def _player(context: LaunchContext) -> list[LaunchDescriptionEntity]:

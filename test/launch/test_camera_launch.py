@@ -159,9 +159,19 @@ def test_a_lidar_has_extrinsics_and_other_parameters_in_a_file(tmp_path):
     assert "points_in:=/lidar" in options(node, "-r")
 
 
-def test_extrinsics_that_are_no_pose_end_the_launch(caplog):
-    assert launch(points="cloud", extrinsics="0,0,0,0,0,0,2")[0] == 1
-    assert "must have length 1" in caplog.text
+@pytest.mark.parametrize(
+    ("extrinsics", "says"),
+    [
+        ("0,0,0,0,0,0,2", "must have length 1"),
+        ("1,2", "must be 7 finite numbers"),
+        ("here", "must be of type double array"),
+    ],
+)
+def test_extrinsics_that_are_no_pose_end_the_launch_before_a_process_starts(
+    extrinsics, says, caplog
+):
+    assert launch(points="cloud", extrinsics=extrinsics) == (1, {})
+    assert says in caplog.text
 
 
 def test_what_users_change_often_has_an_argument():

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("launch")
 pytest.importorskip("launch_ros")
 
+import cv2
 import drive_bag
 import numpy as np
 from launch_file import LaunchFile, node_parameters, options
@@ -109,7 +110,8 @@ def test_compressed_images(tmp_path):
         make, kind = bag.types.make, "sensor_msgs/msg/CompressedImage"
         stamp = make("builtin_interfaces/msg/Time", sec=0, nanosec=0)
         header = make("std_msgs/msg/Header", stamp=stamp, frame_id="")
-        image = make(kind, header=header, format="jpeg", data=np.ones(1, np.uint8))
+        jpeg = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].reshape(-1)
+        image = make(kind, header=header, format="jpeg", data=jpeg)
         bag.write("/eye/compressed", image, 0, kind)
     node = REPLAY.start(bag=str(tmp_path / "bag"))["upsnet_node"]
     assert node_parameters(node)["image_transport"] == "compressed"

@@ -61,10 +61,17 @@ def options(process: ProcessStarted, option: str) -> list[str]:
     ]
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads what launch_ros writes, which tags lists as Python's tuples."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", yaml.SafeLoader.construct_sequence)
+
+
 def node_parameters(process: ProcessStarted) -> dict[str, object]:
     """The node's parameters from its files; a later file overrides an earlier one."""
     merged: dict[str, object] = {}
     for file in options(process, "--params-file"):
-        for section in yaml.safe_load(Path(file).read_text()).values():
+        for section in yaml.load(Path(file).read_text(), _Loader).values():
             merged.update(section["ros__parameters"])
     return merged
