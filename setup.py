@@ -4,6 +4,13 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+SHIPPED = [
+    file
+    for folder in ("config", "launch")
+    for file in sorted(Path(folder).rglob("*"))
+    if file.is_file() and "__pycache__" not in file.parts
+]
+
 setup(
     name="upsnet_ros",
     version="0.1.0",
@@ -17,10 +24,10 @@ setup(
     packages=find_packages(include=["upsnet_ros", "upsnet_ros.*"]),
     package_data={"upsnet_ros": ["py.typed", "evaluation/report.*", "view/page.*", "weights/*"]},
     # Where colcon puts them too: bags are read by these definitions where no messages were built,
-    # and label maps are found by their names.
+    # label maps and the transport profile are found by their names, and documents name the rest.
     data_files=[
         ("share/upsnet_ros/msg", sorted(map(str, Path("msg").glob("*.msg")))),
-        ("share/upsnet_ros/config/labels", sorted(map(str, Path("config/labels").glob("*.yaml")))),
+        *((f"share/upsnet_ros/{file.parent}", [str(file)]) for file in SHIPPED),
     ],
     # Ranges; requirements/*.txt pin what is tested. No ROS package is named here or in an extra:
     # rclpy and the messages come from the ROS install, or from the wheels of requirements/ros.txt.

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from upsnet_ros import weights
+from upsnet_ros import shipped_files, weights
 from upsnet_ros.cli.commands import app
 from upsnet_ros.cli.doctor import _vision
 
@@ -132,9 +132,12 @@ def test_the_transport_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
     assert "FASTDDS_BUILTIN_TRANSPORTS" in doctor()[1]["ros"]["transport"]
     monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS")
+    assert doctor()[1]["files"] == str(Path(shipped_files.__file__).parents[1])
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(shipped_files, "__file__", "/no/package/shipped_files.py")
     code, report = doctor()
+    assert report["files"] is None
     assert code == 1 and "transport profile is missing" in errors(report)[0]
 
 

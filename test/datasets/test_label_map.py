@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from upsnet_ros.datasets import label_map as label_map_module
+from upsnet_ros import shipped_files
 from upsnet_ros.datasets.label_map import LabelMap, label_map_path, read_label_map
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
 from upsnet_ros.errors import SettingsError
@@ -193,8 +193,8 @@ def test_a_shipped_map_is_found_where_the_package_is_installed(
     share = tmp_path / "share/upsnet_ros/config/labels"
     share.mkdir(parents=True)
     (share / SHIPPED.name).write_text(SHIPPED.read_text())
-    module = tmp_path / library / "upsnet_ros/datasets/label_map.py"
-    monkeypatch.setattr(label_map_module, "__file__", str(module))
+    module = tmp_path / library / "upsnet_ros/shipped_files.py"
+    monkeypatch.setattr(shipped_files, "__file__", str(module))
     assert label_map_path("coco_to_cityscapes") == share / SHIPPED.name
 
 

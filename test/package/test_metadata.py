@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import sys
 import xml.etree.ElementTree as ElementTree
 from functools import cache
@@ -114,10 +115,26 @@ def test_every_message_and_service_is_built():
     assert {name.replace(":", "/") for name in listed} == files
 
 
-def test_label_maps_are_installed():
+def test_config_and_launch_files_are_installed_by_colcon_and_by_pip(monkeypatch):
     assert (ROOT / "config/labels/coco_to_cityscapes.yaml").is_file()
     assert "install(DIRECTORY config launch" in (ROOT / "CMakeLists.txt").read_text()
-    assert '"share/upsnet_ros/config/labels"' in (ROOT / "setup.py").read_text()
+    given = {}
+    monkeypatch.setattr("setuptools.setup", lambda **values: given.update(values))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    shipped = {
+        str(Path(folder, Path(file).name).relative_to("share/upsnet_ros"))
+        for folder, files in given["data_files"]
+        for file in files
+    }
+    there = {
+        str(file.relative_to(ROOT))
+        for folder in ("config", "launch", "msg")
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and file.suffix not in (".pyc", ".srv")
+    }
+    assert shipped == there
+    assert "config/nav2/costmap.yaml" in shipped
 
 
 def test_package_xml_names_every_ros_module_that_is_imported():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from upsnet_ros import shipped_files
 from upsnet_ros.processes import transport
 
 
@@ -20,6 +21,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     profile = tmp_path / "share/upsnet_ros/config/fastdds_shm.xml"
     profile.parent.mkdir(parents=True)
     profile.write_text("<dds/>")
+    monkeypatch.setattr(shipped_files, "__file__", "/no/package/shipped_files.py")
     monkeypatch.setenv("AMENT_PREFIX_PATH", f"/nowhere{os.pathsep}{tmp_path}")
     for name in (*transport.PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS"):
         monkeypatch.setenv(name, "")  # not delenv: that would not take back what is set later
@@ -49,6 +51,7 @@ def test_another_process_is_given_what_this_one_would_take(install: Path) -> Non
 
 def test_a_missing_profile_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
+    monkeypatch.setattr(shipped_files, "__file__", "/no/package/shipped_files.py")
     monkeypatch.setattr("sys.prefix", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="run `make setup`"):
         transport.shared_memory_profile()

@@ -23,6 +23,7 @@ from upsnet_ros.cli.terminal import console
 from upsnet_ros.errors import printable
 from upsnet_ros.inference import self_test
 from upsnet_ros.processes.child_processes import child_command
+from upsnet_ros.shipped_files import shipped_path
 
 __all__ = ["doctor"]
 
@@ -123,6 +124,11 @@ def _python(findings: _Findings) -> None:
     found["upsnet_ros"] = f"{__version__} in {Path(__file__).parents[1]}"
     found["python"] = f"{platform.python_version()} ({sys.executable})"
     found["system"] = platform.platform()
+    config = shipped_path("config/nav2")
+    found["files"] = None if config is None else str(config.parents[1])
+    if config is None:
+        advice = "build the package with colcon, or run `make setup` or `pip install`"
+        findings.problem("config/ and launch/ are not installed", advice, fatal=False)
     versions: dict[str, str | None] = {}
     for name, module in _NEEDED.items():
         loaded = findings.load(module)
@@ -289,6 +295,7 @@ def _print(report: dict[str, Any]) -> None:
     lacking = [f"without {', '.join(names)}: {extra}" for extra, names in without.items()]
     rows = {
         "upsnet_ros": report["upsnet_ros"],
+        "files": f"config, launch: {report['files'] or '-'}",
         "Python": f"{report['python']} on {report['system']}",
         "packages": ", ".join(f"{name} {v or '-'}" for name, v in report["packages"].items()),
         "extras": "; ".join([", ".join(complete), *lacking]).strip("; "),

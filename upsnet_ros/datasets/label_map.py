@@ -17,7 +17,6 @@ Things may become stuff. Stuff cannot become a thing, because it has no instance
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -26,6 +25,7 @@ from typing import Any
 
 from upsnet_ros.datasets.taxonomy import ClassInfo, Taxonomy, get_taxonomy, known_taxonomies
 from upsnet_ros.errors import SettingsError
+from upsnet_ros.shipped_files import shipped_path
 
 __all__ = ["LabelMap", "label_map_path", "read_label_map"]
 
@@ -36,7 +36,6 @@ _KINDS = ("stuff", "thing")
 #: Public ids are published as uint8, where 255 means unlabelled and 0 void.
 _LARGEST_ID = 254
 _LONGEST_NAME = 100
-_PACKAGE = "upsnet_ros"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +73,7 @@ def label_map_path(label_map: str | Path) -> Path:
     path = Path(label_map).expanduser()
     if path.is_file():
         return path
-    folder = _shipped_folder()
+    folder = shipped_path("config/labels")
     shipped = sorted(folder.glob("*.yaml")) if folder else []
     text = str(label_map)
     for file in shipped:
@@ -87,19 +86,6 @@ def label_map_path(label_map: str | Path) -> Path:
         f"label_map {label_map}: no such file{_near(Path(text).stem, names)}; shipped label maps:"
         f" {', '.join(names) or 'none'}"
     )
-
-
-def _shipped_folder() -> Path | None:
-    """Return ``config/labels``: next to the package in a source tree, else in the share folder."""
-    package = Path(__file__).resolve().parents[1]
-    share = Path("share", _PACKAGE, "config", "labels")
-    # A colcon workspace has lib/python3.x/site-packages/upsnet_ros and share/ in one prefix.
-    candidates = [
-        package.parent / "config" / "labels",
-        *(parent / share for parent in package.parents),
-        Path(sys.prefix) / share,
-    ]
-    return next((folder for folder in candidates if folder.is_dir()), None)
 
 
 def read_label_map(label_map: str | Path) -> LabelMap:

@@ -21,6 +21,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from upsnet_ros.errors import listed
+from upsnet_ros.shipped_files import share_folders, shipped_path
+
 __all__ = [
     "PROFILE_VARIABLES",
     "TRANSPORT_VARIABLES",
@@ -80,16 +83,13 @@ def shared_memory_profile() -> Path:
     Raises:
         FileNotFoundError: If it is not installed.
     """
-    # A `make setup` environment is not a sourced ROS install; its prefix is Python's.
-    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    for prefix in prefixes:
-        path = Path(prefix, "share", "upsnet_ros", "config", "fastdds_shm.xml")
-        if path.is_file():
-            return path
-    raise FileNotFoundError(
-        f"cannot find share/upsnet_ros/config/fastdds_shm.xml in any of {prefixes}: "
-        "build the package with colcon, or run `make setup`"
-    )
+    path = shipped_path("config/fastdds_shm.xml")
+    if path is None:
+        raise FileNotFoundError(
+            f"cannot find config/fastdds_shm.xml in any of {listed(share_folders(), most=8)}:"
+            " build the package with colcon, or run `make setup`"
+        )
+    return path
 
 
 def private_environment() -> dict[str, str]:
