@@ -75,3 +75,18 @@ class InterruptedImages:
     def __getitem__(self, index: int) -> DatasetError:
         os.kill(os.getpid(), signal.SIGINT)
         return DatasetError(f"image {index} was read")
+
+
+class EndlessImages:
+    """A dataset whose worker writes its number to a file and never ends by itself."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __getitem__(self, index: int) -> DatasetError:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        new = self._path.with_suffix(".new")
+        new.write_text(str(os.getpid()))
+        new.rename(self._path)
+        while True:
+            time.sleep(60)

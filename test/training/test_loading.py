@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import threading
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
-from worker_tasks import InterruptedImages
+from worker_tasks import EndlessImages, InterruptedImages
 
 from upsnet_ros.errors import DatasetError, SettingsError
 from upsnet_ros.training.loading import Steps, index_at, load_steps, seed_at
@@ -46,3 +52,62 @@ def test_ctrl_c_does_not_reach_workers() -> None:
     )
     with closing(batches), pytest.raises(DatasetError, match="image 0 was read"):
         next(batches)
+
+
+def test_ctrl_c_kills_workers_that_have_not_begun(tmp_path: Path) -> None:
+    """Torch would wait for each, and ask by a signal that a worker may not answer."""
+    path = tmp_path / "worker"
+    batches = load_steps(
+        EndlessImages(path),
+        Steps(range(1), batch_size=1, rank=0, processes=1),
+        images_per_pass=1,
+        workers=1,
+        pin_memory=False,
+    )
+
+    def interrupt() -> None:
+        while not path.exists() and not over.wait(0.01):
+            pass
+        if path.exists():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    over = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with closing(batches), pytest.raises(KeyboardInterrupt):
+            next(batches)
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        over.set()
+        thread.join()
+        with suppress(ProcessLookupError, FileNotFoundError):
+            os.kill(int(path.read_text()), signal.SIGKILL)
+
+
+WORKER = """
+import threading
+import torch
+from upsnet_ros.training.loading import _prepare_worker
+
+_prepare_worker(0)
+busy = threading.Event()
+
+def share():
+    while True:
+        torch.zeros(1000).share_memory_()
+        busy.set()
+
+threading.Thread(target=share, daemon=True).start()
+busy.wait()
+"""
+
+
+def test_a_worker_ends_while_its_thread_is_inside_torch() -> None:
+    """Without care: terminate called without an active exception, in most of such ends."""
+    done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

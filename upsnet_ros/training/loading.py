@@ -7,11 +7,17 @@ whether the run was interrupted before.
 
 from __future__ import annotations
 
+import atexit
 import math
+import multiprocessing
+import os
 import resource
-from collections.abc import Callable, Generator, Iterator, Sequence
+import signal
+import threading
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import cv2
@@ -525,10 +531,26 @@ class Steps(Sampler[list[int]]):
             yield list(range(first, first + self._share))
 
 
-def _single_threaded(_: int) -> None:
+def _prepare_worker(_: int) -> None:
     # The workers themselves are the parallelism.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    # A worker that is told to end does not wait for its thread that sends images. Python would
+    # break off that thread inside torch: "terminate called without an active exception".
+    atexit.register(os._exit, 0)
+
+
+def _kill(workers: Collection[BaseProcess]) -> None:
+    """Kill workers that have sent nothing yet: torch would wait 5 s for each that still starts."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # handlers of signals can only be changed in the main thread
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises where a worker dies
+    try:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _passes(items: Sequence[Prepared | DatasetError], *, size: int) -> list[Batch] | DatasetError:
@@ -571,16 +593,22 @@ def load_steps(
         batch_sampler=steps,
         num_workers=workers,
         collate_fn=partial(_passes, size=images_per_pass),
-        worker_init_fn=_single_threaded,
+        worker_init_fn=_prepare_worker,
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
         # A forked worker would inherit locks held by OpenCV's and torch's threads; a worker of a
         # fork server would survive, with the server, if this process is killed.
         multiprocessing_context=process_context("spawn") if workers else None,
     )
+    others = multiprocessing.active_children()
     with starting_workers():
         batches = iter(loader)
-    for passes in batches:
-        if isinstance(passes, DatasetError):
-            raise passes
-        yield passes
+    starting = [one for one in multiprocessing.active_children() if one not in others]
+    try:
+        for passes in batches:
+            starting.clear()
+            if isinstance(passes, DatasetError):
+                raise passes
+            yield passes
+    finally:
+        _kill(starting)
