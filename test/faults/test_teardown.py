@@ -81,7 +81,9 @@ def segments(process):
 LAST_WORDS = """
 import atexit, sys
 from upsnet_ros.cli import main
+from upsnet_ros.node import process
 from nodes_left import dds_threads
+process.TEARDOWN_SECONDS = 100.0  # else a busy machine may end it before its last words
 atexit.register(lambda: print("left:", dds_threads()))
 main(sys.argv[1:])
 """

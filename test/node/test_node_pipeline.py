@@ -186,7 +186,7 @@ def test_deactivate_finishes_what_was_begun(bench):
             camera.publish(image(height=40))
 
     one.until(lambda: 40 in gate.heights, "a computation that does not end", again=show)
-    threading.Timer(0.2, gate.open.set).start()
+    one.once_it_stops(gate.open.set)
     assert one.node.trigger_deactivate() is SUCCESS
     assert one.node._worker.idle and not one.node._worker.left_alone
     one.until(

@@ -225,7 +225,7 @@ def test_requests_that_wait_at_deactivate_are_answered(node):
         node.until(taken.is_set, "the first", every=0.01)
         node.until(lambda: len(node.node._segment._queue) == 2, "the others to wait", every=0.01)
     finally:
-        threading.Timer(0.2, go_on.set).start()
+        node.once_it_stops(go_on.set)
     assert node.node.trigger_deactivate() is SUCCESS
     first, *others = calls.wait()
     assert first.success, "what was started is finished"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import threading
 import time
 from dataclasses import replace
 
@@ -107,6 +108,16 @@ class Bench:
                 again()
             self.executor.spin_once(timeout_sec=min(0.1, every))
         return found
+
+    def once_it_stops(self, action):
+        """Calls ``action`` in a thread when the node begins no more frames."""
+
+        def watch():
+            while self.node._worker._running:
+                time.sleep(0.001)
+            action()
+
+        threading.Thread(target=watch, daemon=True).start()
 
     def call(self, service, name, request):
         """Calls a service of the node and returns the response."""
