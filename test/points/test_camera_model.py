@@ -196,3 +196,76 @@ def test_a_cycle_of_frames_ends():
     tree.add("b", "a", pose(1))
     with pytest.raises(PointsError):
         tree.lookup(source="a", target="c")
+
+
+HERE, THERE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0), (1.1, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+TURNED = (1.0, 0.0, 0.0, 0.0, 0.0, 0.02, 0.9998)
+
+
+def moving_tree(*samples, static: tuple[float, ...] | None = None) -> StaticTransforms:
+    """base to camera is static, base to pan as the samples say, pan to lidar static."""
+    tree = StaticTransforms()
+    tree.add("base", "camera", pose(0))
+    tree.add("pan", "lidar", pose(1))
+    if static is not None:
+        tree.add("base", "pan", RigidTransform.from_values(static, name="pan"))
+    for one in samples:
+        tree.add_sample("base", "pan", one)
+    return tree
+
+
+@pytest.mark.parametrize("static", [None, HERE])
+def test_a_frame_that_is_always_in_the_same_place_on_tf_may_be_between(static):
+    same = (1.0005, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # a quaternion's sign means nothing
+    tree = moving_tree(HERE, same, HERE, static=static)
+    found = tree.lookup(source="lidar", target="camera")
+    np.testing.assert_allclose(found.translation, [2, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        moving_tree(HERE, THERE),
+        moving_tree(HERE, TURNED),
+        moving_tree(HERE, THERE, HERE),
+        moving_tree(HERE, (float("nan"),) * 7),
+        moving_tree(THERE, static=HERE),
+        moving_tree(HERE, *((1.0 + step / 2000, *HERE[1:]) for step in range(5))),
+    ],
+)
+def test_a_lidar_that_moves_is_told_rather_than_labelled(tree):
+    with pytest.raises(PointsError, match=r"'pan' moves in 'base'.* from 'lidar' to 'camera'"):
+        tree.lookup(source="lidar", target="camera")
+    with pytest.raises(PointsError, match="'pan' moves"):
+        tree.lookup(source="camera", target="lidar")
+    found = tree.lookup(source="lidar", target="pan")
+    np.testing.assert_allclose(found.translation, [1, 0, 0])
+
+
+def test_a_robot_that_moves_moves_its_lidar_and_camera_together():
+    tree = moving_tree(static=HERE)
+    for place in (HERE, THERE):
+        tree.add_sample("odom", "base", place)
+    assert tree.lookup(source="lidar", target="camera") is not None
+    with pytest.raises(PointsError, match="'base' moves in 'odom'"):
+        tree.lookup(source="lidar", target="odom")
+
+
+def test_a_static_transform_that_comes_after_another_one_on_tf_is_in_doubt():
+    tree = moving_tree(THERE)
+    tree.add("base", "pan", RigidTransform.from_values(HERE, name="pan"))
+    with pytest.raises(PointsError, match="'pan' moves"):
+        tree.lookup(source="lidar", target="camera")
+
+
+def test_a_frame_that_is_hung_elsewhere_moves():
+    tree = moving_tree(HERE)
+    tree.add_sample("mast", "pan", HERE)
+    with pytest.raises(PointsError, match="'pan' moves"):
+        tree.lookup(source="lidar", target="camera")
+
+
+def test_samples_that_are_no_pose_are_ignored():
+    tree = moving_tree((0.0,) * 7)
+    with pytest.raises(PointsError, match="not connected"):
+        tree.lookup(source="lidar", target="camera")

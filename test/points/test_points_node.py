@@ -422,6 +422,10 @@ def test_static_transforms_lead_from_the_cloud_to_the_camera(by_transforms):
     assert by_transforms["class_ids"] == [26, 0, scene.ROAD]
 
 
+def test_a_lidar_that_moves_is_rejected(by_transforms):
+    assert by_transforms["moving"].startswith("rejected: tf_static: 'lidar' moves in 'base'")
+
+
 def test_detections_are_the_objects(by_transforms):
     (detection,) = by_transforms["detections"]
     (found,) = by_transforms["objects"]

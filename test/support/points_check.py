@@ -81,9 +81,21 @@ def main(domain):
         other = bench.other.create_publisher(TFMessage, "/tf_static", LATCHED)
         other.publish(TFMessage(transforms=[transform("base", "lidar", scene.EXTRINSICS)]))
         bench.until(lambda: points and objects and detections, "all outputs", again=show, every=0.3)
+        moves = bench.other.create_publisher(TFMessage, "/tf", 10)
+        elsewhere = (1.0, *scene.EXTRINSICS[1:])
+
+        def show_and_move():
+            moves.publish(TFMessage(transforms=[transform("base", "lidar", elsewhere)]))
+            show()
+
+        said = "moves in"
+        bench.until(
+            lambda: said in bench.values().get("message", ""), said, again=show_and_move, every=0.3
+        )
         class_ids = scene.records(points[0])["class_id"].tolist()
         return {
             "before": before,
+            "moving": bench.values()["message"],
             "class_ids": class_ids[len(ON_THE_CAR) - 1 :],
             "objects": [plain(one) for one in objects[0].objects],
             "detections": [plain(one) for one in detections[0].detections],

@@ -7,9 +7,11 @@ The centre of the first pixel is (0, 0), as in OpenCV and CameraInfo.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -69,6 +71,11 @@ class RigidTransform:
             self.rotation @ first.rotation, self.rotation @ first.translation + self.translation
         )
 
+    def is_close(self, other: RigidTransform, tolerance: float) -> bool:
+        """Return whether no value of rotation and translation differs by more."""
+        turned, moved = self.rotation - other.rotation, self.translation - other.translation
+        return bool(max(np.abs(turned).max(), np.abs(moved).max()) <= tolerance)
+
     def apply(self, points: Floats) -> Floats:
         """Return transformed points, (3, N), in the dtype of ``points``."""
         rotation = self.rotation.astype(points.dtype)
@@ -76,26 +83,69 @@ class RigidTransform:
             return rotation @ points + self.translation.astype(points.dtype)[:, None]
 
 
+# How far a transform may be from the first of its frame, in metres and in the values of its
+# quaternion, without being taken for a moving one: about a pixel.
+_STILL = 1e-3
+
+
 class StaticTransforms:
-    """The tree of frames that /tf_static describes."""
+    """The tree of frames by /tf_static and /tf, through which only what does not move is found."""
 
     def __init__(self) -> None:
         self._parents: dict[str, tuple[str, RigidTransform]] = {}  # by child
+        self._first: dict[str, tuple[str, Sequence[float]]] = {}  # of /tf, by child
+        self._moving: set[str] = set()
 
     def add(self, parent: str, child: str, transform: RigidTransform) -> None:
-        """Add or replace the transform that takes points of ``child`` to ``parent``."""
-        self._parents[child.lstrip("/")] = (parent.lstrip("/"), transform)
+        """Add or replace the static transform that takes points of ``child`` to ``parent``."""
+        parent, child = parent.lstrip("/"), child.lstrip("/")
+        before = self._parents.get(child)
+        self._parents[child] = (parent, transform)
+        if child in self._first and before is not None:
+            self._compare(child, *before)
+
+    def add_sample(self, parent: str, child: str, values: Sequence[float]) -> None:
+        """Add what /tf says of a frame at one moment.
+
+        A frame moves if it does not stay where it was said to be first.
+
+        Args:
+            parent: Frame that the values refer to.
+            child: The frame.
+            values: x, y, z, qx, qy, qz, qw; ignored if they are no pose.
+        """
+        parent, child = parent.lstrip("/"), child.lstrip("/")
+        if child in self._moving:
+            return
+        if child not in self._first:
+            try:
+                pose = RigidTransform.from_values(values, name=child)
+            except PointsError:
+                return
+            self._first[child] = parent, values
+            self._parents.setdefault(child, (parent, pose))
+            self._compare(child, parent, pose)
+        elif not _is_still(self._first[child], (parent, values)):
+            self._moving.add(child)
+
+    def _compare(self, child: str, parent: str, pose: RigidTransform) -> None:
+        """Take a frame for a moving one if it is known to be elsewhere."""
+        known_parent, known = self._parents[child]
+        if known_parent != parent or not known.is_close(pose, _STILL):
+            self._moving.add(child)
 
     def lookup(self, *, source: str, target: str) -> RigidTransform:
         """Return the transform that takes points of the frame ``source`` to ``target``.
 
         Raises:
-            PointsError: If the frames are not connected; it says which is not known.
+            PointsError: If the frames are not connected, or move against each other; it says
+                which.
         """
         source, target = source.lstrip("/"), target.lstrip("/")
         up, down = self._to_ancestors(source), self._to_ancestors(target)
         for ancestor, transform in up.items():
             if ancestor in down:
+                self._check_still([*_until(up, ancestor), *_until(down, ancestor)], source, target)
                 return down[ancestor].inverse().after(transform)
         known = {parent for parent, _ in self._parents.values()} | self._parents.keys()
         missing = [name for name in (source, target) if name not in known]
@@ -109,6 +159,17 @@ class StaticTransforms:
             f" {reason}; publish it, or set the parameter extrinsics"
         )
 
+    def _check_still(self, frames: Sequence[str], source: str, target: str) -> None:
+        moving = next((one for one in frames if one in self._moving), None)
+        if moving is not None:
+            parent = self._parents[moving][0]
+            raise PointsError(
+                f"{printable(moving)!r} moves in {printable(parent)!r} (/tf), on the way from"
+                f" {printable(source)!r} to {printable(target)!r}: clouds of a lidar that moves"
+                " against the camera cannot be labelled; have them transformed into a frame that"
+                " does not"
+            )
+
     def _to_ancestors(self, frame: str) -> dict[str, RigidTransform]:
         """Return the transform from a frame to itself and each of its ancestors, nearest first."""
         found = {frame: RigidTransform(np.eye(3), np.zeros(3))}
@@ -119,6 +180,19 @@ class StaticTransforms:
             found[parent] = step.after(found[frame])
             frame = parent
         return found
+
+
+def _until(frames: Iterable[str], last: str) -> Iterator[str]:
+    return takewhile(lambda one: one != last, frames)
+
+
+def _is_still(first: tuple[str, Sequence[float]], now: tuple[str, Sequence[float]]) -> bool:
+    """Return whether two samples of a frame agree, up to the sign of the quaternion."""
+    if first[0] != now[0]:
+        return False
+    sign = 1 if sum(map(operator.mul, first[1][3:], now[1][3:])) > 0 else -1
+    signed = (*now[1][:3], *(sign * one for one in now[1][3:]))
+    return all(abs(one - other) <= _STILL for one, other in zip(first[1], signed, strict=True))
 
 
 #: Number of coefficients of each distortion model.

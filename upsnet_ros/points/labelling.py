@@ -284,7 +284,7 @@ class PointLabeller:
     Its methods raise a `PointsError` whose ``topic`` names the input that cannot be used.
 
     Attributes:
-        transforms: What /tf_static said.
+        transforms: What /tf_static and /tf said.
     """
 
     def __init__(self) -> None:
@@ -304,16 +304,19 @@ class PointLabeller:
         """Take a CameraInfo, which is checked when it is used."""
         self._info = message
 
-    def set_transforms(self, message: Any) -> None:
-        """Take a tf2_msgs/TFMessage of static transforms; those that can be used are kept."""
+    def set_transforms(self, message: Any, *, static: bool) -> None:
+        """Take a tf2_msgs/TFMessage of /tf_static or /tf; those that can be used are kept."""
         failure = None
         for one in message.transforms:
             to, turn = one.transform.translation, one.transform.rotation
             values = (to.x, to.y, to.z, turn.x, turn.y, turn.z, turn.w)
-            child = one.child_frame_id
+            parent, child = one.header.frame_id, one.child_frame_id
+            if not static:
+                self.transforms.add_sample(parent, child, values)
+                continue
             try:
                 pose = RigidTransform.from_values(values, name=f"/tf_static of {printable(child)}")
-                self.transforms.add(one.header.frame_id, child, pose)
+                self.transforms.add(parent, child, pose)
             except PointsError as error:
                 failure = error
         if failure is not None:

@@ -10,6 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -55,7 +56,7 @@ OUTPUTS: dict[str, type] = {
 #: Topics of the segmenting node that make up the labels of a frame, with what reads each.
 _LABELS = {"labels": Image, "instances": PanopticInstanceArray, "unknown_mask": Image}
 _DETECTIONS = "detections_3d"
-_TRANSFORMS = "/tf_static"
+_STATIC, _MOVING = "/tf_static", "/tf"
 # Seconds between looks for subscribers of the outputs. Inputs are subscribed only while there are.
 _LOOK_SECONDS = 0.2
 _LOG_SECONDS = 5.0
@@ -229,7 +230,9 @@ class PointsNode(LenientParameters, ManagedNode):
             return
         self._listens_since = time.monotonic()
         if self._reads_transforms:
-            self._subscribe(_TRANSFORMS, _tf_message(), self._on_setting, _transforms_qos())
+            self._subscribe(_STATIC, _tf_message(), self._on_setting, _transforms_qos())
+            # Some publish fixed frames there; and it says whether the lidar moves.
+            self._subscribe(_MOVING, _tf_message(), self._on_setting, input_qos("best_effort"))
         self._subscribe("camera_info", CameraInfo, self._on_setting, input_qos("best_effort"))
         for topic, message in _LABELS.items():
             self._subscribe(topic, message, self._on_labels, output_qos())
@@ -316,14 +319,15 @@ class PointsNode(LenientParameters, ManagedNode):
             return None
 
     def _on_setting(self, topic: str, message: Any) -> None:
-        """Take label_info, camera_info or /tf_static."""
-        take = {
+        """Take label_info, camera_info, /tf_static or /tf."""
+        takes: dict[str, Callable[[Any], None]] = {
             "label_info": self._labeller.set_label_info,
             "camera_info": self._labeller.set_camera_info,
-            _TRANSFORMS: self._labeller.set_transforms,
-        }[topic]
+            _STATIC: partial(self._labeller.set_transforms, static=True),
+            _MOVING: partial(self._labeller.set_transforms, static=False),
+        }
         try:
-            take(message)
+            takes[topic](message)
         except PointsError as error:
             self._reject(error.topic, str(error))
 
@@ -412,9 +416,13 @@ class PointsNode(LenientParameters, ManagedNode):
         if not self._inputs:
             return DiagnosticStatus.OK, "idle: no output has a subscriber"
         expected = dict.fromkeys([*self._inputs, self.sensor])
-        missing = [topic for topic in expected if topic not in self._last_input]
+        # One of the two is enough.
+        optional = {_MOVING, *((_STATIC,) if _MOVING in self._last_input else ())}
+        missing = [one for one in expected if one not in self._last_input.keys() | optional]
         if missing:
-            names = listed(self._name_and_publishers(topic) for topic in missing)
+            names = listed(
+                self._name_and_publishers(topic) for topic in expected if topic in missing
+            )
             return DiagnosticStatus.WARN, f"waiting: no message yet on {names}"
         silent = {
             topic: now - self._last_input[topic]
