@@ -17,6 +17,7 @@ from upsnet_ros.bags.reader import open_bag
 from upsnet_ros.bags.writer import BagWriter
 from upsnet_ros.errors import EvaluationError
 from upsnet_ros.evaluation.report import Page, headline, points_table, to_json
+from upsnet_ros.messages.images import plane
 from upsnet_ros.synthetic.lidar import POINT, TRUTH_FIELDS
 
 FRAMES = 4
@@ -146,3 +147,71 @@ def test_without_points_nothing_is_told_of_them(tmp_path: Path) -> None:
     report = figures(outputs, tmp_path / "drive")
     assert "points" not in report
     assert "points_mIoU" not in report
+
+
+DEPTH_POINT = np.dtype(
+    [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("class_id", "<u2"), ("unknown", "u1"), ("", "u1")]
+)
+
+
+def answered_depth(drive: Path, path: Path, *, organized: bool, right: bool = True) -> Path:
+    """A bag of results of the truth, with a point for each pixel; NaN where there is no depth."""
+    with open_bag(drive) as bag, BagWriter(path=path) as out:
+        messages = Messages(out.types, "camera")
+        at: dict[str, np.ndarray] = {}
+        for record in bag:
+            if record.topic == "/camera/depth":
+                at[record.topic] = record.message.data.view("<f4").reshape(96, 192)
+            elif record.topic.startswith("/ground_truth") and record.msgtype == IMAGE:
+                at[record.topic] = plane(record.message)
+            if record.topic in ("/ground_truth/labels", "/ground_truth/unknown_mask"):
+                topic = record.topic.replace("/ground_truth", "/panoptic")
+                out.write(topic, record.raw, record.time_ns, IMAGE)
+            if record.topic != "/ground_truth/unknown_mask":
+                continue
+            depth, labels = at["/camera/depth"], at["/ground_truth/labels"].astype(int)
+            points = np.zeros(depth.size, DEPTH_POINT)
+            seen = np.isfinite(depth.reshape(-1))
+            for axis in "xyz":
+                points[axis] = np.where(seen, depth.reshape(-1), np.nan)
+            if right:
+                classes = np.where(labels >= 1000, labels // 1000, labels).reshape(-1)
+                points["class_id"] = np.where(seen, classes, 0)
+                points["unknown"] = seen & (at["/ground_truth/unknown_mask"].reshape(-1) != 0)
+            cloud = messages.cloud(points, "camera", record.time_ns)
+            if organized:
+                cloud.height, cloud.width = depth.shape
+                cloud.row_step = cloud.point_step * cloud.width
+            out.write("/panoptic/points", cloud, record.time_ns, POINT_CLOUD)
+    return path
+
+
+def test_points_of_depth_images_have_the_truth_of_their_pixels(drive: Path, tmp_path: Path) -> None:
+    report = figures(answered_depth(drive, tmp_path / "right", organized=True), drive)
+    points = report["points"]
+    assert points["mIoU"] == points["coverage"] == 1.0
+    assert points["unknown_recall"] in (1.0, None)
+    assert points["IoU"]["sky"] is None, "it has no depth"
+    assert not report["notes"]
+    sizes = np.prod((96, 192)) * FRAMES
+    assert 0.3 * sizes < points["points"] < sizes
+    wrong = figures(answered_depth(drive, tmp_path / "wrong", organized=True, right=False), drive)
+    assert wrong["points"]["coverage"] == 0.0
+    assert wrong["points"]["points"] == points["points"]
+
+
+def test_points_of_depth_images_are_shown_from_above(drive: Path, tmp_path: Path) -> None:
+    bag = answered_depth(drive, tmp_path / "right", organized=True)
+    for shot in evaluate_bag(BagTask(bag=bag, truth=drive, pictures=9)).snapshots(9):
+        assert shot.truth_points is not None
+        assert shot.truth_points == shot.prediction_points
+
+
+def test_points_of_depth_images_that_are_not_organized_are_told(
+    drive: Path, tmp_path: Path
+) -> None:
+    report = figures(answered_depth(drive, tmp_path / "row", organized=False), drive)
+    assert "points" not in report
+    (note,) = report["notes"]
+    assert f"{FRAMES} clouds" in note
+    assert "--organized" in note

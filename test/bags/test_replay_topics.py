@@ -8,7 +8,6 @@ import drive_bag
 import pytest
 
 from upsnet_ros.bags.make import BagJob, ScenesDrive, make_bag
-from upsnet_ros.bags.messages import POINT_CLOUD
 from upsnet_ros.bags.reader import open_bag
 from upsnet_ros.bags.replay_topics import (
     OUTPUTS,
@@ -268,40 +267,57 @@ def test_what_a_points_node_needs_is_in_the_bag_of_a_street(street):
     assert topics.camera == "/camera/image_raw"
     assert topics.clouds == ("/lidar/points",)
     inputs = point_inputs(street, topics)
-    assert (inputs.cloud, inputs.camera_info) == ("/lidar/points", "/camera/camera_info")
+    assert (inputs.kind, inputs.topic, inputs.camera_info) == (
+        "cloud",
+        "/lidar/points",
+        "/camera/camera_info",
+    )
     assert (inputs.source, inputs.target) == ("lidar", "camera")
     assert inputs.transforms == (("camera", "lidar", (0.0, -0.3, -0.4, 0.5, -0.5, 0.5, 0.5)),)
 
 
-def without(name):
+def test_points_come_from_depth_if_asked_for_or_if_there_is_no_lidar(street, tmp_path):
+    topics = topics_of(street)
+    inputs = point_inputs(street, topics, kind="depth")
+    assert (inputs.kind, inputs.topic) == ("depth", "/camera/depth")
+    assert inputs.source == inputs.target == "camera"
+    bag = copied(street, tmp_path / "bag", without("/lidar/points"))
+    assert point_inputs(bag, topics_of(bag)).topic == "/camera/depth"
+
+
+def without(*names):
     def change(record):
-        return [] if record.topic == name else [(record.topic, record.message)]
+        return [] if record.topic in names else [(record.topic, record.message)]
 
     return change
 
 
 def twice(record):
     yield record.topic, record.message
-    if record.msgtype == POINT_CLOUD and not record.topic.startswith("/ground_truth"):
-        yield "/second/points", record.message
+    if record.topic in ("/lidar/points", "/camera/depth"):
+        yield f"/second{record.topic}", record.message
 
 
 def later(record):
-    if record.topic == "/lidar/points":
+    if record.topic in ("/lidar/points", "/camera/depth"):
         record.message.header.stamp.nanosec += 5_000_000
     return [(record.topic, record.message)]
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "kind", "says"),
     [
-        (without("/lidar/points"), "not none"),
-        (without("/camera/camera_info"), "no /camera/camera_info"),
-        (twice, "not /lidar/points, /second/points"),
-        (later, "5.0 ms from"),
+        (without("/lidar/points"), "cloud", "PointCloud2, not none"),
+        (without("/lidar/points", "/camera/depth"), None, "not none"),
+        (without("/camera/depth"), "depth", r"depth images \(.*\), not none"),
+        (without("/camera/camera_info"), None, "no /camera/camera_info"),
+        (twice, None, "not /lidar/points, /second/lidar/points"),
+        (twice, "depth", "not /camera/depth, /second/camera/depth"),
+        (later, None, "5.0 ms from"),
+        (later, "depth", "5.0 ms from"),
     ],
 )
-def test_bags_whose_points_cannot_be_labelled(street, tmp_path, change, says):
+def test_bags_whose_points_cannot_be_labelled(street, tmp_path, change, kind, says):
     bag = copied(street, tmp_path / "bag", change)
     with pytest.raises(TopicError, match=says):
-        point_inputs(bag, topics_of(bag))
+        point_inputs(bag, topics_of(bag), kind=kind)

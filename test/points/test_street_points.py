@@ -32,10 +32,19 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[DriveFr
 @pytest.fixture(scope="module")
 def replayed(domain: int, frames: tuple[Path, list[DriveFrame]]) -> Path:
     """What replay, with a points node and the bundled weights, wrote of the street."""
-    drive = frames[0]
-    out = drive.parent / "out"
+    return replay_street(frames[0], "--points")
+
+
+@pytest.fixture(scope="module")
+def replayed_depth(domain: int, frames: tuple[Path, list[DriveFrame]]) -> Path:
+    """The same of its depth images."""
+    return replay_street(frames[0], "--points-input", "depth")
+
+
+def replay_street(drive: Path, *options: str) -> Path:
+    out = drive.parent / options[-1].strip("-")
     command = [sys.executable, "-m", "upsnet_ros.cli", "replay", str(drive), "--out", str(out)]
-    command += ["--points", "--evaluate", "--device", "cpu", "--timeout", "200"]
+    command += [*options, "--evaluate", "--device", "cpu", "--timeout", "200"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     return out
@@ -92,3 +101,36 @@ def test_the_evaluation_counts_the_same_points(
     assert 0.85 < points["coverage"] <= 1.0
     assert points["IoU"]["road"] > 0.1
     assert json.loads((replayed / "replay.json").read_text())["answered"] == 2
+
+
+def test_points_of_depth_have_the_labels_of_their_pixels(
+    replayed_depth: Path, frames: tuple[Path, list[DriveFrame]]
+) -> None:
+    with open_bag(replayed_depth / "bag") as bag:
+        recorded: dict[str, list] = {topic.name: [] for topic in bag.topics}
+        for record in bag:
+            recorded[record.topic].append(record.message)
+    names = ("points", "labels", "unknown_mask")
+    messages = zip(*(recorded[f"/panoptic/{name}"] for name in names), strict=True)
+    for frame, (cloud, image, mask) in zip(frames[1], messages, strict=True):
+        assert frame.points is not None
+        assert (cloud.height, cloud.width) == SIZE
+        depth, found = frame.points.depth.reshape(-1), scene.records(cloud)
+        seen = np.isfinite(depth)
+        assert (np.isfinite(found["z"]) == seen).all()
+        assert (found["z"][seen] == depth[seen]).all()
+        values = plane(image).reshape(-1).astype(int)
+        unknown = plane(mask).reshape(-1) != 0
+        classes = np.where(unknown, 0, np.where(values >= 1000, values // 1000, values))
+        assert (found["class_id"][seen] == classes[seen]).all()
+        assert (found["unknown"][seen] == unknown[seen]).all()
+    report = json.loads((replayed_depth / "evaluation.json").read_text())
+    truths = [frame.truth for frame in frames[1] if frame.truth is not None]
+    depths = [frame.points.depth for frame in frames[1] if frame.points is not None]
+    assert report["points"]["points"] == sum(
+        int((np.isfinite(depth) & ((truth.labels != 0) | truth.unknown)).sum())
+        for truth, depth in zip(truths, depths, strict=True)
+    )
+    assert report["points"]["IoU"]["road"] > 0.1
+    page = (replayed_depth / "report.html").read_text()
+    assert page.count('"truthPoints": "data:image/png') == 2

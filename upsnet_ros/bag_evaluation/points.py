@@ -14,6 +14,7 @@ from upsnet_ros.drawing.birds_eye_view import view_axes
 from upsnet_ros.errors import EvaluationError
 from upsnet_ros.evaluation.maps import Categories
 from upsnet_ros.evaluation.points import LabelledCloud, PointCounts, PointLabels
+from upsnet_ros.inference.frame import LABEL_DIVISOR
 
 __all__ = ["PointFrames"]
 
@@ -26,18 +27,22 @@ _LABELS = ("class_id", "unknown")
 class PointFrames:
     """The labelled points of a bag and their ground truth, by the stamps of frames.
 
-    Clouds are joined by exact stamp and frame_id. Both bags are read in step while the frames are,
-    so that only clouds that are still to be asked for are in memory.
+    Clouds are joined by exact stamp and frame_id. Points in the frame of the images, which have no
+    ground truth of their own, are those of depth images: if they are organised, they have that of
+    their pixels. Both bags are read in step while the frames are, so that only clouds that are
+    still to be asked for are in memory.
 
     Args:
         outputs: The bag with the points node's ``points``.
-        truth: The bag with ``/ground_truth/points``.
+        truth: The bag with ``/ground_truth/points``, or labels for points of depth images.
         categories: The classes.
         frames: The frames that `read` will be called for, in the order of stamps.
 
     Attributes:
         notes: One line for each group of clouds that is left out.
         unused: Number of clouds of no frame's stamp.
+        without_pixels: Number of clouds of depth images that were left out because they are not
+            organised, so far.
     """
 
     def __init__(
@@ -50,27 +55,38 @@ class PointFrames:
     ) -> None:
         self._categories = categories
         self.notes: list[str] = []
-        self.unused = 0
+        self.unused = self.without_pixels = 0
         predicted = outputs.arrivals.get(Role.POINTS, {}).keys()
-        known = truth.arrivals.get(Role.TRUTH_POINTS, {}).keys()
+        self._known = truth.arrivals.get(Role.TRUTH_POINTS, {}).keys()
+        of_depth = predicted & truth.arrivals.get(Role.TRUTH, {}).keys() - self._known
         self._keys: dict[int, list[FrameKey]] = {key.stamp_ns: [] for key in frames}
         self._waiting: dict[FrameKey, dict[Role, Record]] = {}
         self._parts = _both(outputs, truth)
-        if not (predicted and known):
-            return
-        if absent := len(known - predicted):
+        absent = len(self._known - predicted)
+        if absent and len(predicted) > len(of_depth):
             self.notes.append(
-                f"{absent} of {len(known)} clouds of {truth.path} have no labelled points in"
+                f"{absent} of {len(self._known)} clouds of {truth.path} have no labelled points in"
                 f" {outputs.path}: not evaluated"
             )
-        for key in sorted(known & predicted):
+        for key in sorted(self._known & predicted | of_depth):
             if key.stamp_ns in self._keys:
                 self._keys[key.stamp_ns].append(key)
             else:
                 self.unused += 1
 
-    def read(self, frame: FrameKey) -> tuple[PointCounts | None, LabelledCloud | None]:
+    def read(
+        self,
+        frame: FrameKey,
+        *,
+        labels: npt.NDArray[np.int32],
+        unknown: npt.NDArray[np.bool_] | None,
+    ) -> tuple[PointCounts | None, LabelledCloud | None]:
         """Return the counts of a frame's clouds, and the first of them; None if it has none.
+
+        Args:
+            frame: The frame.
+            labels: int32 (H, W), its ground truth.
+            unknown: bool (H, W): pixels of objects outside the classes; None if not annotated.
 
         Raises:
             BagError: A message is damaged.
@@ -80,12 +96,17 @@ class PointFrames:
         first: LabelledCloud | None = None
         for key in self._keys.pop(frame.stamp_ns, []):
             pair = self._pair(key)
+            axes = view_axes(key.frame_id, camera=frame.frame_id)
             try:
-                cloud = _cloud(
-                    pair[Role.TRUTH_POINTS].message,
-                    pair[Role.POINTS].message,
-                    axes=view_axes(key.frame_id, camera=frame.frame_id),
-                )
+                if Role.TRUTH_POINTS in pair:
+                    truth = pair[Role.TRUTH_POINTS].message
+                    cloud = _cloud(truth, pair[Role.POINTS].message, axes=axes)
+                else:
+                    message = pair[Role.POINTS].message
+                    if (message.height, message.width) != labels.shape:
+                        self.without_pixels += 1
+                        continue
+                    cloud = _cloud_of_pixels(message, labels, unknown, axes=axes)
                 xyz = cloud.xyz.astype(np.float64)
                 added = PointCounts.from_labels(
                     cloud.truth,
@@ -100,8 +121,8 @@ class PointFrames:
         return counts, first
 
     def _pair(self, key: FrameKey) -> dict[Role, Record]:
-        """Return the two messages of a cloud; those that come before them are kept if needed."""
-        while len(self._waiting.get(key, {})) < 2:
+        """Return the messages of a cloud; those that come before them are kept if needed."""
+        while len(self._waiting.get(key, {})) < 1 + (key in self._known):
             part = next(self._parts, None)
             if part is None:
                 raise EvaluationError(f"{key}: cannot read its points again; did the bag change?")
@@ -143,15 +164,53 @@ def _cloud(truth: Any, predicted: Any, *, axes: npt.NDArray[np.float64]) -> Labe
             "the labelled points have other coordinates than the ground truth: compare the labels"
             " of the same cloud"
         )
-    sides = [
-        PointLabels(class_ids=one["class_id"].astype(np.int64), unknown=one["unknown"] != 0)
-        for one in (own, answer)
-    ]
     return LabelledCloud(
-        xyz=np.stack([own[name].astype(np.float32) for name in _COORDINATES]),
+        xyz=_coordinates(own), axes=axes, truth=_labels_of(own), prediction=_labels_of(answer)
+    )
+
+
+def _cloud_of_pixels(
+    predicted: Any,
+    labels: npt.NDArray[np.int32],
+    unknown: npt.NDArray[np.bool_] | None,
+    *,
+    axes: npt.NDArray[np.float64],
+) -> LabelledCloud:
+    """Return the points of a sensor_msgs/PointCloud2 that has one for each pixel of an image.
+
+    Pixels without depth have no ground truth.
+
+    Args:
+        predicted: The message.
+        labels: int32 (H, W), ground truth of the pixels.
+        unknown: bool (H, W): pixels of objects outside the classes; None if not annotated.
+        axes: As of `LabelledCloud`.
+
+    Raises:
+        EvaluationError: The message lacks a field.
+    """
+    answer = _fields(predicted, (*_COORDINATES, *_LABELS))
+    xyz = _coordinates(answer)
+    measured = np.isfinite(xyz).all(axis=0)
+    classes = np.where(labels >= LABEL_DIVISOR, labels // LABEL_DIVISOR, labels).reshape(-1)
+    marked = np.zeros(labels.size, bool) if unknown is None else unknown.reshape(-1)
+    return LabelledCloud(
+        xyz=xyz,
         axes=axes,
-        truth=sides[0],
-        prediction=sides[1],
+        truth=PointLabels(
+            class_ids=np.where(measured & ~marked, classes, 0), unknown=measured & marked
+        ),
+        prediction=_labels_of(answer),
+    )
+
+
+def _coordinates(points: npt.NDArray[np.void]) -> npt.NDArray[np.float32]:
+    return np.stack([points[name].astype(np.float32) for name in _COORDINATES])
+
+
+def _labels_of(points: npt.NDArray[np.void]) -> PointLabels:
+    return PointLabels(
+        class_ids=points["class_id"].astype(np.int64), unknown=points["unknown"] != 0
     )
 
 

@@ -179,6 +179,11 @@ class BagFrames:
                 yield self._frame(key, records)
         except BagError as error:
             raise EvaluationError(str(error)) from error
+        if self._points is not None and self._points.without_pixels:
+            self.notes.append(
+                f"{self._points.without_pixels} clouds of depth images are not organized, so that"
+                " nothing tells their pixels: not evaluated (upsnet points --organized)"
+            )
 
     def _frame(self, key: FrameKey, records: dict[Role, Record]) -> EvaluationFrame:
         name, sequence, number = self._positions[key]
@@ -193,7 +198,7 @@ class BagFrames:
                 image = to_bgr(records[Role.IMAGE].message)
             counts, cloud = None, None
             if self._points is not None:
-                counts, cloud = self._points.read(key)
+                counts, cloud = self._points.read(key, labels=labels, unknown=unknown)
             return EvaluationFrame(
                 name=name,
                 sequence=sequence,

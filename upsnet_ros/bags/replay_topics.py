@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from upsnet_ros.bags.messages import (
     CAMERA_INFO,
@@ -113,6 +113,15 @@ class ReplayTopics:
             name
             for name, msgtype in self.carried.items()
             if msgtype == POINT_CLOUD and name not in self.truth
+        )
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """Topics that a points node could read: clouds, and images, which may be depth images."""
+        return tuple(
+            name
+            for name, msgtype in self.carried.items()
+            if msgtype in (POINT_CLOUD, IMAGE) and name not in self.truth
         )
 
     @property
@@ -228,37 +237,54 @@ def sort_topics(
     )
 
 
+#: What a points node can read, as its parameter ``input`` has it.
+PointInput = Literal["depth", "cloud"]
+_DEPTH_ENCODINGS = ("16UC1", "32FC1")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointInputs:
     """What a points node needs of a bag.
 
     Attributes:
-        cloud: Topic of the clouds.
+        kind: What points come from.
+        topic: Topic of the depth images or clouds.
         camera_info: Topic of the camera's calibration.
-        source: Frame of the clouds.
+        source: Frame of the depth images or clouds.
         target: Frame of the images.
         transforms: Parent, child, and pose of the child in the parent ([x, y, z, qx, qy, qz, qw])
             of each transform on /tf_static.
     """
 
-    cloud: str
+    kind: PointInput
+    topic: str
     camera_info: str
     source: str
     target: str
     transforms: tuple[tuple[str, str, tuple[float, ...]], ...]
 
 
-def point_inputs(bag: Path, topics: ReplayTopics) -> PointInputs:
+def point_inputs(bag: Path, topics: ReplayTopics, *, kind: PointInput | None = None) -> PointInputs:
     """Return what a points node needs of the bag at a path.
+
+    Args:
+        bag: The bag.
+        topics: Its topics.
+        kind: What points come from; None: clouds if there are any, otherwise depth images.
 
     Raises:
         BagError: If it is not a bag, or a message is damaged.
-        TopicError: If there is not exactly one topic of clouds, no camera_info, or the first cloud
-            does not have the stamp of the first image, which a replay in lockstep needs.
+        TopicError: If there is not exactly one topic to take points from, no camera_info, or its
+            first message does not have the stamp of the first image, which a replay in lockstep
+            needs.
     """
-    if len(topics.clouds) != 1:
-        raise TopicError(f"points need one topic of PointCloud2, not {_list(topics.clouds)}")
-    (cloud,) = topics.clouds
+    depths = () if topics.clouds and kind is None else _depth_topics(bag, topics)
+    kind = kind or ("depth" if depths and not topics.clouds else "cloud")
+    found = depths if kind == "depth" else topics.clouds
+    if len(found) != 1:
+        what = "depth images (16UC1 or 32FC1)" if kind == "depth" else "PointCloud2"
+        raise TopicError(f"points need one topic of {what}, not {_list(found)}")
+    (topic,) = found
     info = topics.base.rpartition("/")[0] + "/camera_info"
     if topics.carried.get(info) != CAMERA_INFO:
         raise TopicError(f"points need the camera's calibration, but there is no {info}")
@@ -270,7 +296,7 @@ def point_inputs(bag: Path, topics: ReplayTopics) -> PointInputs:
             for one in opened.topics
             if one.name.endswith("/tf_static") and one.msgtype == TRANSFORMS
         ]
-        for record in opened.select([cloud, topics.camera]):
+        for record in opened.select([topic, topics.camera]):
             header = record.message.header
             first.setdefault(record.topic, (stamp_of(header), str(header.frame_id)))
             if len(first) == 2:
@@ -279,20 +305,33 @@ def point_inputs(bag: Path, topics: ReplayTopics) -> PointInputs:
         with open_bag(bag, topics=static) as opened:
             for record in opened:
                 transforms += map(_pose, record.message.transforms)
-    (cloud_ns, source), (image_ns, target) = first[cloud], first[topics.camera]
-    if cloud_ns != image_ns:
+    (topic_ns, source), (image_ns, target) = first[topic], first[topics.camera]
+    if topic_ns != image_ns:
         raise TopicError(
-            f"points need clouds with the stamps of the images, but the first of {cloud} is"
-            f" {abs(cloud_ns - image_ns) / 1e6:.1f} ms from that of {topics.camera}: run"
+            f"points need the stamps of the images, but the first of {topic} is"
+            f" {abs(topic_ns - image_ns) / 1e6:.1f} ms from that of {topics.camera}: run"
             " `upsnet points` yourself"
         )
     return PointInputs(
-        cloud=cloud,
+        kind=kind,
+        topic=topic,
         camera_info=info,
         source=source,
         target=target,
         transforms=tuple(transforms),
     )
+
+
+def _depth_topics(bag: Path, topics: ReplayTopics) -> tuple[str, ...]:
+    """Return the topics whose first image is a depth image."""
+    found = []
+    for name in topics.sensors:
+        if topics.carried[name] == IMAGE:
+            with open_bag(bag, topics=[name]) as opened:
+                first = next(iter(opened), None)
+                if first is not None and first.message.encoding in _DEPTH_ENCODINGS:
+                    found.append(name)
+    return tuple(found)
 
 
 def _pose(stamped: Any) -> tuple[str, str, tuple[float, ...]]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +40,7 @@ from upsnet_ros.processes.transport import private_environment
 
 if TYPE_CHECKING:
     from upsnet_ros.bags.reader import Bag, Record
-    from upsnet_ros.bags.replay_topics import ReplayTopics
+    from upsnet_ros.bags.replay_topics import PointInput, PointInputs, ReplayTopics
     from upsnet_ros.node.parameter_info import Value
     from upsnet_ros.node.process import RosProcess
 
@@ -70,6 +71,13 @@ _USUAL = ("labels", "instances", "unknown_mask")
 _POINT_OUTPUTS = frozenset({"points", "unknown_points", "objects"})
 
 
+class PointsInput(str, Enum):
+    """See `upsnet_ros.bags.replay_topics.PointInput`."""
+
+    depth = "depth"
+    cloud = "cloud"
+
+
 @with_node_options(leave_out=OF_A_DRIVEN_NODE, common=("weights", "device", "scale"))
 def replay(
     ctx: typer.Context,
@@ -90,8 +98,14 @@ def replay(
     ] = False,
     points: Annotated[
         bool,
-        typer.Option("--points", help="Label the clouds of the bag's lidar too (upsnet points)."),
+        typer.Option(
+            "--points", help="Label the points of the bag's lidar or depth too (upsnet points)."
+        ),
     ] = False,
+    points_input: Annotated[
+        PointsInput | None,
+        rare(help="What points come from; implies --points. Default: clouds, or else depth."),
+    ] = None,
     topic: Annotated[str | None, typer.Option(help="Camera topic, if there are several.")] = None,
     start: Annotated[
         float | None, typer.Option(metavar="S", help="Start S seconds into the bag.")
@@ -145,6 +159,7 @@ def replay(
     if lockstep and realtime is not None:
         fail("--lockstep and --realtime exclude each other")
     values = given(options)
+    points = points or points_input is not None
     if values and not node:
         name = next(iter(values)).replace("_", "-")
         fail(f"--{name} is an option of the node that --no-node does not start")
@@ -174,6 +189,9 @@ def replay(
     from upsnet_ros.messages.results import absolute_namespace
 
     namespace = absolute_namespace(namespace)
+    kind: PointInput | None = None
+    if points_input is not None:
+        kind = "depth" if points_input is PointsInput.depth else "cloud"
     topics = topics_of(bag, camera=topic, truth=truth or (TRUTH,), namespace=namespace, clock=clock)
     _check_section(bag, topics, start=start, duration=duration)
     if evaluate and not topics.truth:
@@ -191,7 +209,9 @@ def replay(
         images=images,
         namespace=namespace,
         node=_node(topics, settings, values=values, namespace=namespace) if node else None,
-        points=points_node(bag, topics, settings, namespace=namespace) if points else None,
+        points=points_node(bag, topics, settings, namespace=namespace, kind=kind)
+        if points
+        else None,
     )
     if node:
         # Other nodes in the user's domain must neither receive these images nor answer.
@@ -272,41 +292,69 @@ def _node(
 
 
 def points_node(
-    bag: Path, topics: ReplayTopics, settings: ReplaySettings, *, namespace: str
+    bag: Path,
+    topics: ReplayTopics,
+    settings: ReplaySettings,
+    *,
+    namespace: str,
+    kind: PointInput | None = None,
 ) -> list[str]:
     """Return the command line of the points node for this replay.
 
+    Args:
+        bag: The bag to replay.
+        topics: Its topics.
+        settings: How it is replayed.
+        namespace: Namespace of the segmenting node.
+        kind: What points come from; None: clouds if there are any, otherwise depth images.
+
     Raises:
         PointsError: If /tf_static of the bag does not lead from the clouds to the camera.
-        TopicError: If the bag has no clouds that can be labelled.
+        TopicError: If the bag has no points that can be labelled.
+    """
+    from upsnet_ros.bags.replay_topics import point_inputs
+
+    inputs = point_inputs(bag, topics, kind=kind)
+    values: dict[str, Value] = {
+        "input": inputs.kind,
+        "max_offset": 0.0,
+        "sensor_reliability": "reliable",
+        f"qos_overrides.{inputs.camera_info}.subscription.reliability": "reliable",
+    }
+    if inputs.kind == "depth":
+        values["organized"] = True  # tells the pixel of each point, by which it is evaluated
+        remapped = "depth"
+    else:
+        values["extrinsics"] = _extrinsics(inputs)
+        remapped = "points_in"
+    arguments = ros_arguments(
+        values,
+        remappings={remapped: inputs.topic, "camera_info": inputs.camera_info},
+        namespace=namespace,
+        use_sim_time=settings.clock_hz is not None,
+    )
+    return ["points", *arguments]
+
+
+def _extrinsics(inputs: PointInputs) -> tuple[float, ...]:
+    """Return the pose of the clouds' frame in the camera's, from /tf_static of the bag.
+
+    It becomes a parameter: not every machine has tf2_msgs, to replay /tf_static with.
+
+    Raises:
+        PointsError: If /tf_static does not lead from one to the other.
     """
     from scipy.spatial.transform import Rotation
 
-    from upsnet_ros.bags.replay_topics import point_inputs
     from upsnet_ros.points.camera_model import RigidTransform, StaticTransforms
 
-    inputs = point_inputs(bag, topics)
     tree = StaticTransforms()
     for parent, child, pose in inputs.transforms:
         name = f"the transform from {child} to {parent}"
         tree.add(parent, child, RigidTransform.from_values(pose, name=name))
     found = tree.lookup(source=inputs.source, target=inputs.target)
     turn = Rotation.from_matrix(found.rotation).as_quat()
-    # Given as a parameter: not every machine has tf2_msgs, to replay /tf_static with.
-    values: dict[str, Value] = {
-        "input": "cloud",
-        "extrinsics": tuple(map(float, (*found.translation, *turn))),
-        "max_offset": 0.0,
-        "sensor_reliability": "reliable",
-        f"qos_overrides.{inputs.camera_info}.subscription.reliability": "reliable",
-    }
-    arguments = ros_arguments(
-        values,
-        remappings={"points_in": inputs.cloud, "camera_info": inputs.camera_info},
-        namespace=namespace,
-        use_sim_time=settings.clock_hz is not None,
-    )
-    return ["points", *arguments]
+    return tuple(map(float, (*found.translation, *turn)))
 
 
 def _report(metrics: Mapping[str, Any], out: Path) -> None:

@@ -405,7 +405,7 @@ class Replayer(GuardedNode):
         self._wait(lambda: False, stopped, until=time.monotonic() + _SETTLE_SECONDS)
 
     @property
-    def _needs_clouds(self) -> bool:
+    def _needs_points(self) -> bool:
         """Whether an output of a points node is waited for."""
         return not self._results.keys().isdisjoint(POINT_OUTPUTS)
 
@@ -415,11 +415,12 @@ class Replayer(GuardedNode):
         if count < wanted:
             few = f"{count} of {wanted} subscribers" if count else "no subscriber"
             return f"{few} on {self._images.topic_name}"
-        # A points node subscribes to clouds last, when it is connected to the segmenting node.
-        if self._needs_clouds and not any(
-            self._others[name].get_subscription_count() for name in self._topics.clouds
+        # A points node subscribes to its sensor last, when it is connected to the segmenting node.
+        if self._needs_points and not any(
+            self._others[name].get_subscription_count() for name in self._topics.sensors
         ):
-            return f"no subscriber on {', '.join(self._topics.clouds) or 'a topic of clouds'}"
+            sensors = ", ".join(self._topics.sensors)
+            return f"no points node on {sensors or 'a topic of clouds or depth images'}"
         topics = [subscription.topic_name for subscription in self._results.values()]
         if silent := [topic for topic in topics if not self.count_publishers(topic)]:
             return f"no publisher on {', '.join(silent)}"
