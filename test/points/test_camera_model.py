@@ -269,3 +269,14 @@ def test_samples_that_are_no_pose_are_ignored():
     tree = moving_tree((0.0,) * 7)
     with pytest.raises(PointsError, match="not connected"):
         tree.lookup(source="lidar", target="camera")
+
+
+def test_what_names_no_frame_between_the_two_need_not_be_read():
+    tree = moving_tree(HERE)
+    assert tree.may_concern(b"odom base_link")
+    tree.lookup(source="lidar", target="camera")
+    assert not tree.may_concern(b"odom base_link")
+    assert tree.may_concern(b"base pan")
+    with pytest.raises(PointsError):
+        tree.lookup(source="lidar", target="odom")
+    assert tree.may_concern(b"odom base_link")

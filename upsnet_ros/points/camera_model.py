@@ -95,6 +95,14 @@ class StaticTransforms:
         self._parents: dict[str, tuple[str, RigidTransform]] = {}  # by child
         self._first: dict[str, tuple[str, Sequence[float]]] = {}  # of /tf, by child
         self._moving: set[str] = set()
+        self._between: tuple[bytes, ...] | None = None  # frames of the last lookup, if it succeeded
+
+    def may_concern(self, serialized: bytes) -> bool:
+        """Return whether a serialised TFMessage could change the last lookup's answer.
+
+        Most of /tf does not, and parsing it would take more time than labelling.
+        """
+        return self._between is None or any(name in serialized for name in self._between)
 
     def add(self, parent: str, child: str, transform: RigidTransform) -> None:
         """Add or replace the static transform that takes points of ``child`` to ``parent``."""
@@ -143,9 +151,12 @@ class StaticTransforms:
         """
         source, target = source.lstrip("/"), target.lstrip("/")
         up, down = self._to_ancestors(source), self._to_ancestors(target)
+        self._between = None
         for ancestor, transform in up.items():
             if ancestor in down:
-                self._check_still([*_until(up, ancestor), *_until(down, ancestor)], source, target)
+                between = (*_until(up, ancestor), *_until(down, ancestor))
+                self._check_still(between, source, target)
+                self._between = tuple(one.encode() for one in between)
                 return down[ancestor].inverse().after(transform)
         known = {parent for parent, _ in self._parents.values()} | self._parents.keys()
         missing = [name for name in (source, target) if name not in known]

@@ -260,6 +260,8 @@ class PointsNode(LenientParameters, ManagedNode):
         def received(serialized: bytes) -> None:
             self._last_input[topic] = time.monotonic()
             self._counts["received"] += topic == self.sensor
+            if topic == _MOVING and not self._labeller.transforms.may_concern(serialized):
+                return
             message = self._read(topic, serialized)
             if message is not None:
                 callback(topic, message)
