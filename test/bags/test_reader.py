@@ -174,7 +174,7 @@ def test_what_is_no_bag(tmp_path: Path):
     with pytest.raises(BagError, match=r"no \.mcap or \.db3"):
         open_bag(tmp_path)
     for name, reason in {
-        "picture.png": "is no ROS 2 bag",
+        "picture.png": "is not a ROS 2 bag",
         "old.bag": "rosbags-convert",
         "text.mcap": "is no MCAP file",
         "text.db3": "is not an SQLite bag",

@@ -146,6 +146,8 @@ IMPOSSIBLE = (
     "points --cloud-topic a-b",
     "points --camera-info-topic /a/1b",
     "points --input sonar",
+    "points --extrinsics 1,b",
+    "points --extrinsics 1",
     "points --input depth --cloud-topic /lidar/points",
     "points --input cloud --depth-topic /camera/depth",
     "points --depth-topic /camera/depth --cloud-topic /lidar/points",
@@ -162,6 +164,9 @@ IMPOSSIBLE = (
     "scenes --out {new} --split tset",
     "scenes --out {new} --size 640",
     "bag make --scenes 1 --split tset --out {new}",
+    "bag make --scenes 1 --size 8x16 --out {new}",
+    "bag make --scenes 1 --size 99999x99999 --out {new}",
+    "scenes --out {new} --size 16x8",
     "evaluate bags {here} --variant r1000",
     "evaluate bags {here} --cluster slurm",
     "evaluate dataset cityscape --root {here}",
@@ -272,6 +277,7 @@ WITHOUT_TORCH = (
     "evaluate bags {street} --variant coco-r50",
     "replay {drive} --topic /ground_truth/labels --out {new}",
     "replay {drive} --start 9 --out {new}",
+    "replay {drive} --truth /no/such --out {new}",
     "replay {drive} --start 0.5 --duration 0.25 --out {new}",
     "replay {drive} --start -1 --out {new}",
     "replay {drive} --duration nan --out {new}",
@@ -399,6 +405,15 @@ def test_sizes() -> None:
 def test_what_is_not_a_size(text: str) -> None:
     with pytest.raises(SettingsError, match="is not HEIGHTxWIDTH"):
         parse_height_width(text)
+
+
+def test_the_largest_size_is_that_of_images() -> None:
+    from upsnet_ros.datasets.images import MAX_PIXELS
+
+    width = MAX_PIXELS // 1024
+    assert parse_height_width(f"1024x{width}") == (1024, width)
+    with pytest.raises(SettingsError, match=f"more than {MAX_PIXELS} pixels"):
+        parse_height_width(f"1024x{width + 1}")
 
 
 def test_the_splits_are_those_of_the_renderer() -> None:

@@ -44,5 +44,5 @@ def test_numbers_are_read_from_text():
     info = next(one for one in infos(PointsSettings) if one.name == "extrinsics")
     assert info.ros_type == "double array"
     assert info.parse("[0, 0, 1.5, 0,0,0, 1]") == (0.0, 0.0, 1.5, 0.0, 0.0, 0.0, 1.0)
-    with pytest.raises(SettingsError, match="double array"):
+    with pytest.raises(SettingsError, match="extrinsics must be numbers separated by commas"):
         info.parse("a,b")

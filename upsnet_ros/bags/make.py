@@ -390,7 +390,7 @@ class BagJob:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", self.camera):
-            raise BagError(f"camera {self.camera!r} is no name of a topic")
+            raise BagError(f"camera {self.camera!r} is not the name of a topic")
         if self.jpeg is not None and not 1 <= self.jpeg <= 100:
             raise BagError(f"JPEG quality {self.jpeg} is not from 1 to 100")
         if self.rate_hz is not None and not 0 < self.rate_hz <= 1000:

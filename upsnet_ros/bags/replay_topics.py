@@ -192,10 +192,14 @@ def sort_topics(
             are depth images, for example), or an empty text.
 
     Raises:
-        TopicError: If there is no such camera, more than one, or the node cannot read its images.
+        TopicError: If there is no such camera, more than one, or the node cannot read its images;
+            or if one of ``truth``, other than `TRUTH`, names no topic.
     """
     filled = {topic.name: topic.msgtype for topic in topics if topic.count}
     with_truth = tuple(name for name in filled if _is_under(name, truth))
+    for named in truth:
+        if named != TRUTH and not any(_is_under(name, [named]) for name in filled):
+            raise TopicError(f"no ground truth under {named}; topics there: {_list(filled)}")
     left_out = {}
     for name, msgtype in filled.items():
         if _is_under(name, [namespace]) and name.endswith(_RESULTS) and name != camera:

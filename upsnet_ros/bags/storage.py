@@ -302,7 +302,7 @@ def _open(path: Path, stack: ExitStack, limits: Limits) -> StorageFile:
     kind = _format(path)
     if kind is None:
         hint = "; `rosbags-convert` turns ROS 1 bags into it" if path.suffix == ".bag" else ""
-        raise BagError(f"{path} is no ROS 2 bag: a folder, or a .mcap or .db3 file{hint}")
+        raise BagError(f"{path} is not a ROS 2 bag: a folder, or a .mcap or .db3 file{hint}")
     path = _regular(path)
     if path.suffix == _COMPRESSED:
         path = _unpacked(path, stack, limits)

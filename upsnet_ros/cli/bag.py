@@ -20,7 +20,6 @@ from upsnet_ros.cli.options import (
     Storage,
     check_choice,
     check_split,
-    parse_height_width,
     rare,
     require_path,
     require_source,
@@ -91,7 +90,7 @@ def make(
         check_split(split)
     elif points:
         fail("--points needs --scenes: only synthetic scenes know the depth of each pixel")
-    size = parse_height_width(scene.size)
+    size = scene.image_size()
     if (labels is None) != (classes is None):
         fail("--labels and --classes belong together: the label maps, and what their values mean")
     if labels is not None and skip_bad:

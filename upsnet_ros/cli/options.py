@@ -168,6 +168,17 @@ class SceneOptions:
         "512x1024"
     )
 
+    def image_size(self) -> tuple[int, int]:
+        """Return height and width of a frame.
+
+        Raises:
+            SettingsError: If the text is not a size, or too small for a scene.
+        """
+        size = parse_height_width(self.size)
+        if min(size) < 16:
+            raise SettingsError(f"size {self.size}: scenes need at least 16x16 pixels")
+        return size
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
@@ -368,6 +379,10 @@ def check_as_parameter(name: str, value: str | None) -> None:
         check_choice(name, value, info.choices)
 
 
+#: As `upsnet_ros.datasets.images.MAX_PIXELS`, which imports OpenCV.
+_MAX_PIXELS = 1 << 27
+
+
 def parse_height_width(text: str, *, once_width_first: bool = False) -> tuple[int, int]:
     """Return the height and width of ``HEIGHTxWIDTH`` or ``height=HEIGHT,width=WIDTH`` in pixels.
 
@@ -377,13 +392,15 @@ def parse_height_width(text: str, *, once_width_first: bool = False) -> tuple[in
             that is higher than wide then needs the long form, because it was probably meant wide.
 
     Raises:
-        SettingsError: If the text has another form, or is such a size.
+        SettingsError: If the text has another form, is such a size, or too large for an image.
     """
     short = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text)
     match = short or re.fullmatch(r"height=([1-9]\d{0,5}),width=([1-9]\d{0,5})", text)
     if match is None:
         raise SettingsError(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024")
     height, width = int(match[1]), int(match[2])
+    if height * width > _MAX_PIXELS:
+        raise SettingsError(f"size {text} is more than {_MAX_PIXELS} pixels")
     if once_width_first and short and height > width:
         raise SettingsError(
             f"size {text} is height x width now: write {width}x{height} for a width of {height}, or"

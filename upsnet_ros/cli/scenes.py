@@ -15,7 +15,6 @@ from upsnet_ros.cli.options import (
     SceneOptions,
     Split,
     check_split,
-    parse_height_width,
     rare,
     with_option_groups,
 )
@@ -58,9 +57,7 @@ def scenes(
         fail("give either --out, or --cache to fill the cache of a training dataset")
     if depth and cache is not None:
         fail("--depth writes files beside the labels: it needs --out, not --cache")
-    size = parse_height_width(scene.size)
-    if min(size) < 16:
-        fail(f"size {scene.size}: scenes need at least 16x16 pixels")
+    size = scene.image_size()
     done: Iterator[int]
     folder: AbstractContextManager[object] = nullcontext()
     if cache is not None:

@@ -100,8 +100,12 @@ class ParameterInfo:
         """
         value: Value = text
         if isinstance(self.default, tuple):
-            with suppress(ValueError):
+            try:
                 value = tuple(float(one) for one in text.strip("[] ").split(","))
+            except ValueError:
+                raise SettingsError(
+                    f"{self.name} must be numbers separated by commas, not {text!r}"
+                ) from None
         elif isinstance(self.default, bool):
             value = {"true": True, "false": False}.get(text.lower(), text)
         elif isinstance(self.default, int | float):
