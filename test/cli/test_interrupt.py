@@ -232,3 +232,50 @@ def test_ctrl_c_while_workers_start_is_quiet(tmp_path):
     _, said = process.communicate("\n")
     watchdog.cancel()
     assert (process.returncode, said) == (130, "")
+
+
+#: A module that swallows what is raised while it is imported, as numpy's parts do in each other.
+SWALLOWS = """
+import signal, time
+try:
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)  # pressed twice
+    while ENDLESS:
+        time.sleep(0.01)
+except BaseException:
+    raise SystemExit("it was swallowed")
+WHOLE = True
+"""
+IMPORTS = """
+import sys, time
+import typer
+from upsnet_ros import cli
+from upsnet_ros.cli.commands import app
+
+@app.command("work")
+def work() -> None:
+    cli._SAME_SECONDS = SECONDS
+    try:
+        import swallows
+        time.sleep(1000)
+    except KeyboardInterrupt:
+        print(sys.modules["swallows"].WHOLE)
+        raise
+
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("endless", "seconds", "says"), [(False, "1e6", "True\n"), (True, "0.2", "")]
+)
+def test_ctrl_c_waits_for_the_end_of_an_import(tmp_path, endless, seconds, says):
+    (tmp_path / "swallows.py").write_text(SWALLOWS.replace("ENDLESS", str(endless)))
+    (tmp_path / "script.py").write_text(IMPORTS.replace("= SECONDS", f"= {seconds}"))
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), "work"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, says, "")

@@ -22,6 +22,8 @@ _INTERRUPTED = 130
 
 #: Ctrl-C within so many seconds of the first one belongs to it: many press it twice.
 _SAME_SECONDS = 2.0
+#: Time between two looks whether an import has ended.
+_POLL_SECONDS = 0.05
 
 
 @contextmanager
@@ -54,6 +56,9 @@ class _OneInterrupt:
     of the interpreter, and leave tracebacks. It is ignored within `_SAME_SECONDS`; after that,
     whoever presses Ctrl-C does not want to wait, and the process ends at once with its children.
 
+    While a module is imported, the first one waits for the end of the import: half a module may
+    swallow it, or fail later. If that takes `_SAME_SECONDS`, the process ends at once too.
+
     Attributes:
         taken: Whether there was a first one.
         over: Whether to ignore all from now on, because the process is about to end.
@@ -68,9 +73,27 @@ class _OneInterrupt:
             return
         if not self.taken:
             self.taken, self._time = True, time.monotonic()
+            self._raise_after_imports(number, frame)
+        elif time.monotonic() - self._time >= _SAME_SECONDS:
+            _end_at_once()
+
+    def _raise_after_imports(self, number: int, frame: FrameType | None) -> None:
+        if self.over:
+            return
+        if not _is_importing(frame):
             raise KeyboardInterrupt
         if time.monotonic() - self._time >= _SAME_SECONDS:
             _end_at_once()
+        signal.signal(signal.SIGALRM, self._raise_after_imports)
+        signal.setitimer(signal.ITIMER_REAL, _POLL_SECONDS)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _end_at_once() -> None:
@@ -106,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         finally:
             interrupts.over = True
             if interrupts.taken:
+                signal.setitimer(signal.ITIMER_REAL, 0)  # its handler goes with the interpreter
                 gc.freeze()  # else the interpreter's last collections walk through all of torch
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None
