@@ -14,9 +14,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
-from blocked_bag import BlockedBag
+from blocked_bag import BlockedBag, has_ended
 
 from upsnet_ros.bag_evaluation.scoring import BagTask, evaluate_bag
 from upsnet_ros.bag_evaluation.tasks import State, encode
@@ -59,7 +58,7 @@ def test_one_that_is_killed_changes_no_digit(tasks, expected, tmp_path: Path, ca
         killed = hand.submit(kill_reader)
         evaluate_all = partial(evaluate_on_ray, workers=2, model=None)
         part = gather(some, state=state, evaluate_all=evaluate_all, watch=heard.append)
-    assert not psutil.pid_exists(killed.result())
+    assert has_ended(killed.result())
     assert figures(part) == figures(expected)
     assert [type(one) for one in heard if one.task == some[0]] == [Finished], "tried again by Ray"
     assert [one.task for one in heard if type(one) is Found] == some[-1:]
@@ -79,9 +78,9 @@ def test_one_that_is_killed_changes_no_digit(tasks, expected, tmp_path: Path, ca
 def test_nobody_is_there(address: str):
     from upsnet_ros.bag_evaluation.workers import evaluate_on_ray
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        free = server.getsockname()[1]
-    where = address.format(port=free)
-    with pytest.raises(ClusterError, match=f"no Ray cluster at {where}: "):
-        list(evaluate_on_ray(TASKS, workers=None, model=None, address=where))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # so that nobody else listens there
+        where = address.format(port=closed.getsockname()[1])
+        with pytest.raises(ClusterError, match=f"no Ray cluster at {where}: "):
+            list(evaluate_on_ray(TASKS, workers=None, model=None, address=where))
     assert not connected()

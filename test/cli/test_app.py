@@ -233,7 +233,7 @@ def test_output_that_cannot_be_written(sink, reason):
     command = [sys.executable, "-m", "upsnet_ros.cli", "--help"]
     if sink:
         with Path(sink).open("wb") as out:
-            done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, timeout=60)
+            done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, timeout=240)
         code, errors = done.returncode, done.stderr.decode()
     else:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

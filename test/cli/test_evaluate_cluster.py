@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
-from blocked_bag import BlockedBag
+from blocked_bag import BlockedBag, has_ended
 from result_bag import write_result_bag
 
 from upsnet_ros.cli import main
@@ -40,7 +39,7 @@ def test_ctrl_c_keeps_what_was_judged_and_the_same_command_goes_on(tmp_path: Pat
     assert process.returncode == 130
     assert f"finished bags are kept in {state}" in " ".join(err.split())
     assert "Traceback" not in err
-    assert not psutil.pid_exists(worker)
+    assert has_ended(worker)
     assert [file.name.partition("-")[0] for file in state.glob("*.result")] == ["first"]
 
     blocked.mend()

@@ -52,6 +52,19 @@ class BlockedBag:
         return None
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process ends; one that waits for its parent to read its exit code has ended."""
+    end = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < end:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.02)
+    return False
+
+
 def _eventually(what: Callable[[], int | None]) -> int:
     """Ask until there is an answer; there is nothing that tells when."""
     end = time.monotonic() + _PATIENCE_S

@@ -146,7 +146,7 @@ def test_ctrl_c_keeps_what_has_come(server: FileServer, cache: Path, tmp_path: P
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=240)
     server.held.set()
     assert process.returncode == 130 and "continues" in err and "Traceback" not in err
     server.hold_after = None
@@ -363,7 +363,7 @@ def test_a_user_at_a_terminal_is_asked(server: FileServer, answer: str):
     os.write(ours, f"{answer}\n".encode())
     done = subprocess.run(
         [sys.executable, "-m", "upsnet_ros.cli", "weights", "get", NAME, "--url", url],
-        stdin=theirs, capture_output=True, text=True, timeout=100,
+        stdin=theirs, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     os.close(ours), os.close(theirs)
     assert done.returncode == 1
@@ -502,7 +502,7 @@ def test_neither_torch_nor_ros_is_needed_before_there_is_a_file(tmp_path: Path, 
     done = subprocess.run(
         [sys.executable, str(BARE), "numpy,typer,rich,psutil", "weights", *command.split()],
         env=os.environ | {"UPSNET_WEIGHTS": str(tmp_path / "cache")},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert (done.returncode == 0) == (command == "list"), done.stderr
     assert "Traceback" not in done.stderr
