@@ -283,6 +283,13 @@ def test_a_parameter_that_does_not_exist_is_named(host):
     assert one.changes == []
 
 
+def test_parameters_of_another_node_are_warned_of_in_one_line(host, capfd):
+    host(*(f"other_{index}:=1" for index in range(9)))
+    told = capfd.readouterr().err
+    assert "there are no parameters other_" in told and "and 4 more" in told
+    assert told.count("no parameter") == 1
+
+
 def test_weights_that_are_neither_a_file_nor_a_name(host, tmp_path):
     for one in (host(), host(f"weights_folder:={tmp_path}")):
         taken, reason = one.set(weights="coco-fpn-r5")

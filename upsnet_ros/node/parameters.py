@@ -18,7 +18,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from upsnet_ros.errors import SettingsError
+from upsnet_ros.errors import SettingsError, listed
 from upsnet_ros.node.lifecycle import first_line
 from upsnet_ros.node.parameter_info import Changes, ParameterInfo, Value, infos
 from upsnet_ros.node.settings import (
@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 _Type = Parameter.Type
+#: More unknown parameters than that are those of another node rather than misspelt ones.
+_MISSPELT = 5
 
 if TYPE_CHECKING:
     from rclpy.node import Node as _Base
@@ -224,9 +226,17 @@ class DeclaredParameters:
 
     def _warn_of_unknown(self, node: Node) -> None:
         # ROS takes every name without a word, so a misspelt parameter would do nothing at all.
-        for name in parameter_overrides(node):
-            if node.has_parameter(name) or name.startswith("qos_overrides."):
-                continue
+        unknown = [
+            name
+            for name in parameter_overrides(node)
+            if not node.has_parameter(name) and not name.startswith("qos_overrides.")
+        ]
+        if len(unknown) > _MISSPELT:
+            node.get_logger().warning(
+                f"there are no parameters {listed(unknown)}: are they for another node?"
+            )
+            return
+        for name in unknown:
             node.get_logger().warning(_no_parameter(name, self._infos))
 
 
