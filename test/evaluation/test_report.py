@@ -264,9 +264,9 @@ def test_points_are_shown_from_above_in_either_palette(browser: Browser, tmp_pat
         )
         car = next(info for info in CITYSCAPES.classes if info.name == "car")
         colors = _colors(tab, "truth-points"), _colors(tab, "prediction-points")
-        assert {car.color, (255, 215, 0), (70, 70, 70)} <= colors[0]
+        assert {car.color, (255, 215, 0), (170, 170, 170)} <= colors[0]
         road = next(info for info in CITYSCAPES.classes if info.name == "road")
-        assert {car.color, road.color, (70, 70, 70)} <= colors[1]
+        assert {car.color, road.color, (170, 170, 170)} <= colors[1]
         assert (255, 215, 0) not in colors[1]
         tab.get_by_label("Colours").select_option("safe")
         expect(tab.locator("body[data-palette=safe]")).to_be_visible()

@@ -38,6 +38,8 @@ _LOWEST, _HEIGHTS, _STEPS_PER_METRE = -30.0, 1 << 14, 200
 # Sides of the square of a point, pixels, by layer: without a label, with one, and on top. Those on
 # top are few and must not be missed.
 _DOTS = (2, 3, 5)
+_ON_TOP = 2
+_BLACK = (0, 0, 0)
 
 
 def view_axes(frame_id: str, *, camera: str = "") -> npt.NDArray[np.float64]:
@@ -74,12 +76,13 @@ def draw_birds_eye_view(
     reach: float,
     on_top: npt.NDArray[np.bool_] | None = None,
     height: int = 480,
-    ink: _Color = (140, 140, 140),
+    ink: _Color = (170, 170, 170),
+    paper: _Color = (235, 235, 235),
 ) -> npt.NDArray[np.uint8]:
     """Draw points from above, with rings of equal range around the sensor.
 
     Of the points at a pixel the highest is seen. Points that are black have no label and are drawn
-    in half of ``ink``, below all others.
+    in ``ink``, below all others. The paper is light, on which the dark colours of cars are seen.
 
     Args:
         xyz: (3, N), metres, in the sensor's frame; those that are not finite are left out.
@@ -87,9 +90,11 @@ def draw_birds_eye_view(
         axes: Directions forward, left and up in that frame: see `view_axes`. With a transform to
             another frame, the product of the axes there and its rotation.
         reach: How far ahead the view reaches, metres: 10, 25 or 50. The rings are 2, 5 or 10 apart.
-        on_top: bool (N,), points to draw larger and above all others: the unknown ones.
+        on_top: bool (N,), points to draw larger, with a black rim, and above all others: the
+            unknown ones.
         height: Height of the picture, pixels.
-        ink: BGR colour of rings and their labels.
+        ink: BGR colour of rings and of points without a label.
+        paper: BGR colour of the background.
 
     Returns:
         uint8 (height, width, 3), BGR, where the width follows from the height.
@@ -104,7 +109,7 @@ def draw_birds_eye_view(
     scale = height / (reach * (1 + _BEHIND))
     width = 2 * round(_ASIDE * reach * scale)
     sensor = (width // 2, round(reach * scale))
-    canvas = np.zeros((height, width, 3), np.uint8)
+    canvas = np.full((height, width, 3), paper, np.uint8)
     ranges = range(spacing, int(np.hypot(reach, _ASIDE * reach)) + 1, spacing)
     for metres in ranges:
         cv2.circle(canvas, sensor, round(metres * scale), ink, 1, cv2.LINE_AA)
@@ -115,14 +120,14 @@ def draw_birds_eye_view(
     columns = (sensor[0] - left[shown] * scale).astype(np.intp).clip(0, width - 1)
     layers: npt.NDArray[np.uint16] = np.any(colors[shown], axis=1).astype(np.uint16)
     if on_top is not None:
-        layers[on_top[shown]] = 2
+        layers[on_top[shown]] = _ON_TOP
     order = _order(up[shown], layers)
     order = order[_last_of_each(rows[order] * width + columns[order])]
-    drawn = np.where(layers[order, None] == 0, np.array(ink) // 2, colors[shown[order]])
+    drawn = np.where(layers[order, None] == 0, np.array(ink), colors[shown[order]])
     _draw_dots(canvas, rows[order], columns[order], drawn.astype(np.uint8), layers[order])
     for metres in ranges:
-        _label(canvas, f"{metres} m", metres * scale, sensor, ink)
-    _draw_sensor(canvas, sensor, ink)
+        _label(canvas, f"{metres} m", metres * scale, sensor, paper)
+    _draw_sensor(canvas, sensor)
     return canvas
 
 
@@ -152,23 +157,35 @@ def _draw_dots(
     colors: npt.NDArray[np.uint8],
     layers: npt.NDArray[np.uint16],
 ) -> None:
-    height, width = canvas.shape[:2]
     for layer, side in enumerate(_DOTS):
-        chosen = layers == layer
-        first = -((side - 1) // 2)
-        for down in range(first, first + side):
-            for right in range(first, first + side):
-                canvas[
-                    np.clip(rows[chosen] + down, 0, height - 1),
-                    np.clip(columns[chosen] + right, 0, width - 1),
-                ] = colors[chosen]
+        here = layers == layer
+        if layer == _ON_TOP:
+            black = np.zeros((np.count_nonzero(here), 3), np.uint8)
+            _draw_squares(canvas, rows[here], columns[here], black, side + 2)
+        _draw_squares(canvas, rows[here], columns[here], colors[here], side)
 
 
-def _draw_sensor(canvas: npt.NDArray[np.uint8], sensor: tuple[int, int], ink: _Color) -> None:
+def _draw_squares(
+    canvas: npt.NDArray[np.uint8],
+    rows: npt.NDArray[np.intp],
+    columns: npt.NDArray[np.intp],
+    colors: npt.NDArray[np.uint8],
+    side: int,
+) -> None:
+    height, width = canvas.shape[:2]
+    first = -((side - 1) // 2)
+    for down in range(first, first + side):
+        for right in range(first, first + side):
+            canvas[np.clip(rows + down, 0, height - 1), np.clip(columns + right, 0, width - 1)] = (
+                colors
+            )
+
+
+def _draw_sensor(canvas: npt.NDArray[np.uint8], sensor: tuple[int, int]) -> None:
     column, row = sensor
     size = max(2, round(0.3 * _BEHIND * canvas.shape[0]))
     corners = [(column, row - 2 * size), (column - size, row + size), (column + size, row + size)]
-    cv2.fillPoly(canvas, [np.array(corners, np.int32)], ink)
+    cv2.fillPoly(canvas, [np.array(corners, np.int32)], _BLACK)
 
 
 def _label(
@@ -176,7 +193,7 @@ def _label(
     text: str,
     radius: float,
     sensor: tuple[int, int],
-    ink: _Color,
+    paper: _Color,
 ) -> None:
     """Write the range of a ring on it, if it fits into the picture."""
     angle = np.radians(_LABEL_ANGLE)
@@ -185,6 +202,6 @@ def _label(
     y = round(sensor[1] - radius * np.cos(angle) + tall / 2)
     if x < 0 or y - tall < 0 or x + width > canvas.shape[1]:
         return
-    cv2.rectangle(canvas, (x - 2, y - tall - 2), (x + width + 1, y + base - 1), (0, 0, 0), -1)
+    cv2.rectangle(canvas, (x - 2, y - tall - 2), (x + width + 1, y + base - 1), paper, -1)
     # Not smoothed: where colours are codes of classes, mixtures would be other classes.
-    cv2.putText(canvas, text, (x, y), _FONT, _FONT_SCALE, ink, 1, cv2.LINE_8)
+    cv2.putText(canvas, text, (x, y), _FONT, _FONT_SCALE, _BLACK, 1, cv2.LINE_8)

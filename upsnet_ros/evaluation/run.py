@@ -41,8 +41,8 @@ TRUTH_BIT, PREDICTION_BIT = 1, 2
 
 #: The code of unknown points in place of 1 + class index.
 UNKNOWN_POINT = 0xFFFF
-# Height of views from above, pixels, and the grey of their rings.
-_VIEW_HEIGHT, _RING = 480, 140
+# Height of views from above, pixels, and the greys of their rings and background.
+_VIEW_HEIGHT, _INK, _PAPER = 480, 170, 235
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Snapshot:
         height: Height in pixels.
         image: JPEG, or None if the frame has no image.
         truth: PNG of the ground truth: red and green are the low and high byte of 1 + class index
-            (0: void), blue is the brightness of lines: 255 along the outlines of segments.
+            (0: void), blue is the grey of lines: 255 along the outlines of segments.
         prediction: The same for the prediction.
         unknown: Gray PNG: `TRUTH_BIT` for unknown objects in the ground truth plus
             `PREDICTION_BIT` for pixels predicted as unknown; None if the frame has neither mask.
@@ -139,7 +139,8 @@ def _view_of(cloud: LabelledCloud, side: PointLabels, categories: Categories) ->
         reach=reach_of(cloud.xyz, cloud.axes),
         on_top=side.unknown,
         height=_VIEW_HEIGHT,
-        ink=(_RING, 0, 0),
+        ink=(_INK, 0, 0),
+        paper=(_PAPER, 0, 0),
     )
     return _encoded(".png", view, _PNG)
 
