@@ -14,23 +14,18 @@ import hashlib
 import json
 import logging
 import os
-import select
-import signal
 import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from upsnet_ros.errors import OutputError, SettingsError, printable
 from upsnet_ros.output_files import user_cache, write_whole
-from upsnet_ros.processes.child_processes import child_command
+from upsnet_ros.processes.child_processes import ChildEnd, listen_to_child
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +37,6 @@ __all__ = [
     "Request",
     "Verdict",
     "cache_folder",
-    "end_children",
     "run",
     "usable_device",
 ]
@@ -57,19 +51,11 @@ UNUSABLE = (DEVICE, OPERATORS, FRAME)
 
 #: Where the steps are; the child runs this module.
 _STEPS = "upsnet_ros.inference.self_test_steps"
-#: Signals that others send, the system for want of memory for one; a fault raises other signals.
-_SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _MOST_CHILDREN = 40
-_STOPPED = "the process was stopped"
-#: Of a reason, characters.
+#: Longest reason of a failure, characters.
 _LONGEST = 300
 
 _LOG = logging.getLogger(__name__)
-
-#: Children that run now, and whether this process is about to end and starts no more.
-_children: set[subprocess.Popen[bytes]] = set()
-_ending = False
-_children_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,19 +217,6 @@ def run(
         return verdict
 
 
-def end_children() -> None:
-    """Kill the children of self-tests and start no more, because this process is about to end.
-
-    May be called from any thread. A child also ends when its parent does, but one in which a kernel
-    hangs cannot react to that.
-    """
-    global _ending
-    with _children_lock:
-        _ending = True
-        for child in _children:
-            child.kill()
-
-
 def cache_folder() -> Path | None:
     """Return the folder of verdicts, in ``$XDG_CACHE_HOME``; None for a user without a home."""
     return user_cache("self_test")
@@ -389,8 +362,8 @@ def _test(
         )
         failed |= attempt.failed
         passed = attempt.passed
-        if _ending:
-            doubts.append(_STOPPED)
+        if ended.stopped:
+            doubts.append(ended.reason)
             break
         if attempt.inconclusive:
             doubts.append(attempt.inconclusive)
@@ -400,7 +373,7 @@ def _test(
         if attempt.step and not attempt.over:
             failed[attempt.step] = ended.reason
             progress(f"self-test: {attempt.step} failed: {ended.reason}")
-            if ended.inconclusive or (ended.timed_out and attempt.phase == "compile"):
+            if ended.by_others or (ended.timed_out and attempt.phase == "compile"):
                 doubts.append(f"{attempt.step}: {ended.reason}")
         elif not attempt.failed:
             doubts.append(f"it could not run: {ended.reason}")
@@ -448,94 +421,19 @@ class _Attempt:
         self.done = self.done or phase == "done"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _End:
-    """How a child ended.
-
-    Attributes:
-        reason: In words.
-        timed_out: Whether it was killed at a limit.
-        inconclusive: Whether something else than a fault may have ended it.
-    """
-
-    reason: str
-    timed_out: bool = False
-    inconclusive: bool = False
-
-
 def _attempt(
     request: Request, module: str, limits: Limits, hear: Callable[[Mapping[str, Any]], None]
-) -> _End:
+) -> ChildEnd:
     """Run one child, and pass on what it reports."""
-    if not sys.executable:
-        return _End(reason="Python's executable is unknown", inconclusive=True)
-    reading, writing = os.pipe()
-    with tempfile.TemporaryFile() as errors, os.fdopen(reading, "rb", buffering=0) as pipe:
+
+    def heard(line: bytes) -> float:
         try:
-            try:
-                with _children_lock:
-                    if _ending:
-                        return _End(reason=_STOPPED, inconclusive=True)
-                    child = subprocess.Popen(
-                        child_command(module, str(writing), request.to_json()),
-                        stdin=subprocess.PIPE,  # closes with this process, which ends the child
-                        stdout=subprocess.DEVNULL,
-                        stderr=errors,
-                        pass_fds=(writing,),
-                        start_new_session=True,  # Ctrl-C is for this process
-                    )
-                    _children.add(child)
-            finally:
-                os.close(writing)
-        except OSError as error:
-            return _End(reason=f"no process can be started: {error}", inconclusive=True)
-        try:
-            in_time = _listen(pipe, limits, hear)
-            if in_time:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(limits.testing)
-            if child.poll() is None:
-                return _End(reason="it takes too long", timed_out=True)
-            return _describe(child.returncode, errors)
-        finally:
-            child.kill()
-            # Where a kernel hangs, the process may not end before the driver stops it.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(10)
-            with _children_lock:
-                _children.discard(child)
-            assert child.stdin is not None
-            child.stdin.close()
-
-
-def _listen(pipe: IO[bytes], limits: Limits, hear: Callable[[Mapping[str, Any]], None]) -> bool:
-    """Read lines until the pipe ends; returns False where a limit was reached before."""
-    end = time.monotonic() + limits.compiling
-    rest = b""
-    while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
-        data = pipe.read(65536)
-        if not data:
-            return True
-        *lines, rest = (rest + data).split(b"\n")
-        for text in lines:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue  # a process whose memory is spoilt may write anything
-            hear(line)
-            testing = line.get("phase") == "test"
-            end = time.monotonic() + (limits.testing if testing else limits.compiling)
-    return False
-
-
-def _describe(code: int, errors: IO[bytes]) -> _End:
-    errors.seek(max(0, errors.seek(0, os.SEEK_END) - 4096))
-    said = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
+            report = json.loads(line)
         except ValueError:
-            name = f"signal {-code}"
-        return _End(reason=f"its process was ended by {name}", inconclusive=-code in _SENT)
-    last = f": {printable(said[-1])[:_LONGEST]}" if said else ""
-    return _End(reason=f"its process ended with exit code {code}{last}")
+            return limits.compiling  # a process whose memory is corrupt may write anything
+        hear(report)
+        return limits.testing if report.get("phase") == "test" else limits.compiling
+
+    return listen_to_child(
+        module, request.to_json(), hear=heard, first=limits.compiling, closing=limits.testing
+    )

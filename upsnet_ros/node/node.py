@@ -41,7 +41,7 @@ from upsnet_ros.node.settings import CameraSettings, NodeSettings
 from upsnet_ros.node.statistics import StageTimes
 from upsnet_ros.node.topics import QosWatch, is_named_twice
 from upsnet_ros.node.worker import Arrival, CameraImage, FrameWorker, ImageKind
-from upsnet_ros.processes.child_processes import protect_children
+from upsnet_ros.processes.child_processes import end_children, protect_children
 
 __all__ = ["FrameSteps", "UpsnetNode", "main"]
 
@@ -467,7 +467,4 @@ def _stop_loading(node: UpsnetNode) -> None:
     if node.state == "configuring":
         node.get_logger().info("stopped while loading")
         end_within(_STOP_LOADING_SECONDS, 0)
-        # Only if it was imported: loading may not have come so far.
-        self_test = sys.modules.get("upsnet_ros.inference.self_test")
-        if self_test is not None:
-            self_test.end_children()
+        end_children()

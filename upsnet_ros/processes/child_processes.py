@@ -15,28 +15,34 @@ import contextlib
 import multiprocessing
 import multiprocessing.util
 import os
+import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
-from upsnet_ros.errors import ProcessError
+from upsnet_ros.errors import ProcessError, printable
 
 __all__ = [
     "SECONDS_TO_END",
     "WHILE_STDIN_IS_OPEN",
+    "ChildEnd",
     "ProcessGroup",
     "child_command",
+    "end_children",
     "end_with_parent",
     "end_with_pipe",
+    "listen_to_child",
     "process_context",
     "protect_children",
     "run_upsnet",
@@ -53,6 +59,16 @@ SECONDS_TO_END = 60.0
 WHILE_STDIN_IS_OPEN = "--while-stdin-is-open"
 
 _TAIL_LINES = 15
+#: Longest part of a child's last line that is repeated, characters.
+_LONGEST_LINE = 300
+#: Signals that other processes send, such as the system when memory runs out; a fault of the child
+#: itself raises other signals.
+_SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+#: Children of `listen_to_child` that run now, and whether this process is about to end.
+_children: set[subprocess.Popen[bytes]] = set()
+_ending = False
+_children_lock = threading.Lock()
 
 
 def child_command(module: str, *arguments: str) -> list[str]:
@@ -183,6 +199,125 @@ def _wait_for_parent(parent: BaseProcess) -> None:
     os._exit(1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildEnd:
+    """How a child of `listen_to_child` ended.
+
+    Attributes:
+        reason: In words.
+        timed_out: Whether it was killed at a time limit.
+        by_others: Whether something other than a fault of the child may have ended it.
+        stopped: Whether `end_children` was called.
+    """
+
+    reason: str
+    timed_out: bool = False
+    by_others: bool = False
+    stopped: bool = False
+
+
+def end_children() -> None:
+    """Kill the children of `listen_to_child` and start no more: this process is about to end.
+
+    May be called from any thread. A child also ends when its parent does, but one in which a GPU
+    kernel hangs cannot react to that.
+    """
+    global _ending
+    with _children_lock:
+        _ending = True
+        for child in _children:
+            child.kill()
+
+
+def listen_to_child(
+    module: str, argument: str, *, hear: Callable[[bytes], float], first: float, closing: float
+) -> ChildEnd:
+    """Run a module that may crash or hang in a child, until it ends or takes too long.
+
+    The child's ``sys.argv[1:]`` is the descriptor of a pipe, to which it writes lines, and the
+    argument. Its stdin closes when this process ends.
+
+    Args:
+        module: Full name of the module.
+        argument: Passed on to the child.
+        hear: Called with each line; returns how many seconds the next one may take.
+        first: Seconds until the first line.
+        closing: Seconds from the end of the pipe to that of the process.
+    """
+    with _children_lock:
+        if _ending:
+            return _STOPPED
+    if not sys.executable:
+        return ChildEnd(reason="Python's executable is unknown", by_others=True)
+    reading, writing = os.pipe()
+    with tempfile.TemporaryFile() as errors, os.fdopen(reading, "rb", buffering=0) as pipe:
+        try:
+            child = subprocess.Popen(
+                child_command(module, str(writing), argument),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=(writing,),
+                start_new_session=True,  # Ctrl-C is for this process
+            )
+        except OSError as error:
+            return ChildEnd(reason=f"no process can be started: {error}", by_others=True)
+        finally:
+            os.close(writing)
+        try:
+            with _children_lock:
+                _children.add(child)
+                if _ending:
+                    child.kill()
+            if _pipe_ended(pipe, hear, first):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(closing)
+            code = child.poll()
+        finally:
+            child.kill()
+            # Where a kernel hangs, the process may not end before the driver stops it.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(10)
+            with _children_lock:
+                _children.discard(child)
+                stopped = _ending
+            assert child.stdin is not None
+            child.stdin.close()
+        if stopped:
+            return _STOPPED
+        return _end_of(code, errors)
+
+
+_STOPPED = ChildEnd(reason="the process was stopped", by_others=True, stopped=True)
+
+
+def _pipe_ended(pipe: IO[bytes], hear: Callable[[bytes], float], seconds: float) -> bool:
+    """Read lines until the pipe ends; return False if a line takes too long."""
+    end = time.monotonic() + seconds
+    rest = b""
+    while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+        data = pipe.read(65536)
+        if not data:
+            return True
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            end = time.monotonic() + hear(line)
+    return False
+
+
+def _end_of(code: int | None, errors: IO[bytes]) -> ChildEnd:
+    if code is None:
+        return ChildEnd(reason="it takes too long", timed_out=True)
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - 4096))
+    said = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
+    if code < 0:
+        return ChildEnd(
+            reason=f"its process was ended by {_signal(code)}", by_others=-code in _SENT
+        )
+    last = f": {printable(said[-1])[:_LONGEST_LINE]}" if said else ""
+    return ChildEnd(reason=f"its process ended with exit code {code}{last}")
+
+
 class ProcessGroup:
     """Runs `upsnet` subcommands concurrently; leaving the context ends those still running.
 
@@ -295,4 +430,12 @@ class ProcessGroup:
 
 
 def _describe(code: int) -> str:
-    return f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}" if code > 0 else _signal(code)
+
+
+def _signal(code: int) -> str:
+    """The signal that ended a process, by its (negative) exit code."""
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:  # such as a real-time signal
+        return f"signal {-code}"
