@@ -21,7 +21,7 @@ from upsnet_ros.ops import pyramid as merge
 from upsnet_ros.ops import pyramid as sum_levels
 from upsnet_ros.ops import roi_align as fpn_roi_align
 from upsnet_ros.ops.boxes import CONTINUOUS
-from upsnet_ros.ops.panoptic import UNKNOWN, UNMAPPED
+from upsnet_ros.ops.panoptic import UNKNOWN, UNMAPPED, MapOptions
 from upsnet_ros.ops.triton import boxes as decode_triton
 from upsnet_ros.ops.triton import boxes as nms_triton
 from upsnet_ros.ops.triton import camera_input as camera_triton
@@ -298,7 +298,7 @@ def _masks_and_maps(own: Inputs) -> list[Case]:
     twice = Grid(size, 0.9, via=near).tables(cells, own.device)
     one_class = detections[1].clamp(max=1)
     one_channel = (inputs[0][:, : STUFF + 1], detections[0], one_class, *inputs[3:])
-    extra = {"unknown_score": True, "confidence": True, "max_logit": True}
+    extra = MapOptions(STUFF, unknown_score=True, confidence=True, max_logit=True)
     table = (segments_triton.segment_table, segments.segment_table_reference)
     maps = (
         own.ids(-1, STUFF + own.sizes.instances),
@@ -320,7 +320,6 @@ def _masks_and_maps(own: Inputs) -> list[Case]:
         margin,
         twice,
     )
-    kinds = {"num_stuff": STUFF}
     rule = {"num_stuff": STUFF, "stuff_area_limit": 2048}
     reverse = torch.arange(CLASSES - 1, -1, -1, device=own.device, dtype=torch.int16)
     regions = torch.arange(STUFF + own.sizes.instances + 1, dtype=torch.int16, device=own.device)
@@ -345,11 +344,11 @@ def _masks_and_maps(own: Inputs) -> list[Case]:
             threshold=0.5,
             edge=CONTINUOUS,
         ),
-        _case("panoptic", *head, *inputs, once, **kinds),
-        _case("panoptic, all maps", *head, *inputs, once, **kinds, **extra),
-        _case("panoptic, one channel, twice", *head, *one_channel, twice, **kinds, **extra),
-        _case("heuristic_merge", *merged, **kinds),
-        _case("heuristic_merge, all maps", *merged, **kinds, **extra),
+        _case("panoptic", *head, *inputs, once, options=MapOptions(STUFF)),
+        _case("panoptic, all maps", *head, *inputs, once, options=extra),
+        _case("panoptic, one channel, twice", *head, *one_channel, twice, options=extra),
+        _case("heuristic_merge", *merged, options=MapOptions(STUFF)),
+        _case("heuristic_merge, all maps", *merged, options=extra),
         _case("segments", *table, *maps, **rule),
         _case("segments, semantic map", *table, *maps, **rule, want_semantic=True),
         _case("segments, label map", *table, *maps, **rule, want_semantic=True, **relabelled),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from upsnet_ros.training.loading import Steps, TrainingImages, load_steps, open_dataset
+from upsnet_ros.training.loading import TrainingImages, load_steps, open_dataset, positions_of_steps
 from upsnet_ros.training.settings import load_settings
 
 
@@ -25,7 +25,7 @@ def measure(config: Path, overrides: Sequence[str], *, workers: int, samples: in
     )
     # As many again before the clock starts: importing torch takes each worker seconds.
     warm_up = 4 * max(workers, 1)
-    steps = Steps(range(warm_up + samples), batch_size=1, rank=0, processes=1)
+    steps = positions_of_steps(range(warm_up + samples), batch_size=1, rank=0, processes=1)
     batches = load_steps(images, steps, images_per_pass=1, workers=workers, pin_memory=False)
     for _ in range(warm_up):
         next(batches)

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from upsnet_ros.datasets.base import Bitmask
 from upsnet_ros.inference.preprocess import Geometry
 from upsnet_ros.network import batched_selection
-from upsnet_ros.network.batched_operators import CpuOperators
+from upsnet_ros.network.batched_operators import Operators
 from upsnet_ros.network.checkpoint import load_checkpoint
 from upsnet_ros.network.upsnet import UPSNet
 from upsnet_ros.network.variants import get_variant
@@ -125,7 +125,7 @@ def batch_of(count: int, *, size: tuple[int, int], quirks: Quirks) -> Batch:
         sample = scenes[index]
         geometry = Geometry.of(sample.size, scale=size[0], max_size=size[1])
         images.append(prepare(sample, geometry, num_stuff=num_stuff, seed=index, quirks=quirks))
-    return Batch.of(images)
+    return Batch.join(images)
 
 
 def launches_of_step(
@@ -171,7 +171,7 @@ def launches_of_step(
                 "decode_at",
                 launches.wrapped(batched_selection.decode_at, "decode_at"),
             ),
-            (CpuOperators, "suppress", launches.wrapped(CpuOperators.suppress, "suppress")),
+            (Operators, "suppress", launches.wrapped(Operators.suppress, "suppress")),
             (Bitmask, "rasterise", launches.wrapped(Bitmask.rasterise, None)),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))

@@ -325,7 +325,7 @@ def test_on_a_gpu_the_frame_says_that_logits_are_not_finite(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """There operators do not look, for that would be a wait: a flag comes with the labels."""
-    monkeypatch.setattr(batched_path, "CpuOperators", KernelOperators)
+    monkeypatch.setattr(batched_path, "Operators", KernelOperators)
     predictor = _predictor()
     image = _image()
     expected = predictor(image)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from upsnet_ros.network.batched_operators import CpuOperators, KernelOperators, Operators
+from upsnet_ros.network.batched_operators import KernelOperators, Operators
 from upsnet_ros.network.batched_selection import (
     ROOM_FOR_EQUALS,
     DetectionLists,
@@ -14,7 +14,7 @@ from upsnet_ros.network.batched_selection import (
 from upsnet_ros.network.instance_head import panoptic_detections
 
 SIZE = (100, 200)
-OPERATORS = pytest.mark.parametrize("operators", [CpuOperators(), KernelOperators()])
+OPERATORS = pytest.mark.parametrize("operators", [Operators(), KernelOperators()])
 
 
 def select(

@@ -16,7 +16,7 @@ from upsnet_ros.inference.model import draw_weights_
 from upsnet_ros.inference.network_paths import BatchedFrames
 from upsnet_ros.inference.preprocess import Geometry, network_input
 from upsnet_ros.network import batched_operators as by_kernels
-from upsnet_ros.network.batched_operators import CpuOperators, KernelOperators, Operators
+from upsnet_ros.network.batched_operators import KernelOperators, Operators
 from upsnet_ros.network.batched_path import BatchedPath, BatchedResult, Sizes
 from upsnet_ros.network.panoptic_head import HeadOptions
 from upsnet_ros.network.resnet import fold_batch_norm_
@@ -118,7 +118,7 @@ def network_stuff(result: BatchedResult) -> int:
 def test_references_of_kernels_equal_the_form_for_a_cpu(
     network: UPSNet, batch: int, merge: Merge
 ) -> None:
-    want = _run(network, CpuOperators(), batch, merge=merge)
+    want = _run(network, Operators(), batch, merge=merge)
     _check(_run(network, KernelOperators(), batch, merge=merge), want)
     assert int(want.detections.counts.min()) > 2
 
@@ -136,7 +136,7 @@ def test_references_of_kernels_equal_the_form_for_a_cpu(
 def test_what_kernels_do_not_run_falls_back_to_dynamic_operators(
     network: UPSNet, merge: Merge, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    want = _run(network, CpuOperators(), 1, merge=merge)
+    want = _run(network, Operators(), 1, merge=merge)
     monkeypatch.setattr(by_kernels, "missing", lambda device: (name,))
     taken = {
         "nms": ("batched_nms",),
@@ -231,7 +231,7 @@ def _two_classes() -> ClassMap:
 
 
 def test_a_label_map_does_not_depend_on_the_operators(network: UPSNet) -> None:
-    want = _run(network, CpuOperators(), 2, _two_classes())
+    want = _run(network, Operators(), 2, _two_classes())
     got = _run(network, KernelOperators(), 2, _two_classes())
     assert (got.segments.labels == want.segments.labels).float().mean() > 0.995
     labels = {*want.segments.labels.unique().tolist()}
@@ -248,7 +248,7 @@ def test_a_label_map_does_not_depend_on_the_operators(network: UPSNet) -> None:
 def test_kernels_equal_the_form_for_a_cpu(network: UPSNet, merge: Merge) -> None:
     pytest.importorskip("triton")
     assert 19 * network.variant.rpn_top_n > LARGEST_LIST  # so that lists are walked along
-    want = _run(network, CpuOperators(), 1, merge=merge)
+    want = _run(network, Operators(), 1, merge=merge)
     with dispatch.interpreted():
         got = _run(network, KernelOperators(), 1, merge=merge)
     assert dispatch.failures() == {}

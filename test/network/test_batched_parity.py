@@ -26,7 +26,7 @@ from parity_checks import CASES, SAMPLE_TOLERANCE, match, same_detections, share
 from torch import Tensor, nn
 
 from upsnet_ros.inference.preprocess import Geometry, network_input
-from upsnet_ros.network.batched_operators import CpuOperators, KernelOperators, Operators
+from upsnet_ros.network.batched_operators import KernelOperators, Operators
 from upsnet_ros.network.batched_path import BatchedPath, BatchedResult, Sizes
 from upsnet_ros.network.batched_selection import DetectionLists, ProposalLists
 from upsnet_ros.network.checkpoint import load_state_dict
@@ -227,7 +227,7 @@ def _run(path: Path, operators: Operators, *, batch: int) -> Run:
 
 @lru_cache(maxsize=1)
 def _on_cpu(path: Path) -> Run:
-    return _run(path, CpuOperators(), batch=2)
+    return _run(path, Operators(), batch=2)
 
 
 @pytest.fixture(params=CASES, ids=lambda path: path.stem, scope="module")
@@ -397,7 +397,7 @@ class _Kernels(KernelOperators):
         output_size: int,
         **options: Any,
     ) -> Tensor:
-        pooled = CpuOperators().pool(pyramid, boxes, numbers, output_size, **options)
+        pooled = Operators().pool(pyramid, boxes, numbers, output_size, **options)
         step = _STEPS[output_size]
         some = boxes[:, ::step].contiguous()
         there = (numbers + step - 1) // step

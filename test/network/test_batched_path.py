@@ -13,7 +13,7 @@ from torch import Tensor
 
 from upsnet_ros.inference.model import draw_weights_
 from upsnet_ros.network import batched_operators as by_kernels
-from upsnet_ros.network.batched_operators import KERNELS, CpuOperators, KernelOperators, Operators
+from upsnet_ros.network.batched_operators import KERNELS, KernelOperators, Operators
 from upsnet_ros.network.batched_path import BatchedPath, BatchedResult, Sizes
 from upsnet_ros.network.panoptic_head import Grid, HeadOptions
 from upsnet_ros.network.resnet import fold_batch_norm_
@@ -130,7 +130,7 @@ def check(
     return total
 
 
-@pytest.mark.parametrize("operators", [CpuOperators(), KernelOperators()])
+@pytest.mark.parametrize("operators", [Operators(), KernelOperators()])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_equals_the_plain_network(network: UPSNet, operators: Operators, batch: int) -> None:
     grid, data = Grid(SIZE), images(batch)
@@ -138,7 +138,7 @@ def test_equals_the_plain_network(network: UPSNet, operators: Operators, batch: 
     assert check(network, data, result, 0.3, grid) > batch
 
 
-@pytest.mark.parametrize("operators", [CpuOperators(), KernelOperators()])
+@pytest.mark.parametrize("operators", [Operators(), KernelOperators()])
 def test_finds_nothing_where_the_plain_network_finds_nothing(
     network: UPSNet, operators: Operators
 ) -> None:
@@ -147,7 +147,7 @@ def test_finds_nothing_where_the_plain_network_finds_nothing(
     assert check(network, data, result, 1.0, grid) == 0
 
 
-@pytest.mark.parametrize("operators", [CpuOperators(), KernelOperators()])
+@pytest.mark.parametrize("operators", [Operators(), KernelOperators()])
 def test_works_on_the_cameras_own_pixels(network: UPSNet, operators: Operators) -> None:
     grid, data = Grid(SOURCE, SIZE[0] / SOURCE[0]), images(1)
     result = run(path_of(network, 1, operators, grid), data, 0.3)
@@ -183,7 +183,7 @@ def test_stages_are_announced_in_order(network: UPSNet) -> None:
         entered.append(name)
         yield
 
-    run(path_of(network, 1, CpuOperators(), Grid(SIZE)), images(1), 0.3, stage=stage)
+    run(path_of(network, 1, Operators(), Grid(SIZE)), images(1), 0.3, stage=stage)
     assert tuple(entered) == STAGES
 
 
@@ -216,7 +216,7 @@ def test_an_image_whose_logits_are_not_finite_is_marked(
 
 class _Kernels(KernelOperators):
     # One program a bin of a box takes the interpreter minutes; test/ops has its comparison.
-    pool = CpuOperators.pool
+    pool = Operators.pool
 
 
 @pytest.mark.long  # the whole network in the interpreter; its parts are tested in test/ops

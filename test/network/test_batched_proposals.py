@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from upsnet_ros.network.batched_operators import CpuOperators, KernelOperators, Operators
+from upsnet_ros.network.batched_operators import KernelOperators, Operators
 from upsnet_ros.network.batched_selection import Anchors, select_proposals
 from upsnet_ros.network.rpn import select_proposals as plain_proposals
 
@@ -24,7 +24,7 @@ def outputs_of(batch: int, *, spread: float) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-@pytest.mark.parametrize("operators", [CpuOperators(), KernelOperators()])
+@pytest.mark.parametrize("operators", [Operators(), KernelOperators()])
 @pytest.mark.parametrize("nms_threshold", [0.7, 0.05])  # of which the latter leaves few
 def test_lists_hold_what_the_plain_way_selects(operators: Operators, nms_threshold: float) -> None:
     outputs = outputs_of(2, spread=2.0)
@@ -63,7 +63,7 @@ def test_a_level_may_have_fewer_anchors_than_proposals_are_kept() -> None:
         size=(64, 128),
         top_n=100,
         nms_threshold=1.0,
-        operators=CpuOperators(),
+        operators=Operators(),
     )
     assert lists.counts.tolist() == [9]
     assert (lists.boxes[0, :9, 2:] > lists.boxes[0, :9, :2]).all()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from upsnet_ros.errors import SettingsError
 from upsnet_ros.inference.predictor import Predictor
-from upsnet_ros.network.batched_operators import CpuOperators, KernelOperators
+from upsnet_ros.network.batched_operators import KernelOperators, Operators
 from upsnet_ros.network.batched_selection import (
     Anchors,
     ProposalLists,
@@ -36,7 +36,7 @@ from upsnet_ros.ops.boxes import (
 from upsnet_ros.ops.panoptic import UNKNOWN
 from upsnet_ros.ops.roi_align import roi_align_reference
 
-OPERATORS = pytest.mark.parametrize("operators", [CpuOperators(), KernelOperators()])
+OPERATORS = pytest.mark.parametrize("operators", [Operators(), KernelOperators()])
 
 
 def test_edges_of_all_variants() -> None:
@@ -139,7 +139,7 @@ def test_plain_roi_align_has_no_shift() -> None:
     torch.testing.assert_close(roi_align_reference(feature, rois, 2, 1.0, aligned=True), shifted)
 
 
-def _proposals(operators: CpuOperators | KernelOperators, bias: float) -> tuple[Tensor, int]:
+def _proposals(operators: Operators, bias: float) -> tuple[Tensor, int]:
     """Select from two levels of random outputs whose deltas push half of the boxes out."""
     generator = torch.Generator().manual_seed(1)
     sizes = [(6, 8), (3, 4)]
@@ -167,7 +167,7 @@ def _proposals(operators: CpuOperators | KernelOperators, bias: float) -> tuple[
 
 @OPERATORS
 def test_empty_proposals_are_dropped_and_low_logits_rank_above_padding(
-    operators: CpuOperators | KernelOperators,
+    operators: Operators,
 ) -> None:
     boxes, number = _proposals(operators, 0.0)
     assert 10 < number < 50
@@ -180,7 +180,7 @@ def test_empty_proposals_are_dropped_and_low_logits_rank_above_padding(
 @OPERATORS
 @pytest.mark.parametrize("limit", [3, 100])
 def test_detections_are_suppressed_class_by_class_and_never_more_than_the_limit(
-    operators: CpuOperators | KernelOperators, limit: int
+    operators: Operators, limit: int
 ) -> None:
     """300 proposals at one place and 300 spread, four likely classes each: 2400 pairs."""
     spread = torch.arange(300.0)[:, None] * torch.tensor([3.0, 0, 3, 0]) + torch.tensor(

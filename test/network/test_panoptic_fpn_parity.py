@@ -24,7 +24,7 @@ from upsnet_ros.datasets.taxonomy import COCO
 from upsnet_ros.inference.assemble import FrameSettings
 from upsnet_ros.inference.network_paths import BatchedFrames
 from upsnet_ros.inference.preprocess import Geometry, network_input
-from upsnet_ros.network.batched_operators import CpuOperators
+from upsnet_ros.network.batched_operators import Operators
 from upsnet_ros.network.batched_path import UNLABELLED
 from upsnet_ros.network.batched_selection import (
     Anchors,
@@ -88,7 +88,7 @@ def _run(path: Path) -> Run:
     geometry = Geometry.of(
         image.shape[:2], scale=meta["min_size"], max_size=meta["max_size"], family=variant.family
     )
-    operators, edge = CpuOperators(), variant.box_edge
+    operators, edge = Operators(), variant.box_edge
     limits = {"size": geometry.size, "operators": operators, "edge": edge}
     with torch.inference_mode():
         data = network_input(image[None], "bgr8", geometry, dtype=torch.float32)

@@ -17,7 +17,7 @@ from upsnet_ros.network.upsnet import PanopticResult
 from upsnet_ros.network.variants import VARIANTS
 from upsnet_ros.ops import dispatch
 from upsnet_ros.ops.mask_removal import accept_masks
-from upsnet_ros.ops.panoptic import panoptic_maps
+from upsnet_ros.ops.panoptic import MapOptions, panoptic_maps
 from upsnet_ros.ops.segments import SegmentTable, segment_table
 
 STUFF, CLASSES, BINS, PADDED = 3, 6, 6, 14
@@ -82,7 +82,7 @@ def static_labels(counts: list[int], semantic: Tensor) -> SegmentTable:
         accepted.counts,
         torch.zeros(1),
         Grid(SIZE).tables((SIZE[0] // 4, SIZE[1] // 4), "cpu"),
-        num_stuff=STUFF,
+        options=MapOptions(STUFF),
     )
     return segment_table(
         maps.panoptic,

@@ -16,7 +16,7 @@ from upsnet_ros.ops.boxes import batched_nms
 from upsnet_ros.ops.camera_input import camera_input
 from upsnet_ros.ops.deform_conv import deform_conv2d
 from upsnet_ros.ops.mask_removal import accept_masks
-from upsnet_ros.ops.panoptic import panoptic_maps
+from upsnet_ros.ops.panoptic import MapOptions, panoptic_maps
 from upsnet_ros.ops.roi_align import fpn_roi_align
 from upsnet_ros.ops.segments import segment_table
 
@@ -55,7 +55,7 @@ def operators(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Operat
     def head() -> Any:
         return panoptic_maps(
             at("semantic"), at("boxes"), at("classes"), at("masks"), at("numbers"), at("margin"),
-            tables, num_stuff=STUFF,
+            tables, options=MapOptions(STUFF),
         )  # fmt: skip
 
     def segments() -> Any:

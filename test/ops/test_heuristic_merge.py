@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from upsnet_ros.network.batched_operators import CpuOperators, KernelOperators
+from upsnet_ros.network.batched_operators import KernelOperators, Operators
 from upsnet_ros.network.batched_selection import DetectionLists
 from upsnet_ros.network.instance_head import Detections
 from upsnet_ros.network.panoptic_head import Grid, HeadOptions, Tile, upsample_part
@@ -17,7 +17,7 @@ from upsnet_ros.ops import dispatch
 from upsnet_ros.ops.boxes import CONTINUOUS, INCLUSIVE
 from upsnet_ros.ops.heuristic_merge import merged_maps, merged_maps_reference
 from upsnet_ros.ops.mask_removal import accept_masks_reference
-from upsnet_ros.ops.panoptic import GridTables, interpolated
+from upsnet_ros.ops.panoptic import GridTables, MapOptions, interpolated
 
 heuristic_merge_triton = pytest.importorskip("upsnet_ros.ops.triton.heuristic_merge")
 mask_removal_triton = pytest.importorskip("upsnet_ros.ops.triton.mask_removal")
@@ -82,10 +82,7 @@ def references(
         number,
         margin,
         tables(semantic.device),
-        num_stuff=STUFF,
-        unknown_score=True,
-        confidence=True,
-        max_logit=True,
+        options=MapOptions(STUFF, unknown_score=True, confidence=True, max_logit=True),
     )
     return accepted._replace(counts=number), maps
 
@@ -135,12 +132,10 @@ def test_kernels_equal_the_references(dtype: torch.dtype, device: torch.device) 
     inputs = (semantic.to(device), boxes, masks, want.indices, number)
     margin = torch.tensor([WANTED.unknown_margin], device=device)
     for extra in (False, True):
-        rest: dict[str, Any] = {"num_stuff": STUFF} | dict.fromkeys(
-            ("unknown_score", "confidence", "max_logit"), extra
-        )
-        expected = merged_maps_reference(*inputs, margin, tables(device), **rest)
+        options = MapOptions(STUFF, extra, extra, extra)
+        expected = merged_maps_reference(*inputs, margin, tables(device), options=options)
         result = heuristic_merge_triton.merged_maps(
-            *inputs, margin, tables(device), **rest, block=(8, 16)
+            *inputs, margin, tables(device), options=options, block=(8, 16)
         )
         for name, wanted in expected._asdict().items():
             mine = getattr(result, name)
@@ -169,7 +164,7 @@ def test_operators_merge_alike(edge: float, device: torch.device) -> None:
         "options": WANTED,
     }
     margin = torch.tensor([0.4])
-    want, want_maps = CpuOperators().merge(semantic, found, masks, margin, **call)
+    want, want_maps = Operators().merge(semantic, found, masks, margin, **call)
     with dispatch.interpreted():
         got, maps = KernelOperators().merge(semantic, found, masks, margin, **call)
     assert torch.equal(got.counts, want.counts) and torch.equal(got.blank, want.blank)
@@ -187,6 +182,6 @@ def test_shapes_are_checked() -> None:
     rest = (found.counts * 0, torch.zeros(1), tables("cpu"))
     places = torch.zeros(1, 5, dtype=torch.int32)
     with pytest.raises(ValueError, match=r"semantic has shape \(1, 3, 8, 16\)"):
-        merged_maps(semantic, found.boxes, masks, places, *rest, num_stuff=3)
+        merged_maps(semantic, found.boxes, masks, places, *rest, options=MapOptions(3))
     with pytest.raises(ValueError, match=r"\(1, 5, 4\), \(1, 4\)"):
-        merged_maps(semantic, found.boxes, masks, places[:, :4], *rest, num_stuff=STUFF)
+        merged_maps(semantic, found.boxes, masks, places[:, :4], *rest, options=MapOptions(STUFF))

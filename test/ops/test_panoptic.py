@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +13,7 @@ from upsnet_ros.ops.panoptic import (
     UNKNOWN,
     GridTables,
     HeadMaps,
+    MapOptions,
     panoptic_maps,
     panoptic_maps_reference,
 )
@@ -26,7 +25,8 @@ SIZE, CELLS = (21, 45), (6, 12)
 GRID = Grid(SIZE)
 #: As Panoptic FPN's, from 22 x 46 pixels of an input that is padded to 24 x 48.
 TWICE = Grid(SIZE, (22 / SIZE[0], 46 / SIZE[1]), edge=CONTINUOUS, via=(22, 46))
-ALL = {"unknown_score": True, "confidence": True, "max_logit": True}
+IDS = MapOptions(STUFF)
+ALL = MapOptions(STUFF, unknown_score=True, confidence=True, max_logit=True)
 #: Corners inside the grid of 21 x 45: whole pixels and halves, one pixel, one line, all of it.
 BOXES = [
     (3.0, 2.5, 30.5, 14.5),
@@ -82,8 +82,10 @@ def assert_same(result: HeadMaps, expected: HeadMaps, *, ids: float = 1.0) -> No
 @pytest.mark.parametrize("margin", [0.0, -1.5])
 def test_the_twin_is_the_networks_head(grid: Grid, margin: float) -> None:
     semantic, boxes, classes, masks, *rest = make_case(6, 6, padded=6, margin=margin)
-    masks += 0.01 * torch.rand(masks.shape)  # no equals, which sums in another order would part
-    semantic += 0.01 * torch.rand(semantic.shape)
+    generator = torch.Generator().manual_seed(0)
+    # No equal values, which sums in another order would tell apart.
+    masks += 0.01 * torch.rand(masks.shape, generator=generator)
+    semantic += 0.01 * torch.rand(semantic.shape, generator=generator)
     down, across = grid.scales
     boxes = boxes * torch.tensor([across, down] * 2)
     result = panoptic_maps_reference(
@@ -93,8 +95,7 @@ def test_the_twin_is_the_networks_head(grid: Grid, margin: float) -> None:
         masks,
         *rest,
         tables("cpu", grid),
-        num_stuff=STUFF,
-        **ALL,
+        options=ALL,
     )
     for image in range(2):
         head = PanopticHead(
@@ -104,7 +105,9 @@ def test_the_twin_is_the_networks_head(grid: Grid, margin: float) -> None:
             grid=grid,
             num_stuff=STUFF,
         )
-        maps = head.maps(HeadOptions(unknown_margin=margin, **ALL))
+        maps = head.maps(
+            HeadOptions(unknown_margin=margin, unknown_score=True, confidence=True, max_logit=True)
+        )
         expected = HeadMaps(*(getattr(maps, name) for name in HeadMaps._fields))
         assert_same(HeadMaps(*(own[image] for own in result)), expected, ids=0.999)
 
@@ -130,10 +133,9 @@ def test_kernel_equals_the_twin(
         case[0], case[2] = case[0][:, : STUFF + 1], case[2].clamp(max=1)
         case[5] = case[5] - 2  # by one channel few pixels are unknown
     case.append(tables(device, grid))
-    options: dict[str, Any] = {"num_stuff": STUFF, **ALL}
-    expected = panoptic_maps_reference(*case, **options)
+    expected = panoptic_maps_reference(*case, options=ALL)
     assert (expected.panoptic == UNKNOWN).flatten(1).any(dim=1).all()
-    result = panoptic_triton.panoptic_maps(*case, **options, block=(8, 32))
+    result = panoptic_triton.panoptic_maps(*case, options=ALL, block=(8, 32))
     # Mask positions are no fractions of two, and sums no longer exact.
     assert_same(result, expected, ids=0.998)
 
@@ -147,9 +149,8 @@ def test_half_precision_as_the_network_gives_it(
     semantic, boxes, classes, masks, *rest = (tensor.to(device) for tensor in make_case(4, 3))
     semantic = semantic.to(dtype, memory_format=torch.channels_last)
     case = (semantic, boxes, classes, masks.to(dtype), *rest, tables(device, Grid((24, 48))))
-    options = {"num_stuff": STUFF, **ALL}
-    expected = panoptic_maps_reference(*case, **options)
-    result = panoptic_triton.panoptic_maps(*case, **options, in_place=in_place, block=(16, 64))
+    expected = panoptic_maps_reference(*case, options=ALL)
+    result = panoptic_triton.panoptic_maps(*case, options=ALL, in_place=in_place, block=(16, 64))
     assert_same(result, expected, ids=0.998)
 
 
@@ -161,13 +162,12 @@ def test_all_unknown_and_instances_absent_from_their_tile(device: torch.device) 
     numbers = torch.tensor([2], dtype=torch.int32)
     case = (semantic, boxes, torch.tensor([[1, 2]]), masks, numbers, torch.zeros(1))
     on_host, on_device = (Grid((8, 16)).tables((2, 4), place) for place in ("cpu", device))
-    options = {"num_stuff": STUFF}
     for things in (-5.0, 9.0):
         semantic[:, STUFF:] = things
         placed = [tensor.to(device) for tensor in case]
-        maps = panoptic_triton.panoptic_maps(*placed, on_device, **options, block=(4, 4))
+        maps = panoptic_triton.panoptic_maps(*placed, on_device, options=IDS, block=(4, 4))
         result = maps.panoptic.cpu()
-        assert torch.equal(result, panoptic_maps_reference(*case, on_host, **options).panoptic)
+        assert torch.equal(result, panoptic_maps_reference(*case, on_host, options=IDS).panoptic)
         if things < 0:
             corners = (result[0, 0, 0], result[0, 7, 15], result[0, 4, 8])
             assert corners == (STUFF + 1, STUFF, STUFF)
@@ -185,11 +185,10 @@ def test_a_leaders_zero_beats_that_of_absent_instances_after_it(device: torch.de
     numbers = torch.tensor([3], dtype=torch.int32)
     case = (semantic, boxes, torch.ones(1, 3, dtype=torch.int64), masks, numbers, torch.ones(1))
     on_host, on_device = (Grid((8, 16)).tables((2, 4), place) for place in ("cpu", device))
-    options = {"num_stuff": STUFF}
-    expected = panoptic_maps_reference(*case, on_host, **options).panoptic
+    expected = panoptic_maps_reference(*case, on_host, options=IDS).panoptic
     assert expected[0, 0].tolist()[:4] == [STUFF + 1, STUFF + 1, STUFF, STUFF]
     placed = [tensor.to(device) for tensor in case]
-    result = panoptic_triton.panoptic_maps(*placed, on_device, **options, block=(4, 4)).panoptic
+    result = panoptic_triton.panoptic_maps(*placed, on_device, options=IDS, block=(4, 4)).panoptic
     assert torch.equal(result.cpu(), expected)
 
 
@@ -200,9 +199,7 @@ def test_logits_that_are_not_finite_give_ids_that_exist(value: float, device: to
     for spoiled in (0, 3):
         case = [tensor.to(device) for tensor in make_case(6, 3)]
         case[spoiled][1] *= value
-        maps = panoptic_triton.panoptic_maps(
-            *case, tables(device), num_stuff=STUFF, **ALL, block=(8, 32)
-        )
+        maps = panoptic_triton.panoptic_maps(*case, tables(device), options=ALL, block=(8, 32))
         for ids, most in ((maps.panoptic, STUFF + 7), (maps.semantic, CLASSES)):
             assert int(ids.min()) >= UNKNOWN and int(ids.max()) < most
 
@@ -211,9 +208,9 @@ def test_shapes_are_checked() -> None:
     semantic, boxes, classes, masks, numbers, margin = make_case(2)
     rest = (numbers, margin, tables("cpu"))
     with pytest.raises(ValueError, match=r"semantic has shape \(1, 5, 6, 12\), .* stuff \(5\)"):
-        panoptic_maps(semantic, boxes, classes, masks, *rest, num_stuff=5)
+        panoptic_maps(semantic, boxes, classes, masks, *rest, options=MapOptions(5))
     with pytest.raises(ValueError, match=r"counts have shapes .*, B 1 and N at least 1"):
-        panoptic_maps(semantic, boxes, classes[:, :3], masks, *rest, num_stuff=STUFF)
+        panoptic_maps(semantic, boxes, classes[:, :3], masks, *rest, options=IDS)
     rest = (numbers, margin[0], tables("cpu"))
     with pytest.raises(ValueError, match=r"unknown_margin has shape \(\), but it must be \(1,\)"):
-        panoptic_maps(semantic, boxes, classes, masks, *rest, num_stuff=STUFF)
+        panoptic_maps(semantic, boxes, classes, masks, *rest, options=IDS)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from upsnet_ros.inference.assemble import assemble
 from upsnet_ros.inference.preprocess import Geometry
-from upsnet_ros.network.batched_operators import CpuOperators
+from upsnet_ros.network.batched_operators import Operators
 from upsnet_ros.network.instance_head import Detections
 from upsnet_ros.network.panoptic_head import PanopticMaps
 from upsnet_ros.network.upsnet import PanopticResult
@@ -191,7 +191,7 @@ def test_kernels_and_the_cpu_form_equal_the_reference_of_every_option(
     expected = segment_table_reference(*tensors, **options)
     assert expected.table.any()
     assert_same(segments_triton.segment_table(*tensors, **options, block=16), expected)
-    by_cpu = CpuOperators().segments(*tensors, **options)
+    by_cpu = Operators().segments(*tensors, **options)
     # Of equal majorities the CPU's form takes whichever comes first.
     if not mapped or not majority:
         assert_same(by_cpu, expected)
@@ -235,7 +235,7 @@ def test_kernels_and_the_cpu_form_equal_the_reference_without_a_kind_of_class(
     assert (expected.labels >= 1000).any() == (edge in ("no stuff", "one thing"))
     assert torch.equal(expected.unknown, panoptic == UNKNOWN)
     assert_same(segments_triton.segment_table(*tensors, **options, block=16), expected)
-    by_cpu = CpuOperators().segments(*tensors, **options)
+    by_cpu = Operators().segments(*tensors, **options)
     if not majority:  # of equal majorities the CPU's form takes whichever comes first
         assert_same(by_cpu, expected)
     assert torch.equal(by_cpu.unknown, expected.unknown)

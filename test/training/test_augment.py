@@ -5,7 +5,7 @@ import pytest
 from things import thing_of_mask
 
 from upsnet_ros.datasets.base import Sample
-from upsnet_ros.training.loading import augment, cropped, mirrored
+from upsnet_ros.training.loading import augment
 from upsnet_ros.training.settings import AugmentSettings
 
 
@@ -38,15 +38,15 @@ def consistent(sample: Sample) -> None:
 
 
 def test_mirrored(sample: Sample) -> None:
-    result = mirrored(sample)
+    result = sample.mirrored()
     consistent(result)
     np.testing.assert_array_equal(result.image, sample.image[:, ::-1])
     np.testing.assert_array_equal(result.unknown, sample.unknown[:, ::-1])
-    assert mirrored(result).things[0].box == sample.things[0].box
+    assert result.mirrored().things[0].box == sample.things[0].box
 
 
 def test_cropped(sample: Sample) -> None:
-    result = cropped(sample, x1=20, y1=10, x2=60, y2=36)
+    result = sample.cropped(x1=20, y1=10, x2=60, y2=36)
     consistent(result)
     assert result.size == (26, 40)
     (thing,) = result.things  # the other is outside

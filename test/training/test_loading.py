@@ -13,7 +13,7 @@ import pytest
 from worker_tasks import EndlessImages, InterruptedImages
 
 from upsnet_ros.errors import DatasetError, SettingsError
-from upsnet_ros.training.loading import Steps, index_at, load_steps, seed_at
+from upsnet_ros.training.loading import index_at, load_steps, positions_of_steps, seed_at
 
 
 def test_every_image_once_an_epoch() -> None:
@@ -32,20 +32,25 @@ def test_seeds_differ() -> None:
 
 
 def test_processes_share_each_step() -> None:
-    whole = list(Steps(range(3, 6), batch_size=4, rank=0, processes=1))
+
+    def steps(rank: int, processes: int) -> list[list[int]]:
+        ranges = positions_of_steps(range(3, 6), batch_size=4, rank=rank, processes=processes)
+        return [list(positions) for positions in ranges]
+
+    whole = steps(0, 1)
     assert whole == [[12, 13, 14, 15], [16, 17, 18, 19], [20, 21, 22, 23]]
-    parts = [list(Steps(range(3, 6), batch_size=4, rank=r, processes=2)) for r in range(2)]
+    parts = [steps(rank, 2) for rank in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == whole
     assert Counter(map(len, parts[0])) == {2: 3}
     with pytest.raises(SettingsError, match=r"batch_size 5 .*2 processes"):
-        Steps(range(1), batch_size=5, rank=0, processes=2)
+        positions_of_steps(range(1), batch_size=5, rank=0, processes=2)
 
 
 def test_ctrl_c_does_not_reach_workers() -> None:
     """The parent ends them: a worker that is interrupted would print a traceback."""
     batches = load_steps(
         InterruptedImages(),
-        Steps(range(1), batch_size=1, rank=0, processes=1),
+        positions_of_steps(range(1), batch_size=1, rank=0, processes=1),
         images_per_pass=1,
         workers=1,
         pin_memory=False,

@@ -3,17 +3,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from upsnet_ros.training.objective import (
+from upsnet_ros.training.objective import mask_loss, pixel_loss, region_losses, rpn_losses
+from upsnet_ros.training.targets import (
     IGNORED_PIXEL,
     Kept,
+    RegionTargets,
+    RPNTargets,
+    SeededChooser,
     keep_objects,
-    mask_loss,
     panoptic_target,
-    pixel_loss,
-    region_losses,
-    rpn_losses,
 )
-from upsnet_ros.training.targets import RegionTargets, RPNTargets, SeededChooser
 
 CPU = torch.device("cpu")
 

@@ -41,21 +41,21 @@ def make_sample() -> Sample:
 def test_labels_come_to_the_networks_grid() -> None:
     geometry = Geometry.of((60, 90), scale=120, max_size=400)
     image = prepare(make_sample(), geometry, num_stuff=NUM_STUFF, seed=1, quirks=Quirks())
-    assert image.data.shape == (3, 128, 192)
-    assert image.semantic.shape == (128, 192)
-    assert (image.semantic[120:] == VOID).all()
-    assert (image.semantic[60:100, 20:80] == 13).all()
-    assert image.semantic_quarter.shape == (32, 48)
-    assert torch.equal(image.semantic_quarter[:30, :45], image.semantic[:120:4, :180:4])
-    assert image.classes.tolist() == [3, 1, 3]
-    assert image.crowd.tolist() == [False, True, False]
+    assert image.data.shape == (1, 3, 128, 192)
+    assert image.semantic.shape == (1, 128, 192)
+    assert (image.semantic[0, 120:] == VOID).all()
+    assert (image.semantic[0, 60:100, 20:80] == 13).all()
+    assert image.semantic_quarter.shape == (1, 32, 48)
+    assert torch.equal(image.semantic_quarter[0, :30, :45], image.semantic[0, :120:4, :180:4])
+    assert image.classes.tolist() == [[3, 1, 3]]
+    assert image.crowd.tolist() == [[False, True, False]]
     assert image.masks_quarter.shape == (2, 32, 48)  # objects, not groups
-    quarter = image.semantic_quarter[:30, :45]
+    quarter = image.semantic_quarter[0, :30, :45]
     objects = (image.masks_quarter[:, :30, :45] == 1).any(dim=0)
     assert torch.equal(objects, quarter == 13)
-    assert torch.equal(image.crowd_quarter[:30, :45], quarter == 11)
-    assert image.unknown_quarter[:4, :4].all()
-    assert not image.unknown_quarter[4:].any()
+    assert torch.equal(image.crowd_quarter[0, :30, :45], quarter == 11)
+    assert image.unknown_quarter[0, :4, :4].all()
+    assert not image.unknown_quarter[0, 4:].any()
     assert image.roi_semantic.shape == (2, 28, 28)
     assert (image.roi_semantic == 13).all()
 
@@ -64,10 +64,10 @@ def test_groups_shift_masks_only_by_quirk() -> None:
     geometry = Geometry.of((60, 90), scale=60, max_size=400)
     quirks = Quirks(crowd_shifts_panoptic_masks=True, masks_by_bounds=True)
     image = prepare(make_sample(), geometry, num_stuff=NUM_STUFF, seed=1, quirks=quirks)
-    assert all(isinstance(shape, Polygons) for shape in image.shapes)
+    assert all(isinstance(shape, Polygons) for shape in image.shapes[0])
     assert image.masks_quarter.shape[0] == 2
     # The second object's mask is the group's.
-    quarter = image.semantic_quarter[:15, :22]
+    quarter = image.semantic_quarter[0, :15, :22]
     assert torch.equal(image.masks_quarter[1, :15, :22] == 1, quarter == 11)
 
 
@@ -80,6 +80,8 @@ def test_a_sample_without_things() -> None:
         things=(),
     )
     image = prepare(sample, geometry, num_stuff=NUM_STUFF, seed=1, quirks=Quirks())
-    assert image.boxes.shape == (0, 4)
+    assert image.shapes == ((),)
+    assert image.boxes.shape == (1, 1, 4) and image.classes.tolist() == [[0]]  # padding
+    assert image.members.shape == (2, 0)
     assert image.masks_quarter.shape[0] == 0
     assert not image.unknown_quarter.any()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upsnet_ros.benchmark.measure import Summary, captured, device_ms
 from upsnet_ros.inference.predictor import Predictor
-from upsnet_ros.network.batched_operators import CpuOperators, KernelOperators, Operators
+from upsnet_ros.network.batched_operators import KernelOperators, Operators
 from upsnet_ros.network.batched_selection import (
     ROOM_FOR_EQUALS,
     DetectionLists,
@@ -175,7 +175,7 @@ class _Head:
     def __init__(self, predictor: Predictor, size: tuple[int, int], instances: int) -> None:
         self._size = size
         device, self._variant = predictor.device, predictor.variant
-        self._operators: Operators = KernelOperators() if device.type == "cuda" else CpuOperators()
+        self._operators: Operators = KernelOperators() if device.type == "cuda" else Operators()
         inputs = draw_head_inputs(
             self._variant,
             size=size,

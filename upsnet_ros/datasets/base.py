@@ -7,7 +7,7 @@ on (x, y).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Protocol
 
@@ -236,6 +236,39 @@ class Sample:
     def size(self) -> tuple[int, int]:
         """Height and width of the image."""
         return self.image.shape[0], self.image.shape[1]
+
+    def mirrored(self) -> Sample:
+        """Return the sample mirrored left to right."""
+        width = self.size[1]
+        things = []
+        for thing in self.things:
+            x1, y1, x2, y2 = thing.box
+            box = (width - x2 - 1, y1, width - x1 - 1, y2)
+            things.append(replace(thing, box=box, shape=thing.shape.flipped(width)))
+        return replace(
+            self,
+            image=np.ascontiguousarray(self.image[:, ::-1]),
+            semantic=np.ascontiguousarray(self.semantic[:, ::-1]),
+            things=tuple(things),
+            unknown=None if self.unknown is None else self.unknown[:, ::-1].copy(),
+        )
+
+    def cropped(self, *, x1: int, y1: int, x2: int, y2: int) -> Sample:
+        """Return the sample cropped to columns x1 .. x2 - 1 and rows y1 .. y2 - 1."""
+        window = (slice(y1, y2), slice(x1, x2))
+        things = []
+        for thing in self.things:
+            part = thing.shape.paint(np.arange(y1, y2), np.arange(x1, x2)).astype(bool)
+            if part.any():
+                shape = Bitmask.of(part)
+                things.append(replace(thing, box=shape.bounds, shape=shape))
+        return replace(
+            self,
+            image=np.ascontiguousarray(self.image[window]),
+            semantic=np.ascontiguousarray(self.semantic[window]),
+            things=tuple(things),
+            unknown=None if self.unknown is None else self.unknown[window].copy(),
+        )
 
 
 class Dataset(Protocol):

@@ -4,7 +4,7 @@ On a CPU, reading the length of a list is free, and work on padding would be was
 would wait for the device, so kernels work on padded lists.
 
 An operator whose kernel does not run on a GPU (Triton is not installed, the kernel was disabled or
-failed) is computed by `CpuOperators` instead. The kernel's reference would return the same, but
+failed) is computed by `Operators` instead. The kernel's reference would return the same, but
 loops over a thousand boxes, or allocates 200 MB of masks at 1024x2048.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,9 +36,11 @@ from upsnet_ros.ops.roi_align import fpn_roi_align
 from upsnet_ros.ops.segments import Relabelling, SegmentTable
 from upsnet_ros.ops.segments import segment_table as batched_segment_table
 
+_Fields = TypeVar("_Fields", HeadMaps, SegmentTable)
 
-class Operators(Protocol):
-    """Operators on lists of fixed length; `KernelOperators` and `CpuOperators` implement them."""
+
+class Operators:
+    """Operators on lists of fixed length, for a CPU, and for a GPU whose kernels do not run."""
 
     def suppress(
         self,
@@ -51,106 +53,6 @@ class Operators(Protocol):
         edge: float = INCLUSIVE,
     ) -> Kept:
         """Suppress boxes (B, N, 4) that overlap better ones of their list: `ops.boxes`."""
-        ...
-
-    def worth_computing(self, detections: DetectionLists) -> DetectionLists:
-        """Return the lists without trailing padding, if that is possible without waiting."""
-        ...
-
-    def pool(
-        self,
-        pyramid: Sequence[Tensor],
-        boxes: Tensor,
-        counts: Tensor,
-        output_size: int,
-        *,
-        edge: float = INCLUSIVE,
-    ) -> Tensor:
-        """Pool boxes (B, K, 4) from P2 .. P5: (B * K, C, bins, bins); padding is undefined."""
-        ...
-
-    def accept(
-        self,
-        detections: DetectionLists,
-        mask_logits: Tensor,
-        *,
-        size: tuple[int, int],
-        share: float,
-    ) -> Accepted:
-        """Drop masks (B, N, M, M) if better ones of their class hide more than a fraction."""
-        ...
-
-    def head(
-        self,
-        semantic: Tensor,
-        detections: DetectionLists,
-        mask_logits: Tensor,
-        unknown_margin: Tensor,
-        *,
-        grid: Grid,
-        tables: GridTables,
-        num_stuff: int,
-        options: HeadOptions,
-    ) -> HeadMaps:
-        """Return the panoptic head's maps (B, H, W): `ops.panoptic`.
-
-        ``unknown_margin``, float32 (1,), replaces that of the options. The tables are those of the
-        grid.
-        """
-        ...
-
-    def merge(
-        self,
-        semantic: Tensor,
-        detections: DetectionLists,
-        mask_logits: Tensor,
-        unknown_margin: Tensor,
-        *,
-        grid: Grid,
-        tables: GridTables,
-        num_stuff: int,
-        share: float,
-        options: HeadOptions,
-    ) -> tuple[Accepted, HeadMaps]:
-        """Return the results of `segments.merge_by_score`; other arguments are as for `head`."""
-        ...
-
-    def segments(
-        self,
-        panoptic: Tensor,
-        semantic: Tensor,
-        classes: Tensor,
-        public_ids: Tensor,
-        rows: Tensor,
-        columns: Tensor,
-        *,
-        num_stuff: int,
-        stuff_area_limit: int,
-        want_semantic: bool,
-        majority: bool = True,
-        relabelling: Relabelling | None = None,
-    ) -> SegmentTable:
-        """Return labels and segments at the camera's size: `ops.segments`."""
-        ...
-
-
-_Fields = TypeVar("_Fields", HeadMaps, SegmentTable)
-
-
-class CpuOperators:
-    """Operators for a CPU, and for a GPU whose kernels do not run: see `Operators`."""
-
-    def suppress(
-        self,
-        boxes: Tensor,
-        counts: Tensor,
-        threshold: float,
-        *,
-        limit: int,
-        groups: Tensor | None = None,
-        edge: float = INCLUSIVE,
-    ) -> Kept:
-        """See `Operators`."""
         rank = -torch.arange(boxes.shape[1], dtype=torch.float32, device=boxes.device)
 
         def kept(image: int, count: int) -> Tensor:
@@ -174,7 +76,7 @@ class CpuOperators:
         *,
         edge: float = INCLUSIVE,
     ) -> Tensor:
-        """See `Operators`."""
+        """Pool boxes (B, K, 4) from P2 .. P5: (B * K, C, bins, bins); padding is undefined."""
         images = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
         return pool_rois(
             pyramid, boxes.flatten(0, 1), output_size=output_size, images=images, edge=edge
@@ -188,7 +90,7 @@ class CpuOperators:
         size: tuple[int, int],
         share: float,
     ) -> Accepted:
-        """See `Operators`."""
+        """Drop masks (B, N, M, M) if better ones of their class hide more than a fraction."""
         indices, blank = [], []
         for image in range(len(mask_logits)):
             found = detections.of_image(image)
@@ -213,7 +115,11 @@ class CpuOperators:
         num_stuff: int,
         options: HeadOptions,
     ) -> HeadMaps:
-        """See `Operators`."""
+        """Return the panoptic head's maps (B, H, W): `ops.panoptic`.
+
+        ``unknown_margin``, float32 (1,), replaces that of the options. The tables are those of the
+        grid.
+        """
         options = replace(options, unknown_margin=float(unknown_margin))
 
         def maps(image: int) -> HeadMaps:
@@ -350,7 +256,7 @@ def missing(device: torch.device) -> tuple[str, ...]:
     return tuple(name for name in KERNELS if not dispatch.runs(name, device))
 
 
-class KernelOperators(CpuOperators):
+class KernelOperators(Operators):
     """Operators for a GPU: kernels, or those of the base class where one does not run."""
 
     def suppress(
@@ -428,10 +334,7 @@ class KernelOperators(CpuOperators):
             detections.counts,
             unknown_margin,
             tables,
-            num_stuff=num_stuff,
-            unknown_score=options.unknown_score,
-            confidence=options.confidence,
-            max_logit=options.max_logit,
+            options=options.of_maps(num_stuff),
         )
 
     def merge(
@@ -476,10 +379,7 @@ class KernelOperators(CpuOperators):
             counts,
             unknown_margin,
             tables,
-            num_stuff=num_stuff,
-            unknown_score=options.unknown_score,
-            confidence=options.confidence,
-            max_logit=options.max_logit,
+            options=options.of_maps(num_stuff),
         )
         return accepted, maps
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upsnet_ros.network.batched_operators import CpuOperators, KernelOperators, Operators
+from upsnet_ros.network.batched_operators import KernelOperators, Operators
 from upsnet_ros.network.batched_selection import (
     Anchors,
     DetectionLists,
@@ -105,7 +105,7 @@ class BatchedPath:
     ) -> None:
         device = rows.device
         on_cpu = device.type == "cpu" and not is_interpreted()
-        on_device: Operators = CpuOperators() if on_cpu else KernelOperators()
+        on_device: Operators = Operators() if on_cpu else KernelOperators()
         self._network, self._sizes = network, sizes
         self._merge = merge or network.variant.merge
         self._class_map = class_map

@@ -27,7 +27,7 @@ from upsnet_ros.network.panoptic_logits import (
     tent,
 )
 from upsnet_ros.ops.boxes import CONTINUOUS, INCLUSIVE, clip_boxes
-from upsnet_ros.ops.panoptic import SEMANTIC_STRIDE, UNKNOWN, GridTables, line_table
+from upsnet_ros.ops.panoptic import SEMANTIC_STRIDE, UNKNOWN, GridTables, MapOptions, line_table
 
 #: Height and width of a tile; multiples of 4, so that tiles meet the semantic grid.
 TILE_SIZE = (128, 256)
@@ -99,6 +99,10 @@ class HeadOptions:
     unknown_score: bool = False
     confidence: bool = False
     max_logit: bool = False
+
+    def of_maps(self, num_stuff: int) -> MapOptions:
+        """Return the options for `ops.panoptic` and `ops.heuristic_merge`."""
+        return MapOptions(num_stuff, self.unknown_score, self.confidence, self.max_logit)
 
 
 def first_max(x: Tensor) -> tuple[Tensor, Tensor]:

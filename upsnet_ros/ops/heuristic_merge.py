@@ -17,8 +17,10 @@ from upsnet_ros.ops.panoptic import (
     UNKNOWN,
     GridTables,
     HeadMaps,
-    check_detections,
+    MapOptions,
+    check_inputs,
     interpolated,
+    stack_maps,
 )
 
 
@@ -31,10 +33,7 @@ def merged_maps(
     unknown_margin: Tensor,
     tables: GridTables,
     *,
-    num_stuff: int,
-    unknown_score: bool = False,
-    confidence: bool = False,
-    max_logit: bool = False,
+    options: MapOptions,
 ) -> HeadMaps:
     """Return the maps of B frames; `merged_maps_reference` defines them.
 
@@ -47,35 +46,21 @@ def merged_maps(
         unknown_margin: float32 (1,) on the device: by how much things must lead over the best
             stuff class for a pixel of no instance to be unknown.
         tables: Tables of the grid.
-        num_stuff: Number of stuff classes.
-        unknown_score: Whether to fill `HeadMaps.unknown_score`.
-        confidence: Whether to fill `HeadMaps.confidence`.
-        max_logit: Whether to fill `HeadMaps.max_logit`.
+        options: Number of stuff classes, and the optional maps.
     """
-    if semantic.dim() != 4 or not 0 < num_stuff < semantic.shape[1]:
-        raise ValueError(
-            f"semantic has shape {tuple(semantic.shape)}, but it must be (B, S, h, w) with stuff "
-            f"({num_stuff}) and things"
-        )
-    check_detections(boxes, indices, mask_logits, counts, batch=len(semantic))
+    check_inputs(semantic, boxes, indices, mask_logits, counts, unknown_margin, options)
     inputs = (semantic, boxes, mask_logits, indices, counts, unknown_margin, tables)
-    options: dict[str, Any] = {
-        "num_stuff": num_stuff,
-        "unknown_score": unknown_score,
-        "confidence": confidence,
-        "max_logit": max_logit,
-    }
 
     def kernel() -> HeadMaps:
         from upsnet_ros.ops.triton import heuristic_merge as heuristic_merge_triton
 
-        return heuristic_merge_triton.merged_maps(*inputs, **options)
+        return heuristic_merge_triton.merged_maps(*inputs, options=options)
 
     return dispatch.run(
         "heuristic_merge",
         semantic.device,
         kernel=kernel,
-        reference=lambda: merged_maps_reference(*inputs, **options),
+        reference=lambda: merged_maps_reference(*inputs, options=options),
     )
 
 
@@ -88,12 +73,10 @@ def merged_maps_reference(
     unknown_margin: Tensor,
     tables: GridTables,
     *,
-    num_stuff: int,
-    unknown_score: bool = False,
-    confidence: bool = False,
-    max_logit: bool = False,
+    options: MapOptions,
 ) -> HeadMaps:
     """Reference implementation of `merged_maps`; ties go to stuff, and then to the first class."""
+    num_stuff = options.num_stuff
     y, x = (torch.arange(side, device=semantic.device) for side in tables.size)
     frames: list[tuple[Any, ...]] = []
     for image in range(len(semantic)):
@@ -115,12 +98,9 @@ def merged_maps_reference(
             (
                 torch.where(known, num_stuff + owner, rest).to(torch.int16),
                 torch.where(thing > stuff, num_stuff + thing_id, stuff_id).to(torch.int16),
-                score if unknown_score else None,
-                sure if confidence else None,
-                best if max_logit else None,
+                score if options.unknown_score else None,
+                sure if options.confidence else None,
+                best if options.max_logit else None,
             )
         )
-    maps: list[Any] = [
-        None if parts[0] is None else torch.stack(parts) for parts in zip(*frames, strict=True)
-    ]
-    return HeadMaps(*maps)
+    return stack_maps(frames)

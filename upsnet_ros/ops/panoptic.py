@@ -8,6 +8,7 @@ Its shapes do not depend on the number of instances, and neither form waits for 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +40,22 @@ class HeadMaps(NamedTuple):
     unknown_score: Tensor | None
     confidence: Tensor | None
     max_logit: Tensor | None
+
+
+class MapOptions(NamedTuple):
+    """The options of `panoptic_maps` and of `heuristic_merge.merged_maps`.
+
+    Attributes:
+        num_stuff: Number of stuff classes.
+        unknown_score: Whether to fill `HeadMaps.unknown_score`.
+        confidence: Whether to fill `HeadMaps.confidence`.
+        max_logit: Whether to fill `HeadMaps.max_logit`.
+    """
+
+    num_stuff: int
+    unknown_score: bool = False
+    confidence: bool = False
+    max_logit: bool = False
 
 
 class LineTable(NamedTuple):
@@ -131,10 +148,7 @@ def panoptic_maps(
     unknown_margin: Tensor,
     tables: GridTables,
     *,
-    num_stuff: int,
-    unknown_score: bool = False,
-    confidence: bool = False,
-    max_logit: bool = False,
+    options: MapOptions,
 ) -> HeadMaps:
     """Return the maps of B frames; `panoptic_maps_reference` defines them.
 
@@ -148,30 +162,21 @@ def panoptic_maps(
         unknown_margin: float32 (1,) on the device: by how much the unknown channel must lead over
             the best other one.
         tables: Tables of the grid.
-        num_stuff: Number of stuff classes.
-        unknown_score: Whether to fill `HeadMaps.unknown_score`.
-        confidence: Whether to fill `HeadMaps.confidence`.
-        max_logit: Whether to fill `HeadMaps.max_logit`.
+        options: Number of stuff classes, and the optional maps.
     """
-    _check(semantic, boxes, classes, mask_logits, counts, unknown_margin, num_stuff=num_stuff)
+    check_inputs(semantic, boxes, classes, mask_logits, counts, unknown_margin, options)
     inputs = (semantic, boxes, classes, mask_logits, counts, unknown_margin, tables)
-    options: dict[str, Any] = {
-        "num_stuff": num_stuff,
-        "unknown_score": unknown_score,
-        "confidence": confidence,
-        "max_logit": max_logit,
-    }
 
     def kernel() -> HeadMaps:
         from upsnet_ros.ops.triton import panoptic as panoptic_triton
 
-        return panoptic_triton.panoptic_maps(*inputs, **options)
+        return panoptic_triton.panoptic_maps(*inputs, options=options)
 
     return dispatch.run(
         "panoptic",
         semantic.device,
         kernel=kernel,
-        reference=lambda: panoptic_maps_reference(*inputs, **options),
+        reference=lambda: panoptic_maps_reference(*inputs, options=options),
     )
 
 
@@ -184,12 +189,10 @@ def panoptic_maps_reference(
     unknown_margin: Tensor,
     tables: GridTables,
     *,
-    num_stuff: int,
-    unknown_score: bool = False,
-    confidence: bool = False,
-    max_logit: bool = False,
+    options: MapOptions,
 ) -> HeadMaps:
     """Reference implementation of `panoptic_maps`; ties go to stuff, then to the first instance."""
+    num_stuff = options.num_stuff
     frames: list[tuple[Any, ...]] = []
     for image in range(len(semantic)):
         logits = interpolated(semantic[image], tables)
@@ -211,13 +214,18 @@ def panoptic_maps_reference(
             (
                 ids.masked_fill(lead > unknown_margin, UNKNOWN).to(torch.int16),
                 torch.where(thing > stuff, num_stuff + thing_id, stuff_id).to(torch.int16),
-                _byte(torch.sigmoid(lead)) if unknown_score else None,
-                _byte((best - logits.logsumexp(dim=0)).exp()) if confidence else None,
-                best if max_logit else None,
+                _byte(torch.sigmoid(lead)) if options.unknown_score else None,
+                _byte((best - logits.logsumexp(dim=0)).exp()) if options.confidence else None,
+                best if options.max_logit else None,
             )
         )
+    return stack_maps(frames)
+
+
+def stack_maps(frames: Sequence[tuple[Any, ...]]) -> HeadMaps:
+    """Return the maps of a batch from those of its frames, (H, W) or None each."""
     maps: list[Any] = [
-        None if parts[0] is None else torch.stack(parts) for parts in zip(*frames, strict=True)
+        None if each[0] is None else torch.stack(each) for each in zip(*frames, strict=True)
     ]
     return HeadMaps(*maps)
 
@@ -288,22 +296,22 @@ def paste(mask: Tensor, near: Tensor, far: Tensor, y: Tensor, x: Tensor) -> Tens
     return torch.where(inside[0][:, None] & inside[1], mask, 0.0)
 
 
-def _check(
+def check_inputs(
     semantic: Tensor,
     boxes: Tensor,
-    classes: Tensor,
+    labels: Tensor,
     mask_logits: Tensor,
     counts: Tensor,
     unknown_margin: Tensor,
-    *,
-    num_stuff: int,
+    options: MapOptions,
 ) -> None:
-    if semantic.dim() != 4 or not 0 < num_stuff < semantic.shape[1]:
+    """Raise ValueError if the shapes of a head's inputs do not match; labels are (B, N)."""
+    if semantic.dim() != 4 or not 0 < options.num_stuff < semantic.shape[1]:
         raise ValueError(
             f"semantic has shape {tuple(semantic.shape)}, but it must be (B, S, h, w) with stuff "
-            f"({num_stuff}) and things"
+            f"({options.num_stuff}) and things"
         )
-    check_detections(boxes, classes, mask_logits, counts, batch=len(semantic))
+    check_detections(boxes, labels, mask_logits, counts, batch=len(semantic))
     if unknown_margin.shape != (1,):
         raise ValueError(
             f"unknown_margin has shape {tuple(unknown_margin.shape)}, but it must be (1,)"

@@ -14,7 +14,7 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from multiprocessing.process import BaseProcess
@@ -24,8 +24,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -52,50 +53,11 @@ QUARTER = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Prepared:
-    """One image with its ground truth, in the host's memory.
-
-    Attributes:
-        name: Name of the sample.
-        seed: Seed of all random choices for this image.
-        geometry: Mapping from the labelled image to the network input.
-        data: float32 (3, H, W), the network input; H and W are the padded size.
-        boxes: float32 (N, 4) of all objects, in pixels of the labelled image.
-        classes: int64 (N,), class of each object, from 1.
-        crowd: bool (N,), whether the object is a crowd.
-        members: int64 (M,), indices of the objects that are not crowds.
-        shapes: Shapes of all N objects.
-        semantic: uint8 (H, W), class of each pixel, `VOID` in the padding.
-        semantic_quarter: uint8 (H / 4, W / 4), the same at a quarter of the size.
-        unknown_quarter: bool (H / 4, W / 4), pixels of objects outside the taxonomy.
-        crowd_quarter: bool (H / 4, W / 4), pixels of crowds.
-        roi_semantic: uint8 (M, 28, 28), ``semantic`` inside the boxes of the M non-crowd objects.
-        masks_quarter: uint8 (M, H / 4, W / 4), 1 inside the object.
-    """
-
-    name: str
-    seed: int
-    geometry: Geometry
-    data: Tensor
-    boxes: Tensor
-    classes: Tensor
-    crowd: Tensor
-    members: Tensor
-    shapes: tuple[Shape, ...]
-    semantic: Tensor
-    semantic_quarter: Tensor
-    unknown_quarter: Tensor
-    crowd_quarter: Tensor
-    roi_semantic: Tensor
-    masks_quarter: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """Several prepared images, padded at the bottom and on the right to a common size.
+    """Images with their ground truth, padded at the bottom and on the right to a common size.
 
-    What the host needs to know stays there, so that it need not ask the device for it. B images
-    have N objects at most, and M objects that are not crowds in all.
+    B images have at most N objects each, and M objects in total that are not crowds. What the host
+    needs stays in its memory (tuples and arrays), so that it need not wait for the device.
 
     Attributes:
         names: Names of the samples.
@@ -141,43 +103,41 @@ class Batch:
         return len(self.names)
 
     @classmethod
-    def of(cls, images: Sequence[Prepared]) -> Batch:
-        """Return a batch of images in the host's memory."""
-        geometries = tuple(image.geometry for image in images)
-        height, width = (max(sides) for sides in zip(*(g.padded for g in geometries), strict=True))
-        full, quarter = (height, width), (height // QUARTER, width // QUARTER)
-        count = max(1, *(len(image.boxes) for image in images))
+    def join(cls, batches: Sequence[Batch]) -> Batch:
+        """Return one batch of the images of several batches in the host's memory."""
+        sizes = (batch.semantic.shape[1:] for batch in batches)
+        full = tuple(max(sides) for sides in zip(*sizes, strict=True))
+        quarter = tuple(side // QUARTER for side in full)
+        most = max(batch.boxes.shape[1] for batch in batches)
+        starts = np.cumsum([0, *(len(batch) for batch in batches)]).tolist()
 
-        def stacked(name: str, size: tuple[int, ...], fill: int) -> Tensor:
-            parts = [getattr(image, name) for image in images]
-            return torch.stack([_filled_up(part, size, fill) for part in parts])
+        def joined(name: str, size: tuple[int, ...], fill: int = 0) -> Tensor:
+            return torch.cat([_padded(getattr(batch, name), size, fill) for batch in batches])
 
-        def joined(name: str, size: tuple[int, ...], fill: int) -> Tensor:
-            parts = [getattr(image, name) for image in images]
-            return torch.cat([_filled_up(x, (len(x), *size), fill) for x in parts])
-
-        members = [
-            torch.stack((torch.full_like(image.members, index), image.members))
-            for index, image in enumerate(images)
-        ]
         return cls(
-            names=tuple(image.name for image in images),
-            seeds=tuple(image.seed for image in images),
-            geometries=geometries,
-            shapes=tuple(image.shapes for image in images),
-            crowds=tuple(image.crowd.numpy() for image in images),
-            data=stacked("data", (3, *full), 0),
-            scales=torch.tensor([g.scale for g in geometries]).view(-1, 1, 1),
-            sizes=torch.tensor([g.size for g in geometries], dtype=torch.float32)[:, None],
-            boxes=stacked("boxes", (count, 4), 0),
-            classes=stacked("classes", (count,), 0),
-            crowd=stacked("crowd", (count,), 0),
-            members=torch.cat(members, dim=1),
-            semantic=stacked("semantic", full, VOID),
-            semantic_quarter=stacked("semantic_quarter", quarter, VOID),
-            unknown_quarter=stacked("unknown_quarter", quarter, 0),
-            crowd_quarter=stacked("crowd_quarter", quarter, 0),
-            roi_semantic=joined("roi_semantic", (MASK_SIZE, MASK_SIZE), VOID),
+            names=tuple(name for batch in batches for name in batch.names),
+            seeds=tuple(seed for batch in batches for seed in batch.seeds),
+            geometries=tuple(geometry for batch in batches for geometry in batch.geometries),
+            shapes=tuple(shapes for batch in batches for shapes in batch.shapes),
+            crowds=tuple(crowds for batch in batches for crowds in batch.crowds),
+            data=joined("data", full),
+            scales=joined("scales", ()),
+            sizes=joined("sizes", ()),
+            boxes=joined("boxes", (most, 4)),
+            classes=joined("classes", (most,)),
+            crowd=joined("crowd", (most,)),
+            members=torch.cat(
+                [
+                    batch.members + torch.tensor([[start], [0]])
+                    for start, batch in zip(starts, batches, strict=False)
+                ],
+                dim=1,
+            ),
+            semantic=joined("semantic", full, VOID),
+            semantic_quarter=joined("semantic_quarter", quarter, VOID),
+            unknown_quarter=joined("unknown_quarter", quarter),
+            crowd_quarter=joined("crowd_quarter", quarter),
+            roi_semantic=joined("roi_semantic", ()),
             masks_quarter=joined("masks_quarter", quarter, VOID),
         )
 
@@ -198,13 +158,11 @@ class Batch:
         return replace(self, **changed)
 
 
-def _filled_up(x: Tensor, size: tuple[int, ...], fill: int) -> Tensor:
-    """Return a tensor padded at the end of each dimension, or itself where it has that size."""
-    if tuple(x.shape) == size:
-        return x
-    whole = x.new_full(size, fill)
-    whole[tuple(slice(length) for length in x.shape)] = x
-    return whole
+def _padded(x: Tensor, size: Sequence[int], fill: int = 0) -> Tensor:
+    """Return a tensor whose last dimensions are padded at their ends to ``size``."""
+    sides = zip(reversed(size), reversed(x.shape), strict=False)  # leading dimensions stay
+    pads = [pad for new, old in sides for pad in (0, new - old)]
+    return F.pad(x, pads, value=fill) if any(pads) else x
 
 
 def nearest_index(length: int, factor: float) -> npt.NDArray[np.intp]:
@@ -214,13 +172,6 @@ def nearest_index(length: int, factor: float) -> npt.NDArray[np.intp]:
     """
     positions = np.arange(max(1, round(length * factor))) * (1 / factor)
     return np.minimum(np.floor(positions).astype(np.intp), length - 1)
-
-
-def _padded(values: npt.NDArray[np.uint8], size: tuple[int, int], fill: int) -> Tensor:
-    height, width = size
-    out = np.full((*values.shape[:-2], height, width), fill, np.uint8)
-    out[..., : values.shape[-2], : values.shape[-1]] = values
-    return torch.from_numpy(out)
 
 
 def _roi_semantic(
@@ -252,8 +203,8 @@ def _outlined(thing: Thing) -> Thing:
 
 def prepare(
     sample: Sample, geometry: Geometry, *, num_stuff: int, seed: int, quirks: Quirks
-) -> Prepared:
-    """Return an image and its labels resized to the network's input size.
+) -> Batch:
+    """Return a batch of one image, resized with its labels to the network's input size.
 
     Args:
         sample: The labelled image, already augmented.
@@ -267,12 +218,14 @@ def prepare(
     if quirks.masks_by_bounds:
         things = [_outlined(thing) for thing in things]
     boxes = np.array([thing.box for thing in things], np.float32).reshape(-1, 4)
+    classes = [thing.semantic_id - num_stuff + 1 for thing in things]
     crowd = np.array([thing.crowd for thing in things], bool)
 
     rows, columns = (nearest_index(side, scale) for side in sample.size)
     semantic = sample.semantic[np.ix_(rows, columns)]
     quarter_rows = rows[nearest_index(len(rows), 1 / QUARTER)]
     quarter_columns = columns[nearest_index(len(columns), 1 / QUARTER)]
+    on_quarter = np.ix_(quarter_rows, quarter_columns)
     quarter = (padded[0] // QUARTER, padded[1] // QUARTER)
 
     painted = list(things) if quirks.crowd_shifts_panoptic_masks else []
@@ -280,79 +233,41 @@ def prepare(
     masks = np.zeros((len(painted), len(quarter_rows), len(quarter_columns)), np.uint8)
     for mask, thing in zip(masks, painted, strict=True):
         mask[:] = thing.shape.paint(quarter_rows, quarter_columns)
-    groups = np.zeros((len(quarter_rows), len(quarter_columns)), np.uint8)
+    groups = np.zeros(masks.shape[1:], bool)
     for thing in things:
         if thing.crowd:
-            groups |= thing.shape.paint(quarter_rows, quarter_columns)
-    unknown = np.zeros_like(groups)
-    if sample.unknown is not None:
-        unknown[:] = sample.unknown[np.ix_(quarter_rows, quarter_columns)]
+            groups |= thing.shape.paint(quarter_rows, quarter_columns).astype(bool)
+    unknown = np.zeros_like(groups) if sample.unknown is None else sample.unknown[on_quarter]
 
+    def one(values: npt.NDArray[Any], size: tuple[int, ...], fill: int = 0) -> Tensor:
+        return _padded(torch.from_numpy(values)[None], size, fill)
+
+    most, members = max(1, len(things)), np.flatnonzero(~crowd)
     image = torch.from_numpy(np.ascontiguousarray(sample.image))
-    return Prepared(
-        name=sample.name,
-        seed=seed,
-        geometry=geometry,
-        data=preprocess(image, geometry, dtype=torch.float32)[0],
-        boxes=torch.from_numpy(boxes),
-        classes=torch.tensor(
-            [thing.semantic_id - num_stuff + 1 for thing in things], dtype=torch.int64
-        ),
-        crowd=torch.from_numpy(crowd),
-        members=torch.from_numpy(np.flatnonzero(~crowd)),
-        shapes=tuple(thing.shape for thing in things),
-        semantic=_padded(semantic, padded, VOID),
-        semantic_quarter=_padded(
-            sample.semantic[np.ix_(quarter_rows, quarter_columns)], quarter, VOID
-        ),
-        unknown_quarter=_padded(unknown, quarter, 0).bool(),
-        crowd_quarter=_padded(groups, quarter, 0).bool(),
+    return Batch(
+        names=(sample.name,),
+        seeds=(seed,),
+        geometries=(geometry,),
+        shapes=(tuple(thing.shape for thing in things),),
+        crowds=(crowd,),
+        data=preprocess(image, geometry, dtype=torch.float32),
+        scales=torch.tensor([[[scale]]]),
+        sizes=torch.tensor([[geometry.size]], dtype=torch.float32),
+        boxes=one(boxes, (most, 4)),
+        classes=one(np.array(classes, np.int64), (most,)),
+        crowd=one(crowd, (most,)),
+        members=torch.from_numpy(np.stack((np.zeros_like(members), members))),
+        semantic=one(semantic, padded, VOID),
+        semantic_quarter=one(sample.semantic[on_quarter], quarter, VOID),
+        unknown_quarter=one(unknown, quarter),
+        crowd_quarter=one(groups, quarter),
         roi_semantic=torch.from_numpy(_roi_semantic(semantic, boxes[~crowd], scale)),
-        masks_quarter=_padded(masks, quarter, VOID),
+        masks_quarter=_padded(torch.from_numpy(masks), quarter, VOID),
     )
 
-
-Indices = npt.NDArray[np.intp]
 
 #: A batch of 16 has about 200 tensors, and each worker prefetches two batches.
 _OPEN_FILES = 65536
-
-
-def mirrored(sample: Sample) -> Sample:
-    """Return the sample mirrored left to right."""
-    width = sample.size[1]
-    things = []
-    for thing in sample.things:
-        x1, y1, x2, y2 = thing.box
-        box = (width - x2 - 1, y1, width - x1 - 1, y2)
-        things.append(replace(thing, box=box, shape=thing.shape.flipped(width)))
-    return replace(
-        sample,
-        image=np.ascontiguousarray(sample.image[:, ::-1]),
-        semantic=np.ascontiguousarray(sample.semantic[:, ::-1]),
-        things=tuple(things),
-        unknown=None if sample.unknown is None else sample.unknown[:, ::-1].copy(),
-    )
-
-
-def cropped(sample: Sample, *, x1: int, y1: int, x2: int, y2: int) -> Sample:
-    """Return the sample cropped to columns x1 .. x2 - 1 and rows y1 .. y2 - 1."""
-    window = (slice(y1, y2), slice(x1, x2))
-    return replace(
-        sample,
-        image=np.ascontiguousarray(sample.image[window]),
-        semantic=np.ascontiguousarray(sample.semantic[window]),
-        things=tuple(_parts(sample.things, np.arange(y1, y2), np.arange(x1, x2))),
-        unknown=None if sample.unknown is None else sample.unknown[window].copy(),
-    )
-
-
-def _parts(things: Sequence[Thing], rows: Indices, columns: Indices) -> Iterator[Thing]:
-    for thing in things:
-        part = thing.shape.paint(rows, columns).astype(bool)
-        if part.any():
-            shape = Bitmask.of(part)
-            yield replace(thing, box=shape.bounds, shape=shape)
 
 
 def recoloured(image: npt.NDArray[np.uint8], strength: float) -> npt.NDArray[np.uint8]:
@@ -389,10 +304,10 @@ def augment(sample: Sample, settings: AugmentSettings, *, seed: int) -> tuple[Sa
             )
             y1 = _random_int(sample.size[0] - height)
             x1 = _random_int(sample.size[1] - width)
-            sample = cropped(sample, x1=x1, y1=y1, x2=x1 + width, y2=y1 + height)
+            sample = sample.cropped(x1=x1, y1=y1, x2=x1 + width, y2=y1 + height)
             geometry = geometry.of_part((height, width))
         if float(torch.rand(())) < settings.flip:
-            sample = mirrored(sample)
+            sample = sample.mirrored()
         if settings.color > 0:
             sample = replace(sample, image=recoloured(sample.image, settings.color))
     return sample, geometry
@@ -455,8 +370,8 @@ def seed_at(position: int, *, seed: int) -> int:
     return int(np.random.SeedSequence((seed, position)).generate_state(1, np.uint64)[0] >> 1)
 
 
-class TrainingImages(TorchDataset["Prepared | DatasetError"]):
-    """The endless sequence of prepared images, indexed by position.
+class TrainingImages(TorchDataset["Batch | DatasetError"]):
+    """The endless sequence of training images, batches of one, indexed by position.
 
     Args:
         dataset: The training set.
@@ -478,7 +393,7 @@ class TrainingImages(TorchDataset["Prepared | DatasetError"]):
         self._quirks = quirks
         self._seed = seed
 
-    def __getitem__(self, position: int) -> Prepared | DatasetError:
+    def __getitem__(self, position: int) -> Batch | DatasetError:
         """Return an image, or the error if it cannot be read.
 
         Errors are returned because torch passes on an exception of a worker only as text.
@@ -499,8 +414,10 @@ class TrainingImages(TorchDataset["Prepared | DatasetError"]):
         )
 
 
-class Steps(Sampler[list[int]]):
-    """Yields the positions of one process's images for each optimiser step.
+def positions_of_steps(
+    iterations: range, *, batch_size: int, rank: int, processes: int
+) -> Iterator[list[int]]:
+    """Return an iterator over the positions of one process's images, for each optimiser step.
 
     Args:
         iterations: The steps.
@@ -511,24 +428,13 @@ class Steps(Sampler[list[int]]):
     Raises:
         SettingsError: If the batch size is not divisible by the number of processes.
     """
-
-    def __init__(self, iterations: range, *, batch_size: int, rank: int, processes: int) -> None:
-        if batch_size % processes:
-            raise SettingsError(
-                f"batch_size {batch_size} cannot be divided equally among {processes} processes"
-            )
-        self._iterations = iterations
-        self._batch_size = batch_size
-        self._share = batch_size // processes
-        self._rank = rank
-
-    def __len__(self) -> int:
-        return len(self._iterations)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for iteration in self._iterations:
-            first = iteration * self._batch_size + self._rank * self._share
-            yield list(range(first, first + self._share))
+    share, rest = divmod(batch_size, processes)
+    if rest:
+        raise SettingsError(
+            f"batch_size {batch_size} cannot be divided equally among {processes} processes"
+        )
+    starts = (iteration * batch_size + rank * share for iteration in iterations)
+    return (list(range(start, start + share)) for start in starts)
 
 
 def _prepare_worker(_: int) -> None:
@@ -553,13 +459,13 @@ def _kill(workers: Collection[BaseProcess]) -> None:
         signal.signal(signal.SIGCHLD, before)
 
 
-def _passes(items: Sequence[Prepared | DatasetError], *, size: int) -> list[Batch] | DatasetError:
+def _passes(items: Sequence[Batch | DatasetError], *, size: int) -> list[Batch] | DatasetError:
     images = []
     for item in items:
         if isinstance(item, DatasetError):
             return item
         images.append(item)
-    return [Batch.of(images[start : start + size]) for start in range(0, len(images), size)]
+    return [Batch.join(images[start : start + size]) for start in range(0, len(images), size)]
 
 
 def _allow_open_files() -> None:
@@ -575,13 +481,13 @@ def _allow_open_files() -> None:
 
 def load_steps(
     images: TrainingImages,
-    steps: Steps,
+    steps: Iterable[list[int]],
     *,
     images_per_pass: int,
     workers: int,
     pin_memory: bool,
 ) -> Generator[list[Batch], None, None]:
-    """Yield the prepared images of each step, in batches of at most ``images_per_pass``.
+    """Yield the images at the positions of each step, in batches of at most ``images_per_pass``.
 
     Raises:
         DatasetError: If an image cannot be read.

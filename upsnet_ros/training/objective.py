@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upsnet_ros.datasets.base import VOID
-from upsnet_ros.network.batched_operators import CpuOperators, KernelOperators
+from upsnet_ros.network.batched_operators import KernelOperators, Operators
 from upsnet_ros.network.batched_selection import ProposalLists, select_proposals
 from upsnet_ros.network.instance_head import BOX_POOL, MASK_POOL, pool_rois
 from upsnet_ros.network.panoptic_logits import mask_term, segment_term
@@ -26,20 +25,20 @@ from upsnet_ros.training.loading import MASK_SIZE, QUARTER, Batch
 from upsnet_ros.training.settings import LossSettings, Quirks, TargetSettings
 from upsnet_ros.training.targets import (
     IGNORED,
+    IGNORED_PIXEL,
     Chooser,
-    Positions,
-    Purpose,
+    Kept,
     RegionTargets,
     RPNTargets,
     SeededChooser,
     assign_rpn_targets,
     batch_anchors,
+    keep_objects,
     mask_targets,
+    panoptic_target,
     sample_regions,
 )
 
-#: Target value of ignored pixels.
-IGNORED_PIXEL = -1
 #: Beta of the RPN's smooth L1 loss: 1 / sigma^2 with sigma 3.
 RPN_BETA = 1 / 9
 #: Names of the losses, which are also the names of their weights in `LossSettings`.
@@ -144,100 +143,6 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return each.sum(dim=(1, 2))
 
 
-def keep_objects(count: int, *, fraction: float, chooser: Chooser) -> Positions:
-    """Sample the objects given to the panoptic head, in random order.
-
-    Pixels of the other objects become unknown, which trains the unknown channel. At least one
-    object is kept if there is one.
-    """
-    kept = min(count, max(int(count * fraction), 1))
-    indices = np.arange(count)
-    if kept == 0:
-        return indices
-    return chooser.choose(Purpose.PANOPTIC_KEPT, torch.from_numpy(indices), kept)
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The objects given to the panoptic head.
-
-    Attributes:
-        rows: int64 (K,), which of the batch's members they are, image by image.
-        images: int64 (K,), image of each.
-        ranks: int64 (K,), position of each among those of its image.
-        most: Largest number of an image.
-    """
-
-    rows: Tensor
-    images: Tensor
-    ranks: Tensor
-    most: int
-
-    @classmethod
-    def of(
-        cls, chosen: Sequence[Positions], counts: Sequence[int], *, device: torch.device
-    ) -> Kept:
-        """Return them on the device.
-
-        Args:
-            chosen: Of each image, positions among its members.
-            counts: Number of members of each image.
-            device: Device of the tensors.
-        """
-        starts = np.cumsum([0, *counts[:-1]]).tolist()
-        numbers = [len(own) for own in chosen]
-        rows = np.concatenate([own + start for own, start in zip(chosen, starts, strict=True)])
-        images = np.repeat(np.arange(len(chosen)), numbers)
-        ranks = np.concatenate([np.arange(number) for number in numbers])
-        host = torch.from_numpy(np.stack((rows, images, ranks)))
-        moved = host.to(device, non_blocking=True)
-        return cls(moved[0], moved[1], moved[2], max(numbers))
-
-    def laid_out(self, values: Tensor, fill: float, *, batch: int) -> Tensor:
-        """Return values (K, ...) of the objects as (B, most, ...), filled up."""
-        size = (batch * self.most, *values.shape[1:])
-        slots = self.images * self.most + self.ranks
-        filled = values.new_full(size, fill).index_copy(0, slots, values)
-        return filled.view(batch, self.most, *values.shape[1:])
-
-
-def panoptic_target(
-    semantic: Tensor,
-    masks: Tensor,
-    *,
-    kept: Kept,
-    num_stuff: int,
-    unknown: Tensor | None = None,
-    ignored: Tensor | None = None,
-) -> Tensor:
-    """Return the panoptic targets, int64 (B, H, W): the correct channels of the panoptic logits.
-
-    Stuff pixels keep their class and void is `IGNORED_PIXEL`. Objects override both, later ones
-    override earlier ones. Remaining pixels, those of things that are not given, are unknown, which
-    is channel ``num_stuff + kept.most``.
-
-    Args:
-        semantic: (B, H, W), class in UPSNet's order or `VOID`.
-        masks: (K, H, W), 1 where a pixel belongs to the object.
-        kept: The K objects.
-        num_stuff: Number of stuff classes.
-        unknown: bool (B, H, W), additional unknown pixels unless covered by an object.
-        ignored: bool (B, H, W), additional void pixels unless covered by an object.
-    """
-    target = semantic.long()
-    void, last = target == VOID, num_stuff + kept.most
-    target = torch.where(target < num_stuff, target, last).masked_fill(void, IGNORED_PIXEL)
-    if unknown is not None:
-        target = target.masked_fill(unknown, last)
-    if ignored is not None:
-        target = target.masked_fill(ignored, IGNORED_PIXEL)
-    if kept.most:
-        channels = (num_stuff + kept.ranks)[:, None, None] * (masks == 1)
-        of_objects = kept.laid_out(channels, 0, batch=len(semantic)).amax(dim=1)
-        target = torch.where(of_objects > 0, of_objects, target)
-    return target
-
-
 @dataclass(frozen=True, slots=True)
 class Features:
     """Outputs of the convolutional part of the network, float32.
@@ -320,7 +225,7 @@ class BatchLosses:
             size=(height, width),
             top_n=top_n,
             nms_threshold=self.network.variant.rpn_nms_threshold,
-            operators=KernelOperators() if by_kernels else CpuOperators(),
+            operators=KernelOperators() if by_kernels else Operators(),
             sizes=None if len(set(sizes)) == 1 else self.batch.sizes,
         )
 

@@ -1,4 +1,4 @@
-"""Targets of the RPN, box and mask heads, and sampling of anchors and regions."""
+"""Targets of the RPN, box, mask and panoptic heads; sampling of anchors, regions and objects."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from upsnet_ros.datasets.base import Shape
+from upsnet_ros.datasets.base import VOID, Shape
 from upsnet_ros.network.batched_selection import Anchors, valid_mask
 from upsnet_ros.network.semantic_head import STRIDES
 from upsnet_ros.ops.boxes import BOX_HEAD_WEIGHTS, RPN_WEIGHTS, encode_boxes
 from upsnet_ros.training.settings import Quirks, TargetSettings
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+#: Target value of ignored pixels.
+IGNORED_PIXEL = -1
 
 
 class Purpose(Enum):
@@ -377,3 +379,97 @@ def mask_targets(
             if not crowds[image][index]:
                 own[selected] = shapes[image][index].rasterise(boxes[selected], resolution)
     return torch.from_numpy(targets).to(regions.boxes.device, non_blocking=True)
+
+
+def keep_objects(count: int, *, fraction: float, chooser: Chooser) -> Positions:
+    """Sample the objects given to the panoptic head, in random order.
+
+    Pixels of the other objects become unknown, which trains the unknown channel. At least one
+    object is kept if there is one.
+    """
+    kept = min(count, max(int(count * fraction), 1))
+    indices = np.arange(count)
+    if kept == 0:
+        return indices
+    return chooser.choose(Purpose.PANOPTIC_KEPT, torch.from_numpy(indices), kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The objects given to the panoptic head.
+
+    Attributes:
+        rows: int64 (K,), which of the batch's members they are, image by image.
+        images: int64 (K,), image of each.
+        ranks: int64 (K,), position of each among those of its image.
+        most: Largest number of an image.
+    """
+
+    rows: Tensor
+    images: Tensor
+    ranks: Tensor
+    most: int
+
+    @classmethod
+    def of(
+        cls, chosen: Sequence[Positions], counts: Sequence[int], *, device: torch.device
+    ) -> Kept:
+        """Return them on the device.
+
+        Args:
+            chosen: Of each image, positions among its members.
+            counts: Number of members of each image.
+            device: Device of the tensors.
+        """
+        starts = np.cumsum([0, *counts[:-1]]).tolist()
+        numbers = [len(own) for own in chosen]
+        rows = np.concatenate([own + start for own, start in zip(chosen, starts, strict=True)])
+        images = np.repeat(np.arange(len(chosen)), numbers)
+        ranks = np.concatenate([np.arange(number) for number in numbers])
+        host = torch.from_numpy(np.stack((rows, images, ranks)))
+        moved = host.to(device, non_blocking=True)
+        return cls(moved[0], moved[1], moved[2], max(numbers))
+
+    def laid_out(self, values: Tensor, fill: float, *, batch: int) -> Tensor:
+        """Return values (K, ...) of the objects as (B, most, ...), filled up."""
+        size = (batch * self.most, *values.shape[1:])
+        slots = self.images * self.most + self.ranks
+        filled = values.new_full(size, fill).index_copy(0, slots, values)
+        return filled.view(batch, self.most, *values.shape[1:])
+
+
+def panoptic_target(
+    semantic: Tensor,
+    masks: Tensor,
+    *,
+    kept: Kept,
+    num_stuff: int,
+    unknown: Tensor | None = None,
+    ignored: Tensor | None = None,
+) -> Tensor:
+    """Return the panoptic targets, int64 (B, H, W): the correct channels of the panoptic logits.
+
+    Stuff pixels keep their class and void is `IGNORED_PIXEL`. Objects override both, later ones
+    override earlier ones. Remaining pixels, those of things that are not given, are unknown, which
+    is channel ``num_stuff + kept.most``.
+
+    Args:
+        semantic: (B, H, W), class in UPSNet's order or `VOID`.
+        masks: (K, H, W), 1 where a pixel belongs to the object.
+        kept: The K objects.
+        num_stuff: Number of stuff classes.
+        unknown: bool (B, H, W), additional unknown pixels unless covered by an object.
+        ignored: bool (B, H, W), additional void pixels unless covered by an object.
+    """
+    target = semantic.long()
+    void, last = target == VOID, num_stuff + kept.most
+    target = torch.where(target < num_stuff, target, last).masked_fill(void, IGNORED_PIXEL)
+    if unknown is not None:
+        target = target.masked_fill(unknown, last)
+    if ignored is not None:
+        target = target.masked_fill(ignored, IGNORED_PIXEL)
+    if kept.most:
+        channels = (num_stuff + kept.ranks)[:, None, None] * (masks == 1)
+        of_objects = kept.laid_out(channels, 0, batch=len(semantic)).amax(dim=1)
+        target = torch.where(of_objects > 0, of_objects, target)
+    return target

@@ -35,7 +35,7 @@ from upsnet_ros.network.weights_file import read_torch_file
 from upsnet_ros.output_files import replacing, write_whole
 from upsnet_ros.training.distributed import World
 from upsnet_ros.training.initial import Start, load_start_
-from upsnet_ros.training.loading import Batch, Steps, TrainingImages, load_steps
+from upsnet_ros.training.loading import Batch, TrainingImages, load_steps, positions_of_steps
 from upsnet_ros.training.objective import TrainingNetwork
 from upsnet_ros.training.optimizer import (
     build_optimizer,
@@ -345,7 +345,7 @@ class Trainer:
 
     def _batches(self) -> Generator[list[Batch], None, None]:
         end = self.settings.schedule.iterations
-        steps = Steps(
+        steps = positions_of_steps(
             range(self.iteration, sys.maxsize if end is None else end),
             batch_size=self.settings.batch_size,
             rank=self.world.rank,

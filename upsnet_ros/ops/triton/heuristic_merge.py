@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from upsnet_ros.ops.panoptic import GridTables, HeadMaps
+from upsnet_ros.ops.panoptic import GridTables, HeadMaps, MapOptions
 from upsnet_ros.ops.triton.mask_removal import covered_pixels, mask_span, next_member
 from upsnet_ros.ops.triton.panoptic import line_taps, new_maps, semantic_leaders, store_maps
 
@@ -126,23 +126,14 @@ def merged_maps(
     unknown_margin: Tensor,
     tables: GridTables,
     *,
-    num_stuff: int,
-    unknown_score: bool = False,
-    confidence: bool = False,
-    max_logit: bool = False,
+    options: MapOptions,
     block: tuple[int, int] = (8, 64),
 ) -> HeadMaps:
     """Launch the kernel: `heuristic_merge.merged_maps`, with tiles of `block`, powers of two."""
     semantic = semantic.contiguous()
     batch, num_classes, *cells = semantic.shape
     instances, size = boxes.shape[1], tables.size
-    maps = new_maps(
-        semantic,
-        size,
-        unknown_score=unknown_score,
-        confidence=confidence,
-        max_logit=max_logit,
-    )
+    maps = new_maps(semantic, size, options)
     _merge_kernel[(triton.cdiv(size[0], block[0]), triton.cdiv(size[1], block[1]), batch)](
         semantic,
         boxes.float().contiguous(),
@@ -157,14 +148,14 @@ def merged_maps(
         *size,
         *cells,
         *semantic.stride(),
-        STUFF=num_stuff,
+        STUFF=options.num_stuff,
         CLASSES=num_classes,
         INSTANCES=instances,
         BINS=mask_logits.shape[-1],
         TAPS=tables.taps,
-        WANT_SCORE=unknown_score,
-        WANT_CONFIDENCE=confidence,
-        WANT_LOGIT=max_logit,
+        WANT_SCORE=options.unknown_score,
+        WANT_CONFIDENCE=options.confidence,
+        WANT_LOGIT=options.max_logit,
         BLOCK_Y=block[0],
         BLOCK_X=block[1],
         BLOCK_N=triton.next_power_of_2(instances),

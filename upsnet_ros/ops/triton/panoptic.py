@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from upsnet_ros.ops.panoptic import GridTables, HeadMaps
+from upsnet_ros.ops.panoptic import GridTables, HeadMaps, MapOptions
 from upsnet_ros.ops.triton.mask_removal import mask_logits_at, mask_span, next_member
 
 
@@ -256,10 +256,7 @@ def panoptic_maps(
     unknown_margin: Tensor,
     tables: GridTables,
     *,
-    num_stuff: int,
-    unknown_score: bool = False,
-    confidence: bool = False,
-    max_logit: bool = False,
+    options: MapOptions,
     in_place: bool = False,
     block: tuple[int, int] = (8, 64),
 ) -> HeadMaps:
@@ -271,13 +268,7 @@ def panoptic_maps(
         semantic = semantic.contiguous()
     batch, num_classes, *cells = semantic.shape
     instances, size = boxes.shape[1], tables.size
-    maps = new_maps(
-        semantic,
-        size,
-        unknown_score=unknown_score,
-        confidence=confidence,
-        max_logit=max_logit,
-    )
+    maps = new_maps(semantic, size, options)
     _panoptic_kernel[(triton.cdiv(size[0], block[0]), triton.cdiv(size[1], block[1]), batch)](
         semantic,
         boxes.float().contiguous(),
@@ -292,14 +283,14 @@ def panoptic_maps(
         *size,
         *cells,
         *semantic.stride(),
-        STUFF=num_stuff,
+        STUFF=options.num_stuff,
         CLASSES=num_classes,
         INSTANCES=instances,
         BINS=mask_logits.shape[-1],
         TAPS=tables.taps,
-        WANT_SCORE=unknown_score,
-        WANT_CONFIDENCE=confidence,
-        WANT_LOGIT=max_logit,
+        WANT_SCORE=options.unknown_score,
+        WANT_CONFIDENCE=options.confidence,
+        WANT_LOGIT=options.max_logit,
         BLOCK_Y=block[0],
         BLOCK_X=block[1],
         BLOCK_N=triton.next_power_of_2(instances),
@@ -307,14 +298,7 @@ def panoptic_maps(
     return maps
 
 
-def new_maps(
-    semantic: Tensor,
-    size: tuple[int, int],
-    *,
-    unknown_score: bool,
-    confidence: bool,
-    max_logit: bool,
-) -> HeadMaps:
+def new_maps(semantic: Tensor, size: tuple[int, int], options: MapOptions) -> HeadMaps:
     """Return the maps of semantic logits (B, S, h, w), to be filled."""
 
     def new_map(dtype: torch.dtype) -> Tensor:
@@ -323,7 +307,7 @@ def new_maps(
     return HeadMaps(
         new_map(torch.int16),
         new_map(torch.int16),
-        new_map(torch.uint8) if unknown_score else None,
-        new_map(torch.uint8) if confidence else None,
-        new_map(torch.float32) if max_logit else None,
+        new_map(torch.uint8) if options.unknown_score else None,
+        new_map(torch.uint8) if options.confidence else None,
+        new_map(torch.float32) if options.max_logit else None,
     )

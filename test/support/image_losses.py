@@ -1,79 +1,23 @@
-"""Targets and losses of one image, stage by stage: `BatchLosses` for a batch of one.
+"""The steps of `BatchLosses` for one image, without the batch dimension.
 
-Training computes batches (`upsnet_ros.training.objective`). Here are the same steps without the
-batch dimension, to look into a single image, and to compare with the recorded results of the
-original, which trained with one image per process: test/training/test_parity.py.
+To compare training with the recorded results of the original, which had one image per process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from upsnet_ros.datasets.base import Shape
 from upsnet_ros.network.batched_selection import ProposalLists
-from upsnet_ros.network.semantic_head import STRIDES
 from upsnet_ros.network.upsnet import UPSNet
-from upsnet_ros.training import objective, targets
-from upsnet_ros.training.loading import QUARTER, Batch, Prepared
-from upsnet_ros.training.objective import BatchLosses, Features, Kept
+from upsnet_ros.training import targets
+from upsnet_ros.training.loading import Batch
+from upsnet_ros.training.objective import BatchLosses, Features
 from upsnet_ros.training.settings import LossSettings, Quirks, TargetSettings
-from upsnet_ros.training.targets import Positions, Purpose, RegionTargets, RPNTargets
-
-__all__ = ["ImageLosses", "compute_features", "mask_targets", "panoptic_target"]
-
-
-@dataclass(frozen=True, slots=True)
-class _FeaturesOfImages(Features):
-    def of_image(self, index: int, padded: tuple[int, int]) -> Features:
-        """Return the features of one image of the batch, cropped to its padded size."""
-
-        def crop(x: Tensor, stride: int) -> Tensor:
-            height, width = (-(-side // stride) for side in padded)
-            return x[index : index + 1, :, :height, :width]
-
-        return Features(
-            tuple(crop(x, stride) for x, stride in zip(self.pyramid, STRIDES, strict=True)),
-            tuple(
-                (crop(logits, stride), crop(deltas, stride))
-                for (logits, deltas), stride in zip(self.rpn, STRIDES, strict=True)
-            ),
-            crop(self.semantic, QUARTER),
-        )
-
-
-def compute_features(network: UPSNet, images: Sequence[Tensor]) -> _FeaturesOfImages:
-    """Run the convolutions on images (3, H, W), padded to a common size."""
-    height = max(image.shape[1] for image in images)
-    width = max(image.shape[2] for image in images)
-    batch = torch.stack(
-        [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]
-    )
-    features = objective.compute_features(network, batch)
-    return _FeaturesOfImages(features.pyramid, features.rpn, features.semantic)
-
-
-def mask_targets(
-    regions: RegionTargets,
-    *,
-    shapes: Sequence[Shape],
-    crowd: Tensor,
-    resolution: int,
-    quirks: Quirks,
-) -> Tensor:
-    """Return `targets.mask_targets` of the regions of one image; ``crowd`` is bool (N,)."""
-    return targets.mask_targets(
-        regions,
-        shapes=[shapes],
-        crowds=[crowd.cpu().numpy()],
-        resolution=resolution,
-        quirks=quirks,
-    )
+from upsnet_ros.training.targets import Kept, Positions, Purpose, RegionTargets, RPNTargets
 
 
 def panoptic_target(semantic: Tensor, masks: Tensor, *, num_stuff: int) -> Tensor:
@@ -84,7 +28,7 @@ def panoptic_target(semantic: Tensor, masks: Tensor, *, num_stuff: int) -> Tenso
         masks: (K, H, W), 1 where a pixel belongs to the object.
         num_stuff: Number of stuff classes.
     """
-    return objective.panoptic_target(
+    return targets.panoptic_target(
         semantic[None], masks, kept=_kept(torch.arange(len(masks)), len(masks)), num_stuff=num_stuff
     )[0]
 
@@ -112,8 +56,8 @@ class ImageLosses:
 
     Args:
         network: The network, whose heads are run.
-        features: Features of this image, ``compute_features(...).of_image(...)``.
-        image: Ground truth of this image.
+        features: Features of this image.
+        image: This image, a batch of one.
         targets: Sampling of anchors, regions and objects.
         losses: Weights of the losses.
         quirks: Faults of the original to reproduce.
@@ -124,7 +68,7 @@ class ImageLosses:
         self,
         network: UPSNet,
         features: Features,
-        image: Prepared,
+        image: Batch,
         *,
         targets: TargetSettings,
         losses: LossSettings,
@@ -135,7 +79,7 @@ class ImageLosses:
         self._batch = BatchLosses(
             network,
             features,
-            Batch.of([image]).to(features.semantic.device),
+            image,
             targets=targets,
             losses=losses,
             quirks=quirks,
