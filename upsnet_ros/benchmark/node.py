@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import rclpy
 import torch
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rclpy.time import Time
@@ -30,7 +29,7 @@ from upsnet_ros.benchmark.settings import NodeBenchSettings
 from upsnet_ros.benchmark.stages import frames
 from upsnet_ros.errors import LoadError
 from upsnet_ros.messages.cdr_image import write_image
-from upsnet_ros.node.lifecycle import GuardedNode
+from upsnet_ros.node.lifecycle import SpinningNode
 from upsnet_ros.node.topics import output_qos, stamp_ns, with_arrival
 from upsnet_ros.playback.replayer import ReplayTally, SentImage
 from upsnet_ros.processes.transport import TRANSPORT_VARIABLES
@@ -153,11 +152,10 @@ def _rounded(value: float) -> float:
 
 #: Outputs to wait for: those that a node publishes by default.
 _OUTPUTS = ("labels", "instances", "unknown_mask")
-_POLL_SECONDS = 0.1
 _RETRY_SECONDS = 3.0
 
 
-class LoadNode(GuardedNode):
+class LoadNode(SpinningNode):
     """Publishes frames at a given rate and records when their results arrive.
 
     Args:
@@ -182,8 +180,6 @@ class LoadNode(GuardedNode):
         qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
         self._camera = self.create_publisher(Image, "image", qos)
         self._results = [self._subscribe(name) for name in _OUTPUTS]
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self)
 
     def wait_for_node(self) -> None:
         """Wait until the node subscribes, publishes its outputs, and has processed a frame.
@@ -249,11 +245,6 @@ class LoadNode(GuardedNode):
             **{name: Path(value).name for name, value in chosen.items()},
         }
 
-    def destroy_node(self) -> None:
-        """Destroy the node and shut down its executor."""
-        self._executor.shutdown()
-        super().destroy_node()
-
     def _missing_peer(self) -> str:
         """Return which subscriber or publisher of the node is missing; empty if complete."""
         if not self._camera.get_subscription_count():
@@ -288,13 +279,14 @@ class LoadNode(GuardedNode):
 
     def _spin(self, arrived: Callable[[], bool], seconds: float) -> None:
         """Spin until ``arrived`` returns True, or ``seconds`` have passed."""
-        until = time.monotonic() + seconds
-        while not arrived():
+
+        def over() -> bool:
+            if arrived():
+                return True
             self._alive()
-            left = until - time.monotonic()
-            if left <= 0:
-                return
-            self._executor.spin_once(timeout_sec=min(left, _POLL_SECONDS))
+            return False
+
+        self.spin_until(over, until=time.monotonic() + seconds)
 
 
 _STRIDE = 1.5

@@ -57,9 +57,6 @@ bench = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-#: Variant of random weights.
-_VARIANT = "cityscapes-r50"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkOptions:
@@ -116,7 +113,7 @@ class NetworkOptions:
     def network(self) -> str:
         """The variant, or ``auto`` for that of a weights file."""
         if self.variant or not self.weights:
-            return self.variant or _VARIANT
+            return self.variant or "cityscapes-r50"
         return name_of(self.weights) or "auto"
 
     def settings(self, *, iterations: int, warmup: int) -> BenchSettings:
@@ -367,9 +364,7 @@ def _headline(report: _Report) -> str:
 
 
 def _show_stages(report: _Report, console: Console) -> None:
-    table = Table()
-    for heading in ("stage", "p50 ms", "p99 ms", "share"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    table = _table("stage", "p50 ms", "p99 ms", "share")
     frame = report["frame_ms"]
     for name, summary in report["stages_ms"].items():
         if summary is None:
@@ -395,9 +390,7 @@ def _show_stages(report: _Report, console: Console) -> None:
 
 
 def _show_race(race: _Report, console: Console) -> None:
-    table = Table()
-    for heading in ("single frame, in turn", "p50 ms", "p99 ms", "mask head's boxes", "instances"):
-        table.add_column(heading, justify="right" if table.columns else "left")
+    table = _table("single frame, in turn", "p50 ms", "p99 ms", "mask head's boxes", "instances")
     fast, plain, rival = (_p50_p99(race[f"{key}_ms"]) for key in ("fast", "plain", "maskrcnn"))
     table.add_row("fast path", *fast, "", f"{race['instances']:g}")
     table.add_row("reference, eager, fp32", *plain, f"{race['boxes']:g}", "")
@@ -408,9 +401,8 @@ def _show_race(race: _Report, console: Console) -> None:
 
 
 def _show_agreement(report: _Report, console: Console) -> None:
-    table = Table("agreement with reference fp32, %")
-    for heading in ("same segment", "class", "label with number"):
-        table.add_column(heading, justify="right")
+    title = "agreement with reference fp32, %"
+    table = _table(title, "same segment", "class", "label with number")
 
     def add_row(name: str, shares: _Report) -> None:
         table.add_row(name, *(f"{shares[key]:.2f}" for key in ("segment", "category", "label")))
@@ -438,6 +430,14 @@ def _show_memory(memory: _Report, console: Console) -> None:
     )
 
 
+def _table(names: str, *numbers: str) -> Table:
+    """Return a table of a column of names and columns of numbers, which are aligned right."""
+    table = Table(names)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
+
+
 def _p50_p99(summary: _Report) -> tuple[str, str]:
     return f"{summary['p50']:.1f}", f"{summary['p99']:.1f}"
 
@@ -457,7 +457,7 @@ def show_node(report: Mapping[str, Any], out: Console) -> None:
     for column in table.columns:
         column.justify, column.no_wrap = "right", True
     for row in _node_rows(report):
-        table.add_row(*row)
+        table.add_row(*row[: len(table.columns)])
     out.print(table)
     if report["maximum"] is None:
         out.print("no rate was found at which fewer than 5 % of the frames are missed")
@@ -469,26 +469,24 @@ def show_node(report: Mapping[str, Any], out: Console) -> None:
 
 
 def _node_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
-    yield ["one by one", *_node_cells(report["one_by_one"], gpu="gpu" in report["machine"])]
-    for metrics in (report["maximum"], *report["fixed"]):
-        if metrics is not None:
-            name = f"{metrics['rate_hz']:.3g}" + (" max" if metrics is report["maximum"] else "")
-            yield [name, *_node_cells(metrics, gpu="gpu" in report["machine"])]
-
-
-def _node_cells(metrics: Mapping[str, Any], *, gpu: bool) -> list[str]:
-    latency, jitter, use = metrics["latency_ms"], metrics["jitter_ms"], metrics["use"]
-    names = ("mean", "min", "p50", "p99", "max")
-    cells = [
-        f"{metrics['sent']:g}",
-        f"{metrics['missed']:g} ({metrics['missed_share']:.0%})",
-        *(f"{latency[name]:.1f}" if latency else "-" for name in names),
-        f"{jitter['mean']:.1f}" if jitter else "-",
-        f"{use['cpu_percent']:.0f} %",
-    ]
-    if gpu:
-        cells.append(f"{use['gpu_percent']['mean']:.0f} %" if "gpu_percent" in use else "-")
-    return cells
+    maximum = report["maximum"]
+    named = [("one by one", report["one_by_one"])]
+    named += [(f"{maximum['rate_hz']:.3g} max", maximum)] if maximum else []
+    named += [(f"{metrics['rate_hz']:.3g}", metrics) for metrics in report["fixed"]]
+    for name, metrics in named:
+        latency, jitter, use = metrics["latency_ms"], metrics["jitter_ms"], metrics["use"]
+        yield [
+            name,
+            f"{metrics['sent']:g}",
+            f"{metrics['missed']:g} ({metrics['missed_share']:.0%})",
+            *(
+                f"{latency[k]:.1f}" if latency else "-"
+                for k in ("mean", "min", "p50", "p99", "max")
+            ),
+            f"{jitter['mean']:.1f}" if jitter else "-",
+            f"{use['cpu_percent']:.0f} %",
+            f"{use['gpu_percent']['mean']:.0f} %" if "gpu_percent" in use else "-",
+        ]
 
 
 def _rates(text: str) -> tuple[float, ...]:

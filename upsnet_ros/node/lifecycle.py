@@ -10,27 +10,33 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node as RosNode
 from rclpy.service import Service
 from std_srvs.srv import SetBool, Trigger
 
 __all__ = [
+    "POLL_SECONDS",
     "Guarded",
     "GuardedNode",
     "ManagedNode",
     "Services",
+    "SpinningNode",
     "Waiting",
     "first_line",
     "transition",
 ]
 
+#: Longest time for which `SpinningNode.spin_until` does not look whether to end.
+POLL_SECONDS = 0.1
 
 Node = TypeVar("Node", bound=LifecycleNode)
 
@@ -158,6 +164,31 @@ class Guarded(_Base):
 
 class GuardedNode(Guarded, RosNode):
     """A node of rclpy with guarded callbacks."""
+
+
+class SpinningNode(GuardedNode):
+    """A node whose own methods spin it while they wait, in the thread that calls them."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self)
+
+    def spin_until(self, over: Callable[[], bool], *, until: float) -> None:
+        """Handle callbacks until ``over`` returns True, or monotonic time ``until``.
+
+        ``over`` is called before the first callback, and then at least every `POLL_SECONDS`.
+        """
+        while not over():
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            self._executor.spin_once(timeout_sec=min(left, POLL_SECONDS))
+
+    def destroy_node(self) -> None:
+        """Destroy the node and shut down its executor."""
+        self._executor.shutdown()
+        super().destroy_node()
 
 
 class ManagedNode(Guarded, LifecycleNode):

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from rclpy.duration import Duration
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import (
     QoSCompatibility,
     QoSProfile,
@@ -27,16 +26,13 @@ from std_msgs.msg import Header
 from upsnet_ros.bags.sources import FrameSource, SourceFrame
 from upsnet_ros.errors import PlayerError, SourceError
 from upsnet_ros.messages.results import compressed_topic
-from upsnet_ros.node.lifecycle import GuardedNode
+from upsnet_ros.node.lifecycle import SpinningNode
 from upsnet_ros.node.topics import IMAGE_TYPES, stamp_ns
 from upsnet_ros.playback.settings import PlayerSettings, Stamps
 
 __all__ = ["Player", "PlayerError"]
 
 _JPEG_QUALITY = 95
-
-# Longest time between two checks whether to stop.
-_POLL_SECONDS = 0.1
 
 # Time without a change after which discovery is taken to be complete on both sides, and where
 # nobody has been found.
@@ -50,7 +46,7 @@ _PATIENCE_SECONDS = 10.0
 _ACK_TIMEOUT = Duration(seconds=2)
 
 
-class Player(GuardedNode):
+class Player(SpinningNode):
     """The node ``upsnet_play``; call `play` to publish a source.
 
     Args:
@@ -75,8 +71,6 @@ class Player(GuardedNode):
             self._results = self.create_subscription(
                 Image, settings.answer_topic, self._on_result, qos
             )
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self)
 
     @property
     def topic(self) -> str:
@@ -103,7 +97,7 @@ class Player(GuardedNode):
         for frame in itertools.islice(self._frames(source), settings.count):
             if last_ns is not None:
                 due = max(due + self._interval(frame.time_ns - last_ns), time.monotonic())
-            self._wait(lambda: False, stopped, until=due)
+            self.spin_until(stopped, until=due)
             if stopped():
                 break
             stamp_ns = (
@@ -121,13 +115,8 @@ class Player(GuardedNode):
             yield frame
         # Keep running for the duration of the last frame and until it is acknowledged.
         due += self._interval(round(1e9 / source.rate_hz))
-        self._wait(lambda: False, stopped, until=due)
+        self.spin_until(stopped, until=due)
         self._publisher.wait_for_all_acked(_ACK_TIMEOUT)
-
-    def destroy_node(self) -> None:
-        """Destroy the node and shut down its executor."""
-        self._executor.shutdown()
-        super().destroy_node()
 
     def _interval(self, source_ns: int) -> float:
         """Return the seconds between two frames that are ``source_ns`` apart in the source."""
@@ -205,7 +194,9 @@ class Player(GuardedNode):
                 patience = _PATIENCE_SECONDS
             return not state[1] and now - since >= patience
 
-        self._wait(settled, stopped, until=time.monotonic() + self._settings.timeout)
+        self.spin_until(
+            lambda: settled() or stopped(), until=time.monotonic() + self._settings.timeout
+        )
         if stopped():
             return
         if missing := self._missing_peer():
@@ -263,7 +254,7 @@ class Player(GuardedNode):
         self, frame: SourceFrame, stamp_ns: int, stopped: Callable[[], bool]
     ) -> None:
         until = time.monotonic() + self._settings.timeout
-        self._wait(lambda: self._result_stamp_ns == stamp_ns, stopped, until=until)
+        self.spin_until(lambda: self._result_stamp_ns == stamp_ns or stopped(), until=until)
         if self._result_stamp_ns != stamp_ns and not stopped():
             late = self._late_peer()
             raise PlayerError(
@@ -271,13 +262,3 @@ class Player(GuardedNode):
                 f"{self._settings.timeout:g} s ({self.count_publishers(self._results.topic_name)} "
                 f"publishers on this topic{f'; {late}' if late else ''})"
             )
-
-    def _wait(
-        self, arrived: Callable[[], bool], stopped: Callable[[], bool], *, until: float
-    ) -> None:
-        """Spin until ``arrived`` or ``stopped`` returns True, or monotonic time ``until``."""
-        while not arrived() and not stopped():
-            left = until - time.monotonic()
-            if left <= 0:
-                return
-            self._executor.spin_once(timeout_sec=min(left, _POLL_SECONDS))

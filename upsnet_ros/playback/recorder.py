@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import NodeNameNonExistentError
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.serialization import serialize_message
@@ -33,7 +32,7 @@ from upsnet_ros.messages.frames import (
 from upsnet_ros.messages.images import to_bgr
 from upsnet_ros.messages.results import compressed_topic
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
-from upsnet_ros.node.lifecycle import GuardedNode, first_line
+from upsnet_ros.node.lifecycle import POLL_SECONDS, SpinningNode, first_line
 from upsnet_ros.node.topics import COMPRESSED, IMAGE_TYPES, stamp_ns, with_arrival
 from upsnet_ros.playback.settings import RecorderSettings
 
@@ -129,12 +128,11 @@ Keep = Callable[[str, bytes, int, str], None]
 
 _IMAGE = "image"
 _RESULTS = {"labels": Image, "instances": PanopticInstanceArray, "unknown_mask": Image}
-_POLL_SECONDS = 0.1
 # The node publishes label_info before it subscribes to its camera, and the graph lags behind.
 _GRAPH_SECONDS = 3.0
 
 
-class Recorder(GuardedNode):
+class Recorder(SpinningNode):
     """The node ``upsnet_record``; call `record` to record.
 
     Args:
@@ -183,8 +181,6 @@ class Recorder(GuardedNode):
         }
         self._camera: Any = None
         self._lookup_started: float | None = None
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self)
 
     def record(self, *, stopped: Callable[[], bool] = lambda: False) -> Iterator[int]:
         """Record; yield the number of frames written so far, several times a second.
@@ -201,7 +197,7 @@ class Recorder(GuardedNode):
         progress_at, progress = time.monotonic(), 0
         try:
             while not stopped() and self._writer.written != settings.count:
-                self._executor.spin_once(timeout_sec=_POLL_SECONDS)
+                self._executor.spin_once(timeout_sec=POLL_SECONDS)
                 self._start_when_ready()
                 self._writer.raise_failure()
                 if self._failure is not None:
@@ -235,11 +231,6 @@ class Recorder(GuardedNode):
             "overrun": self._overrun,
             "latency_ms": {"p50": p50, "p99": p99},
         }
-
-    def destroy_node(self) -> None:
-        """Destroy the node and shut down its executor."""
-        self._executor.shutdown()
-        super().destroy_node()
 
     def _on_label_info(self, label_info: PanopticLabelInfo) -> None:
         if self._taxonomy is None:
