@@ -31,7 +31,7 @@ from upsnet_ros.network.checkpoint import load_checkpoint
 from upsnet_ros.network.upsnet import UPSNet
 from upsnet_ros.network.variants import get_variant
 from upsnet_ros.ops import deform_conv, roi_align
-from upsnet_ros.synthetic.dataset import DrawnScenes
+from upsnet_ros.synthetic.dataset import SceneDataset
 from upsnet_ros.training.loading import Batch, prepare
 from upsnet_ros.training.objective import TrainingNetwork
 from upsnet_ros.training.optimizer import build_optimizer, thaw_batch_norms_
@@ -118,7 +118,7 @@ class Waits(TorchFunctionMode):
 
 def batch_of(count: int, *, size: tuple[int, int], quirks: Quirks) -> Batch:
     """Return a batch of synthetic scenes of that height and width."""
-    scenes = DrawnScenes(split="train", seed=0, length=count, size=size, cache=None)
+    scenes = SceneDataset(split="train", seed=0, length=count, size=size, cache=None)
     num_stuff = get_variant(VARIANT).num_stuff
     images = []
     for index in range(count):

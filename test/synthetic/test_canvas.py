@@ -61,7 +61,7 @@ def test_what_comes_out_of_the_distance_is_labelled_once_it_is_half_there() -> N
     for presence in (0.4, 0.6):
         sheet, face = Canvas(60, 80), Canvas(60, 80)
         sheet.texture(_outline(homography), homography, texture, 3, presence=presence)
-        face.veil(_outline(homography), (200, 200, 200), presence, 3, presence=presence)
+        face.blend(_outline(homography), (200, 200, 200), presence, 3, presence=presence)
         for canvas in (sheet, face):
             assert (canvas.surface[30, 30] == 3) is np.bool_(presence > 0.5)
             assert canvas.color[30, 30] == pytest.approx(200 * presence, abs=1)

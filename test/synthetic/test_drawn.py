@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from upsnet_ros.datasets.base import VOID, Dataset, Sample
-from upsnet_ros.synthetic.dataset import DrawnScenes, fill_cache
+from upsnet_ros.synthetic.dataset import SceneDataset, fill_cache
 
 OPTIONS = {"split": "train", "seed": 3, "length": 2, "size": (64, 128)}
 
 
 def test_scenes_are_labelled_in_our_order() -> None:
-    dataset: Dataset = DrawnScenes(**OPTIONS)
+    dataset: Dataset = SceneDataset(**OPTIONS)
     assert len(dataset) == 2
     sample = dataset[0]
     assert sample.image.shape == (64, 128, 3)
@@ -36,17 +36,17 @@ def test_a_cache_gives_the_same_frames(tmp_path: Path) -> None:
             and [t.box for t in a.things] == [t.box for t in b.things]
         )
 
-    drawn = DrawnScenes(**OPTIONS)[1]
-    first = DrawnScenes(**OPTIONS, cache=tmp_path)[1]
+    drawn = SceneDataset(**OPTIONS)[1]
+    first = SceneDataset(**OPTIONS, cache=tmp_path)[1]
     files = sorted(path.name for path in tmp_path.rglob("*.png"))
     assert files == [f"train3_000000_000001_{kind}.png" for kind in ("ids", "image", "unknown")]
     assert same(drawn, first)
-    assert same(drawn, DrawnScenes(**OPTIONS, cache=tmp_path)[1])
+    assert same(drawn, SceneDataset(**OPTIONS, cache=tmp_path)[1])
 
 
 def test_a_cache_is_filled_by_several_processes(tmp_path: Path) -> None:
     options = {**OPTIONS, "length": 6}
-    scenes = DrawnScenes(**options, cache=tmp_path)
+    scenes = SceneDataset(**options, cache=tmp_path)
     missing = scenes.streets()
     assert missing == [range(4), range(4, 6)]
     assert scenes[5].name == "train3_000001_000001"
@@ -54,4 +54,4 @@ def test_a_cache_is_filled_by_several_processes(tmp_path: Path) -> None:
     assert sorted(fill_cache(scenes, workers=2)) == [2, 4]
     assert len(list(tmp_path.rglob("*.png"))) == 3 * len(scenes)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "drawn again"
-    assert np.array_equal(scenes[2].image, DrawnScenes(**options)[2].image)
+    assert np.array_equal(scenes[2].image, SceneDataset(**options)[2].image)

@@ -15,7 +15,7 @@ from upsnet_ros.inference.preprocess import Geometry
 from upsnet_ros.network.checkpoint import load_checkpoint
 from upsnet_ros.network.upsnet import UPSNet
 from upsnet_ros.network.variants import get_variant
-from upsnet_ros.synthetic.dataset import DrawnScenes
+from upsnet_ros.synthetic.dataset import SceneDataset
 from upsnet_ros.training.loading import Batch, prepare
 from upsnet_ros.training.objective import BatchLosses, TrainingNetwork, compute_features
 from upsnet_ros.training.optimizer import freeze_stages
@@ -38,7 +38,7 @@ def network() -> UPSNet:
 
 def images(*scales: int, quirks: Quirks | None = None) -> list[Batch]:
     """Return scenes of some short sides; of the second one everything is a crowd."""
-    scenes = DrawnScenes(split="train", seed=0, length=len(scales), size=(128, 256), cache=None)
+    scenes = SceneDataset(split="train", seed=0, length=len(scales), size=(128, 256), cache=None)
     found = []
     for index, scale in enumerate(scales):
         sample = scenes[index]

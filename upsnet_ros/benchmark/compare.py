@@ -45,7 +45,7 @@ from upsnet_ros.errors import SettingsError
 from upsnet_ros.inference.pipeline import Pipeline
 from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.ops.dispatch import failures
-from upsnet_ros.synthetic.dataset import DrawnScenes
+from upsnet_ros.synthetic.dataset import SceneDataset
 
 __all__ = ["ParityCase", "compare", "parity_cases"]
 
@@ -291,7 +291,7 @@ class _Comparison:
             for precision, plain in ((self._precision, False), ("fp32", True))
         )
         size = (settings.height, settings.width)
-        scenes = DrawnScenes(split="val", seed=SEED, length=count, size=size)
+        scenes = SceneDataset(split="val", seed=SEED, length=count, size=size)
         steps = _Steps(self._progress, "agreement, scene", count)
         figures.scenes = compare_on_scenes(fast, exactly(exact), scenes, progress=steps)
         figures.parity = self._parity()

@@ -61,10 +61,10 @@ def scenes(
     done: Iterator[int]
     folder: AbstractContextManager[object] = nullcontext()
     if cache is not None:
-        from upsnet_ros.synthetic.dataset import DrawnScenes, fill_cache
+        from upsnet_ros.synthetic.dataset import SceneDataset, fill_cache
 
         total, what = frames, f"frames of {split} {seed} in the cache {cache}"
-        dataset = DrawnScenes(split=split, seed=seed, length=frames, size=size, cache=cache)
+        dataset = SceneDataset(split=split, seed=seed, length=frames, size=size, cache=cache)
         done = fill_cache(dataset, workers=min(workers, len(dataset.streets())))
     elif out is not None:
         from upsnet_ros.synthetic.dataset import SceneJob, output_folder, write_scenes

@@ -28,7 +28,7 @@ from upsnet_ros.evaluation.metrics import EvaluationFrame, EvaluationResult, Met
 from upsnet_ros.evaluation.panoptic_quality import WINDOWS
 from upsnet_ros.evaluation.unknown import unknown_scores
 from upsnet_ros.inference.frame import LABEL_DIVISOR, PanopticFrame
-from upsnet_ros.synthetic.dataset import DrawnScenes
+from upsnet_ros.synthetic.dataset import SceneDataset
 
 #: Number of samples that are read ahead of inference.
 _AHEAD = 2
@@ -170,7 +170,7 @@ def open_dataset(kind: str, root: Path | None, split: str | None) -> Dataset:
     """
     if kind == "scenes":
         try:
-            return DrawnScenes(split=split or "val", seed=0, length=_SCENES, size=_SCENE_SIZE)
+            return SceneDataset(split=split or "val", seed=0, length=_SCENES, size=_SCENE_SIZE)
         except ValueError as error:
             raise DatasetError(str(error)) from error
     if root is None:

@@ -24,19 +24,19 @@ _WARM = np.array([(70, 150, 215), (110, 185, 230), (150, 200, 225), (190, 190, 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowLook:
-    """How all windows of a front look; sizes in metres.
+    """The look of all windows of a front; sizes in metres.
 
     Attributes:
-        width: Of the opening.
-        height: Of the opening.
+        width: Width of the opening.
+        height: Height of the opening.
         sill: Height above the floor.
         frame: Colour of the frame.
-        thickness: Of the frame.
-        panes: How many across and how many down.
+        thickness: Thickness of the frame.
+        panes: Number of panes across and down.
         arched: Whether the top is round.
         shutters: Colour of the shutters, or None.
-        sills: Whether a sill and a lintel stand out.
-        balcony: Grey level of the balcony before it; 0 for none.
+        sills: Whether there are a projecting sill and lintel.
+        balcony: Grey level of the balcony in front, 0 to 255; 0 for none.
         railed: Whether balconies have bars instead of a parapet.
     """
 
@@ -55,13 +55,13 @@ class WindowLook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """A front that is being drawn.
+    """The front of a house while it is drawn.
 
     Attributes:
         image: uint8 (H, W, 3), drawn into.
-        glow: Like `image`: what shines in the dark.
-        density: Texels a metre.
-        rng: Where its details come from.
+        glow: uint8 (H, W, 3), light that the front emits in the dark.
+        density: Texels per metre.
+        rng: Source of the random details.
     """
 
     image: Image
@@ -70,7 +70,13 @@ class Front:
     rng: np.random.Generator
 
     def window_look(self, style: str, bay: float, story: float) -> WindowLook:
-        """Draws how the windows of bays ``bay`` metres wide in stories ``story`` high look."""
+        """Return a random look for the windows of a front.
+
+        Args:
+            style: Style of the house, one of `_STYLES`.
+            bay: Width of the column of wall that each window has, metres.
+            story: Height of a story, metres.
+        """
         rng = self.rng
         wide = style == "glass"
         sill = 0.15 if wide else float(rng.uniform(0.3, 1.05))
@@ -96,7 +102,7 @@ class Front:
 
 
 def window(front: Front, look: WindowLook, middle: float, floor: float) -> None:
-    """Draws one window above the row ``floor``, around the column ``middle``."""
+    """Draw one window; ``middle`` is its centre column, ``floor`` the row of its floor, texels."""
     scale = front.density
     left, right = round(middle - look.width * scale / 2), round(middle + look.width * scale / 2)
     bottom = round(floor - look.sill * scale)
@@ -162,7 +168,7 @@ def _panes(front: Front, look: WindowLook, box: tuple[int, int, int, int], thick
 def glass(
     image: Image, left: int, top: int, right: int, bottom: int, rng: np.random.Generator
 ) -> None:
-    """Draws a pane that mirrors some sky and hides a dark room."""
+    """Draw a pane of glass that reflects some sky, in front of a dark room."""
     level, sky = rng.uniform(28, 75), rng.uniform(0, 110)
     fall = np.linspace(1, rng.uniform(0.1, 0.6), bottom - top)[:, None, None]
     tint = np.array([1.15, 1.04, 0.94])
@@ -192,7 +198,7 @@ def _balcony(front: Front, look: WindowLook, left: int, right: int, floor: int) 
 
 
 def door(front: Front, middle: float, step: float) -> None:
-    """Draws an entrance around the column ``middle`` of a bay ``step`` texels wide."""
+    """Draw an entrance centred on column ``middle`` of a bay ``step`` texels wide."""
     image, rng, scale = front.image, front.rng, front.density
     rows = image.shape[0]
     gate = rng.random() < 0.25
@@ -210,7 +216,7 @@ def door(front: Front, middle: float, step: float) -> None:
 
 
 def shop(front: Front, left: float, right: float, top: int) -> None:
-    """Draws a shop window with its sign between two columns, under the row ``top``."""
+    """Draw a shop window and its sign between two columns, below row ``top``."""
     image, rng, scale = front.image, front.rng, front.density
     rows = image.shape[0]
     x0, x1 = round(left) + 4, round(right) - 4
@@ -219,7 +225,7 @@ def shop(front: Front, left: float, right: float, top: int) -> None:
     cv2.rectangle(image, (x0, sign[0]), (x1, sign[1]), color.tolist(), -1)
     ink = (255 - color).tolist() if rng.random() < 0.5 else (240, 240, 240)
     at = x0 + int(rng.uniform(0.1, 0.3) * (x1 - x0))
-    while at < x1 - 8:  # letters that nobody can read
+    while at < x1 - 8:  # illegible letters
         wide = int(rng.integers(3, 8))
         if rng.random() < 0.8:
             low, high = sign[0] + 4, sign[1] - 4
@@ -228,7 +234,7 @@ def shop(front: Front, left: float, right: float, top: int) -> None:
     front.glow[sign[0] : sign[1], x0:x1] = image[sign[0] : sign[1], x0:x1] * 0.7
     bottom = rows - round(rng.uniform(0.1, 0.6) * scale)
     glass(image, x0, sign[1] + 3, x1, bottom, rng)
-    for _ in range(6):  # wares
+    for _ in range(6):  # goods
         x, y = int(rng.uniform(x0, x1 - 8)), int(rng.uniform(sign[1] + 12, bottom - 4))
         box = (x + int(rng.integers(4, 14)), bottom)
         if box[0] < x1:
@@ -245,10 +251,10 @@ def shop(front: Front, left: float, right: float, top: int) -> None:
         image[shadow, x0:x1] = image[shadow, x0:x1] * 0.6
 
 
-#: How many fronts a split has.
+#: Number of different houses in a split.
 FACADES = 72
 
-_DENSITY = 30  # texels a metre
+_DENSITY = 30  # texels per metre
 
 _STYLES = ("plaster", "brick", "stone", "panel", "glass", "timber", "shed")
 _STYLE_WEIGHTS = (0.36, 0.2, 0.12, 0.1, 0.08, 0.07, 0.07)
@@ -259,14 +265,14 @@ class Facade:
     """One house.
 
     Attributes:
-        front: Its face towards the street.
-        gable: Its windowless side.
+        front: Texture of the side that faces the street.
+        gable: Texture of the windowless sides.
         plain: Mean colour of the wall, BGR.
-        roof: The roof's covering.
-        width: Of the front, metres.
-        height: Up to the eaves, metres.
+        roof: Texture of the roof.
+        width: Width of the front, metres.
+        height: Height of the eaves, metres.
         pitch: Height of the ridge above the eaves, metres; 0 for a flat roof.
-        gabled: Whether the ridge points at the street instead of along it.
+        gabled: Whether the ridge is perpendicular to the street instead of parallel to it.
     """
 
     front: Texture
@@ -281,7 +287,7 @@ class Facade:
 
 @lru_cache(maxsize=2 * FACADES)
 def facade(split: str, number: int) -> Facade:
-    """The house with this number, from 0 to `FACADES` - 1."""
+    """Return house ``number``, from 0 to `FACADES` - 1."""
     rng = generator(split, "facade", number)
     style = str(rng.choice(_STYLES, p=_STYLE_WEIGHTS))
     floors = {"timber": (2, 4), "shed": (1, 3), "glass": (4, 8), "panel": (3, 7)}.get(style, (2, 6))

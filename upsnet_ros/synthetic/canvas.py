@@ -1,11 +1,11 @@
-"""A pinhole camera above the ground, and the canvas it sees: colours and surface of every pixel.
+"""A pinhole camera above the ground, and the canvas: colour and surface of every pixel.
 
 World axes, metres: x to the right of the camera, y up, z forward along the camera's heading; the
 camera stands at (0, height, 0). Image axes, pixels: u to the right, v down; a pixel's centre has
-whole coordinates.
+integer coordinates.
 
 Colour and surface are always filled with the same mask, so the labels that come from the surfaces
-are exact. A surface has a label and a plane, from which come each pixel's depth and haze.
+are exact. A surface has a label, and a plane that gives the depth and the haze of each pixel.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from upsnet_ros.synthetic.texture import Color, Texture
 
 Array = npt.NDArray[np.float64]
 
-#: Nothing nearer than this is rendered, metres.
+#: Nothing nearer to the camera than this is rendered, metres.
 NEAR = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """One frame's camera.
+    """The pinhole camera of one frame.
 
     Attributes:
         rows: Image height, pixels.
         columns: Image width, pixels.
         focal: Focal length, pixels.
-        height: Above the ground, metres.
+        height: Height above the ground, metres.
         pitch: Downward tilt, radians.
     """
 
@@ -45,7 +45,7 @@ class Camera:
 
     @cached_property
     def matrix(self) -> Array:
-        """(3, 4): from (x, y, z, 1) to (u, v, 1) times the depth."""
+        """Projection matrix (3, 4), from (x, y, z, 1) to (u, v, 1) times the depth."""
         cos, sin = np.cos(self.pitch), np.sin(self.pitch)
         intrinsics = np.array(
             [
@@ -54,7 +54,7 @@ class Camera:
                 [0, 0, 1],
             ]
         )
-        # The camera's right, down and forward, as seen from the world.
+        # Rows: the camera's right, down and forward directions in world axes.
         rotation = np.array([[1, 0, 0], [0, -cos, -sin], [0, -sin, cos]])
         offset = -rotation @ np.array([0, self.height, 0])
         return intrinsics @ np.column_stack([rotation, offset])
@@ -65,10 +65,10 @@ class Camera:
         return (self.rows - 1) / 2 - self.focal * float(np.tan(self.pitch))
 
     def project(self, points: Array) -> tuple[Array, Array]:
-        """Pixels and depths of points.
+        """Return the pixels and depths of world points.
 
         Args:
-            points: (N, 3), all in front of the camera where the pixels matter.
+            points: (N, 3), metres; pixels of points behind the camera are meaningless.
 
         Returns:
             (N, 2) u and v; (N,) depth along the optical axis, metres.
@@ -78,7 +78,7 @@ class Camera:
         return seen[:, :2] / np.where(np.abs(depth) < 1e-9, 1e-9, depth)[:, None], depth
 
     def outline(self, points: Array) -> Array:
-        """Pixels (M, 2) of a flat polygon (N, 3), cut off at `NEAR`; M may be 0."""
+        """Return the pixels (M, 2) of a flat polygon (N, 3), clipped at `NEAR`; M may be 0."""
         seen = points @ self.matrix[:, :3].T + self.matrix[:, 3]
         before = seen[:, 2] >= NEAR
         if not before.all():
@@ -88,13 +88,16 @@ class Camera:
         return seen[:, :2] / seen[:, 2:]
 
     def homography(self, origin: Array, across: Array, down: Array) -> Array:
-        """(3, 3) from (a, b, 1) to (u, v, 1) for the points ``origin + a * across + b * down``."""
+        """Return the homography (3, 3) of a plane, from (a, b, 1) to (u, v, 1).
+
+        (a, b) stands for the world point ``origin + a * across + b * down``.
+        """
         axes = self.matrix[:, :3] @ np.column_stack([across, down, origin])
         axes[:, 2] += self.matrix[:, 3]
         return axes
 
     def inverse_depth(self, homography: Array) -> Array:
-        """(3,) coefficients of u, v and 1 that give 1 / depth on a plane seen by ``homography``."""
+        """Return the coefficients (3,) of u, v and 1 that give 1 / depth on a plane."""
         # The last row of the inverse, by cofactors: np.linalg.inv takes many times as long.
         (a, b, c), (d, e, f), (g, h, i) = homography.tolist()
         row = (d * h - e * g, b * g - a * h, a * e - b * d)
@@ -102,10 +105,11 @@ class Camera:
         return np.array(row) / (size if abs(size) > 1e-12 else 1e-12)
 
     def ground_rows(self) -> tuple[int, Array, Array]:
-        """Where the rows under the horizon meet the ground.
+        """Return where the rows below the horizon meet the ground.
 
         Returns:
-            First row; for it and all below, the distance z ahead and the metres of x a pixel.
+            The first row (int); for it and all below, the distance z ahead in metres, and the
+            metres in x per pixel, (rows,) each.
         """
         first = max(0, int(np.floor(self.horizon)) + 1)
         slope = (np.arange(first, self.rows) - (self.rows - 1) / 2) / self.focal
@@ -126,7 +130,7 @@ def _cut(seen: Array, before: npt.NDArray[np.bool_]) -> Array:
     return np.array(kept)
 
 
-_SHIFT = 4  # cv2's fixed-point coordinates: edges that fall between pixels do not jump
+_SHIFT = 4  # fractional bits of OpenCV's coordinates, so that edges move by less than a pixel
 _UNIT = 1 << _SHIFT
 _LIMIT = 1 << 14
 _OPAQUE = 127
@@ -134,56 +138,56 @@ _OPAQUE = 127
 
 @dataclass(slots=True)
 class Surfaces:
-    """The surfaces of one frame, by number.
+    """The surfaces of one frame, by index.
 
     Attributes:
-        labels: What a pixel of each is labelled.
-        planes: (a, b, c) of each, where 1 / depth at pixel (u, v) is ``a * u + b * v + c``.
-        bounds: Least and greatest 1 / depth of each: on the rim of a polygon seen edge-on, pixels
-            lie beside its plane.
-        wholes: For each, the surface whose haze and outline it shares: itself, or for a facet the
-            body that it is a side of.
+        labels: Label of each surface, as in `SceneFrame.instances`.
+        planes: Coefficients (a, b, c) of each: 1 / depth at pixel (u, v) is ``a * u + b * v + c``.
+        bounds: Smallest and largest 1 / depth of each, for pixels at the edge of a polygon that is
+            seen edge-on, which lie beside its plane.
+        bodies: For each, the surface whose haze and outline it shares: itself, or for a facet the
+            body that it belongs to.
     """
 
     labels: list[int] = field(default_factory=list)
     planes: list[tuple[float, float, float]] = field(default_factory=list)
     bounds: list[tuple[float, float]] = field(default_factory=list)
-    wholes: list[int] = field(default_factory=list)
+    bodies: list[int] = field(default_factory=list)
 
     def add(self, label: int, plane: Array | float) -> int:
-        """Adds a surface, of a plane or of one depth in metres, and returns its number."""
+        """Add a surface on a plane, or at a constant depth in metres; return its index."""
         self.labels.append(label)
         if isinstance(plane, float | int):
             self.planes.append((0.0, 0.0, 1.0 / plane))
         else:
             self.planes.append((float(plane[0]), float(plane[1]), float(plane[2])))
         self.bounds.append((-np.inf, np.inf))
-        self.wholes.append(len(self.labels) - 1)
+        self.bodies.append(len(self.labels) - 1)
         return len(self.labels) - 1
 
-    def facet(self, whole: int, plane: Array, depths: Array) -> int:
-        """Adds a flat side of the surface ``whole`` and returns its number.
+    def facet(self, body: int, plane: Array, depths: Array) -> int:
+        """Add a flat side of the surface ``body``; return its index.
 
         Args:
-            whole: A surface, which the facet shares label, haze and outline with.
-            plane: (3,) its plane.
-            depths: (N,) of its corners, metres.
+            body: Index of the surface whose label, haze and outline the facet shares.
+            plane: (3,), coefficients of the facet's plane, as in `planes`.
+            depths: (N,), depths of its corners, metres.
         """
-        number = self.add(self.labels[whole], plane)
+        number = self.add(self.labels[body], plane)
         inverse = 1 / np.maximum(depths, NEAR)
         self.bounds[number] = float(inverse.min()), float(inverse.max())
-        self.wholes[number] = whole
+        self.bodies[number] = body
         return number
 
 
 class Canvas:
-    """Paints polygons and textures; what is painted later hides what was painted before.
+    """An image to paint on, far things first: later paint hides what was painted before.
 
     Attributes:
         color: uint8 (rows, columns, 3), BGR.
-        surface: int32 (rows, columns), number of the surface in `surfaces`.
+        surface: int32 (rows, columns), index of the surface in `surfaces`.
         surfaces: All surfaces so far.
-        ground: Numbers of those that are ground.
+        ground: Indices of the ground's surfaces.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -194,7 +198,7 @@ class Canvas:
         self.ground = range(0)
 
     def polygon(self, points: Array, color: Color, surface: int) -> None:
-        """Fills a convex polygon; ``points`` (N, 2) pixels."""
+        """Fill a convex polygon; ``points`` (N, 2) are pixels."""
         if len(points) < 3 or not self.meets(points):
             return
         fixed = _fixed(points)
@@ -202,7 +206,7 @@ class Canvas:
         cv2.fillConvexPoly(self.surface, fixed, (surface,), cv2.LINE_8, _SHIFT)
 
     def shape(self, points: Array, color: Color, surface: int) -> None:
-        """Fills any polygon; ``points`` (N, 2) pixels."""
+        """Fill a polygon that need not be convex; ``points`` (N, 2) are pixels."""
         if len(points) < 3 or not self.meets(points):
             return
         fixed = [_fixed(points)]
@@ -212,19 +216,19 @@ class Canvas:
     def line(
         self, points: Array, thickness: float, color: Color, surface: int, *, closed: bool = False
     ) -> None:
-        """Draws a line through ``points`` (N, 2), ``thickness`` pixels wide, at least one."""
+        """Draw a line through pixels (N, 2), ``thickness`` pixels wide but at least one."""
         if len(points) < 2 or not self.meets(points, margin=thickness):
             return
         fixed, wide = [_fixed(points)], max(1, round(thickness))
         cv2.polylines(self.color, fixed, closed, color, wide, cv2.LINE_8, _SHIFT)
         cv2.polylines(self.surface, fixed, closed, (surface,), wide, cv2.LINE_8, _SHIFT)
 
-    def veil(
+    def blend(
         self, points: Array, color: Color, share: float, surface: int, *, presence: float = 1.0
     ) -> None:
-        """Fills a convex polygon (N, 2) through which ``1 - share`` of what lies behind shines.
+        """Blend a convex polygon (N, 2) with what is behind it; ``share`` is its opacity, 0 to 1.
 
-        With a ``presence`` of less than one half the pixels stay those of what lies behind.
+        If ``presence`` is less than one half, the pixels keep their surface.
         """
         if len(points) < 3 or not self.meets(points):
             return
@@ -251,18 +255,17 @@ class Canvas:
         solid: bool = False,
         presence: float = 1.0,
     ) -> None:
-        """Lays a texture on a convex polygon.
+        """Paint a convex polygon with a texture.
 
         Args:
             outline: (N, 2) pixels.
             homography: (3, 3) from the texture's unit square (right, down) to pixels.
-            texture: Where it has alpha, pixels under one half are left out.
-            surface: Number of the surface.
-            shade: What the texture's colours are multiplied by, BGR.
-            dark: How much of the texture's own light is seen, 0 to 1.
-            solid: Whether all pixels belong to the surface; the texture is blended over them then.
-            presence: Less than 1 lets what lies behind shine through, and less than one half leaves
-                the pixels to it.
+            texture: The texture. Pixels with an alpha below one half are not painted.
+            surface: Index of the surface.
+            shade: Factors of the texture's colours, BGR.
+            dark: Share of the texture's glow that is added, 0 to 1.
+            solid: Whether all pixels belong to the surface, with the texture blended over them.
+            presence: Opacity, 0 to 1; below one half, the pixels keep their surface.
         """
         if len(outline) < 3:
             return
@@ -304,14 +307,14 @@ class Canvas:
             self.surface[area][mask.view(bool)] = surface
 
     def outlines(self) -> npt.NDArray[np.int32]:
-        """`surface` with facets as the bodies that they are sides of."""
-        return np.take(np.array(self.surfaces.wholes, np.int32), self.surface)
+        """Return `surface`, int32 (rows, columns), with facets replaced by their bodies."""
+        return np.take(np.array(self.surfaces.bodies, np.int32), self.surface)
 
     def inverse_depth(self, surface: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """1 / depth of each pixel, float32 (rows, columns), 1/metres; at most 0 in the sky.
+        """Return 1 / depth of each pixel, float32 (rows, columns), 1/metres; at most 0 in the sky.
 
         Args:
-            surface: `surface` for the depth of what is painted, or `outlines` for its haze.
+            surface: int32 (rows, columns): `surface` for depth, or `outlines` for haze.
         """
         a, b, c = np.array(self.surfaces.planes, np.float32).T
         inverse = np.take(a, surface) * np.arange(self.columns, dtype=np.float32)
@@ -320,7 +323,7 @@ class Canvas:
         return inverse
 
     def depth(self) -> npt.NDArray[np.float32]:
-        """Depth of each pixel, float32 (rows, columns), metres; infinity in the sky."""
+        """Return the depth of each pixel, float32 (rows, columns), metres; infinity in the sky."""
         low, high = np.array(self.surfaces.bounds, np.float32).T
         inverse = self.inverse_depth(self.surface)
         np.clip(inverse, np.take(low, self.surface), np.take(high, self.surface), out=inverse)
@@ -329,7 +332,7 @@ class Canvas:
         return np.divide(np.float32(1), inverse, out=depth, where=inverse > 0)
 
     def meets(self, points: Array, margin: float = 0.0) -> bool:
-        """Whether the bounds of ``points`` (N, 2), grown by ``margin``, and the canvas overlap."""
+        """Return whether the bounding box of pixels (N, 2), plus a margin, overlaps the canvas."""
         # Plain Python: for a handful of points it is much faster than numpy's reductions.
         u, v = zip(*points.tolist(), strict=True)
         return (

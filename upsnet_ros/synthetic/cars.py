@@ -14,19 +14,19 @@ from upsnet_ros.synthetic.labels import CAR
 from upsnet_ros.synthetic.stage import Item, Pose, Stage, box, prism
 from upsnet_ros.synthetic.texture import Color, Image, Texture, bgr, generator
 
-_DENSITY = 90  # texels a metre
+_DENSITY = 90  # texels per metre
 
 
 @dataclass(frozen=True, slots=True)
 class CarShape:
-    """A shape of car; metres.
+    """The shape of a car; metres.
 
     Attributes:
-        kind: Such as "sedan".
-        length: Over all.
-        width: Over all.
-        height: Over all.
-        stations: From the front: ends of hood and windscreen, of the roof, of the rear window.
+        kind: A key of `_SHAPES`, such as "sedan".
+        length: Overall length.
+        width: Overall width.
+        height: Overall height.
+        stations: Distances from the front to the ends of hood, windscreen, roof and rear window.
         levels: Heights of hood, belt and tail.
     """
 
@@ -49,7 +49,10 @@ def paint_color(rng: np.random.Generator) -> Color:
 
 
 def side_picture(model: CarShape, paint: Color, rng: np.random.Generator) -> Image:
-    """A car's right side from outside, its front on the left: uint8 (H, W, 4) with alpha."""
+    """Return the right side of a car, with its front on the left: uint8 (H, W, 4) with alpha.
+
+    The names of x and y positions below are in texels.
+    """
     rows, columns = round(model.height * _DENSITY), round(model.length * _DENSITY)
     hood, screen, roof, tail = (station * _DENSITY for station in model.stations)
     hood_y, belt_y, tail_y = (rows - level * _DENSITY for level in model.levels)
@@ -110,7 +113,7 @@ def side_picture(model: CarShape, paint: Color, rng: np.random.Generator) -> Ima
 def _paintwork(
     rows: int, columns: int, paint: Color, belt: float, sill: float, rng: np.random.Generator
 ) -> Image:
-    """Paint that mirrors the sky above and the road below."""
+    """Return paint that reflects sky at the top and road at the bottom: uint8 (H, W, 3)."""
     y = np.arange(rows, dtype=np.float32)
     across = np.clip((y - belt) / (sill - belt), 0, 1)
     gain = np.interp(across, [0, 0.12, 0.4, 0.46, 1], [1.08, 1.16, 0.98, 0.86, 0.58])
@@ -162,7 +165,7 @@ def _wheel(
 
 
 def end_picture(model: CarShape, paint: Color, rng: np.random.Generator, *, front: bool) -> Texture:
-    """A car's front up to the hood, or its rear up to the tail, with alpha."""
+    """Return the front of a car up to the hood, or its rear up to the tail, with alpha."""
     level = model.levels[0] if front else model.levels[2]
     rows, columns = round(level * _DENSITY), round(model.width * _DENSITY)
     image = _paintwork(rows, columns, paint, 0, rows - 0.2 * _DENSITY, rng)
@@ -230,7 +233,7 @@ def _fill(
     cv2.fillPoly(image, [np.rint(points).astype(np.int32)], value, cv2.LINE_AA)
 
 
-#: How many cars a split has.
+#: Number of different cars in a split.
 CARS = 64
 
 _KINDS = ("hatch", "sedan", "wagon", "suv", "van", "mini", "coupe")
@@ -251,20 +254,20 @@ _SHAPES: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Car:
-    """One model of car in one paint; metres, from the front where a length is meant.
+    """One model of car in one paint; sizes in metres, lengths from the front.
 
     Attributes:
-        upper: Its side above the belt, the front on the left, with alpha.
-        lower: Its side below the belt.
-        front: Its front up to the hood, with alpha.
-        rear: Its rear up to the tail, with alpha.
-        paint: BGR.
-        length: Over all.
-        width: Over all, without mirrors.
-        height: Over all.
-        stations: Ends of hood and windscreen, of the roof and of the rear window.
+        upper: Texture of its right side above the belt line, front on the left, with alpha.
+        lower: Texture of its right side below the belt line, with alpha.
+        front: Texture of its front up to the hood, with alpha.
+        rear: Texture of its rear up to the tail, with alpha.
+        paint: Colour, BGR.
+        length: Overall length.
+        width: Overall width, without mirrors.
+        height: Overall height.
+        stations: Ends of hood, windscreen, roof and rear window.
         levels: Heights of hood, belt and tail.
-        inset: How far the roof's edge lies within the belt's.
+        inset: How far the edge of the roof lies inside the belt line.
     """
 
     upper: Texture
@@ -281,13 +284,13 @@ class Car:
 
     @property
     def belt(self) -> float:
-        """Height up to which the sides stand upright, metres."""
+        """Height of the belt line, up to which the sides are vertical, metres."""
         return max(self.levels)
 
 
 @lru_cache(maxsize=2 * CARS)
 def car(split: str, number: int) -> Car:
-    """The car with this number, from 0 to `CARS` - 1."""
+    """Return car ``number``, from 0 to `CARS` - 1."""
     rng = generator(split, "car", number)
     kind = str(rng.choice(_KINDS, p=_KIND_WEIGHTS))
     shape = np.array(_SHAPES[kind]) * rng.normal(1, 0.018, 10)
@@ -314,17 +317,17 @@ def car(split: str, number: int) -> Car:
 
 
 def car_size(split: str, look: int) -> tuple[float, float, float]:
-    """Length, width and height of the car with this look, metres."""
+    """Return length, width and height of the car with a look, metres."""
     model = car(split, look % CARS)
     return model.length, model.width, model.height
 
 
-_CORE_WITHIN = 30.0  # farther away no gap would be a pixel wide, metres
+_CORE_WITHIN = 30.0  # metres; farther away, gaps are narrower than a pixel
 _GLASS: Color = (62.0, 58.0, 54.0)
 
 
 def paint_car(stage: Stage, item: Item) -> None:
-    """One car, or the van that Cityscapes counts as one."""
+    """Paint a car, or a van, which Cityscapes counts as a car."""
     model = car(stage.street.split, item.look % CARS)
     pose = stage.pose(item)
     eye = np.array([0.0, stage.camera.height, 0.0]) - pose.origin
@@ -369,7 +372,7 @@ def _core(stage: Stage, model: Car, pose: Pose, surface: int) -> None:
 
 
 def _tops(stage: Stage, model: Car, pose: Pose, surface: int, tint: Color, *, front: bool) -> None:
-    """Roof, glass and hood or tail, as far as they are seen from one end."""
+    """Paint roof, glass, and hood or tail, as seen from one end."""
     hood, screen, roof, tail = (model.length / 2 - station for station in model.stations)
     hood_y, belt_y, tail_y = model.levels
     paint = (model.paint[0] * tint[0], model.paint[1] * tint[1], model.paint[2] * tint[2])
@@ -399,7 +402,7 @@ def _pane(stage: Stage, pose: Pose, corners: Array, surface: int) -> None:
     middle = corners.mean(axis=0)
     pane = middle + (corners - middle) * np.array([0.88, 0.86, 0.86])
     stage.face(pose.world(pane), _GLASS, surface)
-    # The upper part mirrors the sky.
+    # The upper part reflects the sky.
     upper = pane[np.argsort(-pane[:, 1])[:2]]
     lower = pane[np.argsort(-pane[:, 1])[2:]]
     upper, lower = upper[np.argsort(upper[:, 0])], lower[np.argsort(lower[:, 0])]
@@ -413,7 +416,7 @@ def _end(stage: Stage, model: Car, pose: Pose, surface: int, tint: Color, *, fro
     level = model.levels[0] * 0.95 if front else model.levels[2] * 0.98
     z = model.length / 2 if front else -model.length / 2
     half = model.width / 2
-    # The left of the picture is on the beholder's left.
+    # The left of the texture is on the viewer's left.
     left = half if front else -half
     corners = pose.world(np.array([[left, level, z], [-left, level, z], [left, 0.0, z]]))
     picture = model.front if front else model.rear

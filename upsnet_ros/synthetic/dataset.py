@@ -141,7 +141,7 @@ _CHUNK = 8  # consecutive frames that one process renders: they share a street
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneJob:
-    """What to write.
+    """Which frames to write, and where.
 
     Attributes:
         out: Root folder; created if missing.
@@ -150,9 +150,9 @@ class SceneJob:
         sequences: Number of sequences, each on its own street.
         length: Number of frames per sequence.
         size: Height and width, pixels.
-        every: Every n-th frame is annotated.
+        every: Annotate every n-th frame.
         first: Index of the first sequence.
-        depth: Write the depth and the camera of annotated frames.
+        depth: Whether to write the depth and the camera of annotated frames.
     """
 
     out: Path
@@ -184,7 +184,7 @@ class SceneJob:
 
 
 def files_of(job: SceneJob) -> frozenset[str]:
-    """Names of all files that a job writes, relative to its folder."""
+    """Return the names of all files that a job writes, relative to its folder."""
     out = Path()
     truth, panoptic = out / "gtFine" / job.split / job.city, panoptic_folder(out, job.split)
     names = {panoptic.with_suffix(".json")}
@@ -205,16 +205,18 @@ def files_of(job: SceneJob) -> frozenset[str]:
 
 
 def output_folder(job: SceneJob) -> OutputFolder:
-    """The job's folder, which other jobs may fill too; enter it around `write_scenes`.
+    """Return the folder of a job, a context manager to enter around `write_scenes`.
+
+    Other jobs may write to the same folder.
 
     Raises:
-        OutputError: Something that is not of such jobs is in the way.
+        OutputError: If the folder holds something that no such job wrote.
     """
     return OutputFolder(job.out, command="scenes", names=files_of(job), again="update")
 
 
 def write_scenes(job: SceneJob, *, workers: int = 1) -> Iterator[Path]:
-    """Draws and writes all frames of a job.
+    """Render and write all frames of a job.
 
     Args:
         job: What to write.
@@ -226,7 +228,7 @@ def write_scenes(job: SceneJob, *, workers: int = 1) -> Iterator[Path]:
         The panoptic JSON is written, with what other jobs wrote to it, before the last one ends.
 
     Raises:
-        OutputError: Something is in the way, or a file cannot be written.
+        OutputError: If a file cannot be written.
     """
     kinds = ("leftImg8bit_sequence", "leftImg8bit", "gtFine", *["camera"] * job.depth)
     for kind in kinds:
@@ -256,7 +258,7 @@ def _run(job: SceneJob, workers: int) -> Iterator[_Written]:
 
 
 def _chunk_writer(job: SceneJob) -> Callable[[tuple[int, range]], Iterable[_Written]]:
-    """What writes some frames of a sequence in a process."""
+    """Return a function that writes some frames of a sequence, for a worker process."""
 
     def write(chunk: tuple[int, range]) -> list[_Written]:
         sequence, frames = chunk
@@ -354,7 +356,7 @@ def _write(path: Path, image: npt.NDArray[Any], flags: list[int]) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same picture under another name, without its bytes where the file system allows."""
+    """Make a hard link, or a copy if the file system has no links."""
     try:
         with replacing(target, durable=False) as new:
             new.unlink()
@@ -381,11 +383,11 @@ def _write_json(
     write_whole(path, json.dumps(content, indent=1, sort_keys=True).encode(), durable=False)
 
 
-# Of a cached frame: level 1 is hardly larger than the best level, and much faster.
+# For cached frames: level 1 is hardly larger than the best level, and much faster.
 _CACHED = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
-class DrawnScenes:
+class SceneDataset:
     """Synthetic driving scenes with Cityscapes' classes.
 
     Random access takes three times as long as sequential access, since the street has to be laid
@@ -436,19 +438,19 @@ class DrawnScenes:
         each = self._scenes.per_street
         return [range(i, min(i + each, len(self))) for i in range(0, len(self), each)]
 
-    def draw(self, indices: range) -> int:
+    def render(self, indices: range) -> int:
         """Render missing frames into the cache; return the number of frames in ``indices``."""
         if self._cache is None:
-            raise ValueError("scenes without a cache cannot be kept")
+            raise ValueError("the dataset has no cache")
         for index in indices:
-            self._drawn(index, self._cache / self._name(index))
+            self._rendered(index, self._cache / self._name(index))
         return len(indices)
 
     def _name(self, index: int) -> str:
         street, position = divmod(index, self._scenes.per_street)
         return f"{self._set}_{street:06d}_{position:06d}"
 
-    def _drawn(self, index: int, base: Path) -> tuple[Path, Path, Path]:
+    def _rendered(self, index: int, base: Path) -> tuple[Path, Path, Path]:
         """Return the cached files of a frame; render them if missing."""
         image, ids, unknown = (
             base.with_name(f"{base.name}_{kind}.png") for kind in ("image", "ids", "unknown")
@@ -457,11 +459,11 @@ class DrawnScenes:
             scene: SceneFrame = self._scenes[index]
             _write_cached(ids, scene.instances.astype(np.uint16))
             _write_cached(unknown, scene.unknown.astype(np.uint8))
-            _write_cached(image, scene.image)  # last: where it is, the others are
+            _write_cached(image, scene.image)  # last: if it exists, so do the others
         return image, ids, unknown
 
     def _cached(self, index: int, base: Path) -> Sample:
-        image, ids, unknown = self._drawn(index, base)
+        image, ids, unknown = self._rendered(index, base)
         pixels = read_image(image)
         size = (pixels.shape[0], pixels.shape[1])
         return _sample(
@@ -472,22 +474,22 @@ class DrawnScenes:
         )
 
 
-def fill_cache(scenes: DrawnScenes, *, workers: int) -> Iterator[int]:
-    """Draw all frames that a cache lacks, street by street.
+def fill_cache(scenes: SceneDataset, *, workers: int) -> Iterator[int]:
+    """Render all frames that the cache lacks, street by street.
 
     Args:
-        scenes: With a cache.
+        scenes: A dataset with a cache.
         workers: Number of processes. Scripts need the usual ``if __name__ == "__main__"`` around
             what they do.
 
     Yields:
-        The number of frames of each street, once they are there, in the order of the streets.
+        The number of frames of each street once they are cached, in the order of the streets.
     """
-    return in_order(partial(_drawing, scenes), scenes.streets(), processes=workers)
+    return in_order(partial(_renderer, scenes), scenes.streets(), processes=workers)
 
 
-def _drawing(scenes: DrawnScenes) -> Callable[[range], int]:
-    return scenes.draw
+def _renderer(scenes: SceneDataset) -> Callable[[range], int]:
+    return scenes.render
 
 
 def _sample(
@@ -501,7 +503,7 @@ def _sample(
 
 
 def _write_cached(path: Path, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
-    """Write a PNG in one step: other processes may draw the same frame."""
+    """Write a PNG in one step: other processes may render the same frame."""
     done, data = cv2.imencode(".png", pixels, _CACHED)
     assert done
     write_whole(path, data.tobytes(), durable=False)

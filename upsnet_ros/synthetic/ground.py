@@ -29,8 +29,8 @@ from upsnet_ros.synthetic.street import (
 )
 from upsnet_ros.synthetic.texture import Gain
 
-_REACH = 60.0  # how far to either side materials are told apart, metres
-_CELL = 0.02
+_REACH = 60.0  # how far to either side of the middle the ground is divided into materials, metres
+_CELL = 0.02  # width of a cell of the cross-section, metres
 
 Mask = npt.NDArray[np.uint8]
 
@@ -54,16 +54,16 @@ class GroundPainter:
         shadows: Mask,
         contact: Mask,
     ) -> None:
-        """Paints everything under the horizon.
+        """Paint everything below the horizon.
 
         Args:
-            canvas: Where to.
-            camera: The frame's.
-            path: The stretch of street in front of it.
-            patches: In sight; later ones lie on earlier ones.
-            markings: uint8 (rows, columns): how much paint lies on the road, 0 to 255.
-            shadows: uint8 (rows, columns): how much of the sun is hidden, 0 to 255.
-            contact: uint8 (rows, columns): how much of the sky is hidden, 0 to 255.
+            canvas: The canvas to paint on.
+            camera: The camera of the frame.
+            path: The stretch of street in front of the camera.
+            patches: Visible patches; later ones cover earlier ones.
+            markings: uint8 (rows, columns), share of road paint, 255 for all of it.
+            shadows: uint8 (rows, columns), share of the sun that is blocked, 255 for all of it.
+            contact: uint8 (rows, columns), share of the sky that is blocked, 255 for all of it.
         """
         first, z, step = camera.ground_rows()
         s, d = _road_coordinates(camera, path, z, step)
@@ -71,7 +71,7 @@ class GroundPainter:
         gain = self._gain(s, d, z, material, camera)
         rows = slice(first, None)
         paint = markings[rows].astype(np.float32)
-        # Paint wears off where the ground is blotched.
+        # Paint is worn where the ground is dark.
         paint *= np.clip(gain * 1.5 - 0.55, 0.25, 1.0) / 255
         base = cv2.LUT(cv2.merge([material] * 3), self._lut())
         white = np.empty_like(base)
@@ -108,7 +108,7 @@ class GroundPainter:
         return table
 
     def _gain(self, s: Gain, d: Gain, z: Array, material: Mask, camera: Camera) -> Gain:
-        """How much brighter or darker than its mean colour each pixel is."""
+        """Return the brightness of pixels by their mean colour, float32 (rows, columns)."""
         grounds = self._street.grounds
         gain = self._blotches(s, d, material)
         grain = np.array([ground.grain / 128 for ground in grounds], np.float32)
@@ -128,7 +128,7 @@ class GroundPainter:
             v += np.take(pattern * side, material[part])
             v *= side
             v += (d[part] * per_metre + 64 * side).astype(np.int32) & (side - 1)
-            # What even the coarsest level cannot hold fades out instead of flickering.
+            # Where even the coarsest level would alias, the pattern fades out.
             fade = (1 / (1 + (covered[part] / 24) ** 2)).astype(np.float32)
             weight = np.take(grain, material[part]) * fade[:, None]
             gain[part] *= 1 + (np.take(atlas, v).astype(np.float32) - 128) * weight
@@ -136,7 +136,7 @@ class GroundPainter:
 
     def _blotches(self, s: Gain, d: Gain, material: Mask) -> Gain:
         scale, side = np.float32(tiles.BLOTCH_DENSITY), tiles.BLOTCHES
-        # At half the size: they are soft.
+        # At half the size, because they are smooth.
         slow = cv2.remap(
             tiles.blotches(self._street.split),
             np.mod(d[::2, ::2] * scale, side),
@@ -170,7 +170,7 @@ class GroundPainter:
 
 
 def _materials(street: Street) -> Mask:
-    """What lies at each distance from the street's middle, in cells of `_CELL` from -`_REACH`."""
+    """Return the material at each distance from the middle, uint8, in cells from -`_REACH`."""
     across = np.full(int(2 * _REACH / _CELL), YARD, np.uint8)
 
     def fill(side: int, start: float, end: float, material: int) -> None:
@@ -191,7 +191,7 @@ def _materials(street: Street) -> Mask:
 
 
 def _road_coordinates(camera: Camera, path: Path, z: Array, step: Array) -> tuple[Gain, Gain]:
-    """Road coordinates s and d of the pixels under the horizon, float32 (rows, columns) each."""
+    """Return road coordinates s and d of the pixels below the horizon, float32 (rows, columns)."""
     near = np.minimum(z, 2 * FAR)
     s, middle, turn = path.rows(near)
     beyond = z - near
@@ -203,13 +203,13 @@ def _road_coordinates(camera: Camera, path: Path, z: Array, step: Array) -> tupl
 
 
 _SHIFT = 4
-_SIGHT = 75.0  # how far markings are drawn, metres
-_DASH, _PERIOD = 3.0, 7.0
-_HALF = 0.07
+_SIGHT = 75.0  # how far ahead markings are drawn, metres
+_DASH, _PERIOD = 3.0, 7.0  # length of a dash, and from one to the next, metres
+_HALF = 0.07  # half the width of a line, metres
 
 
 def road_markings(street: Street, camera: Camera, path: Path, blocks: Sequence[Block]) -> Mask:
-    """How much paint lies on each pixel of the ground: uint8 (rows, columns)."""
+    """Return the share of road paint on each pixel: uint8 (rows, columns), 255 for all of it."""
     mask = np.zeros((camera.rows, camera.columns), np.uint8)
     start, end = path.s + 1.0, path.s + _SIGHT
     for s0, s1, d0, d1 in _strips(street, start, end, blocks):
@@ -222,7 +222,7 @@ def road_markings(street: Street, camera: Camera, path: Path, blocks: Sequence[B
 
 
 def draw_rails(mask: Mask, street: Street, camera: Camera, path: Path) -> None:
-    """Adds the grooves of a tram's rails to a mask of what is dark on the ground."""
+    """Add the grooves of tram rails to a mask of blocked light, uint8 (rows, columns)."""
     s = np.linspace(path.s + 1.0, path.s + _SIGHT, 40)
     for lane in street.lanes:
         if lane.kind != "trams":
@@ -236,7 +236,7 @@ def draw_rails(mask: Mask, street: Street, camera: Camera, path: Path) -> None:
 def _strips(
     street: Street, start: float, end: float, blocks: Sequence[Block]
 ) -> Iterator[tuple[float, float, float, float]]:
-    """Painted rectangles (s from, s to, d from, d to)."""
+    """Yield painted rectangles (s from, s to, d from, d to), metres."""
     for d in street.lane_lines:
         yield from _dashes(start, end, d)
     if street.middle_line == "dashed":
@@ -266,21 +266,21 @@ def _dashes(start: float, end: float, d: float) -> Iterator[tuple[float, float, 
 
 
 def fill(mask: Mask, points: Array, value: int) -> None:
-    """Fills a polygon (N, 2) of a mask, with smooth edges."""
+    """Fill a polygon of pixels (N, 2) in a mask, with antialiased edges."""
     if len(points) < 3:
         return
     fixed = np.rint(np.clip(points, -8000, 8000) * (1 << _SHIFT)).astype(np.int32)
     cv2.fillPoly(mask, [fixed], (value,), cv2.LINE_AA, _SHIFT)
 
 
-_LONGEST = 3.5  # a shadow's length over its object's height
+_LONGEST = 3.5  # maximum length of a shadow, in heights of its object
 _THIN = {"lamp", "mast", "sign", "signal", "bollard"}
 _ROUND = np.linspace(0, 2 * np.pi, 12, endpoint=False)
 _WHEELED = {"car", "truck", "bus", "train", "motorcycle", "motorcyclist", "bicycle", "cyclist"}
 
 
 def sun_shadows(stage: Stage, items: Sequence[Item]) -> Mask:
-    """How much of the sun is hidden from each pixel of the ground: uint8 (rows, columns)."""
+    """Return the share of the sun that is blocked: uint8 (rows, columns), 255 for all of it."""
     mask = np.zeros((stage.camera.rows, stage.camera.columns), np.uint8)
     if max(stage.weather.sun) <= 0:
         return mask
@@ -310,7 +310,7 @@ def _crown(stage: Stage, mask: Mask, item: Item, drift: Array) -> None:
         255,
     )
     flat = np.stack([np.cos(_ROUND), np.zeros(12), np.sin(_ROUND)], axis=1)
-    # A crown is made of a few heaps of leaves.
+    # A crown consists of a few clumps of leaves.
     for share, shift in ((0.36, (0.0, 0.0)), (0.26, (0.22, 0.1)), (0.26, (-0.2, 0.16))):
         middle = foot + drift * item.height * 0.65
         middle = middle + item.width * np.array([shift[0], 0.0, shift[1]])
@@ -343,10 +343,10 @@ def _hull(points: Array) -> Array:
 
 
 def contact_shadows(stage: Stage, items: Sequence[Item]) -> Mask:
-    """How much of the sky is hidden from each pixel of the ground: uint8 (rows, columns)."""
+    """Return the share of the sky that is blocked: uint8 (rows, columns), 255 for all of it."""
     mask = np.zeros((stage.camera.rows, stage.camera.columns), np.uint8)
     for item in items:
-        if item.kind in _WHEELED or item.kind in ("person", "oddity"):
+        if item.kind in _WHEELED or item.kind in ("person", "unknown"):
             foot = _footprint(stage, item)
             middle = foot.mean(axis=0)
             grow = 1.06 if item.kind in _WHEELED else 1.3
@@ -361,7 +361,7 @@ def contact_shadows(stage: Stage, items: Sequence[Item]) -> Mask:
 
 
 def in_shade(stage: Stage, mask: npt.NDArray[np.uint8], item: Item) -> bool:
-    """Whether the ground where an item stands lies in the shadow of something else."""
+    """Return whether an item stands in the shadow of something else, by `sun_shadows`."""
     ahead = np.array([0.0, 0.0, -(item.length / 2 + 0.3)])
     uv, depth = stage.camera.project(stage.pose(item).origin[None] + ahead)
     (u, v), (distance,) = uv[0].tolist(), depth.tolist()

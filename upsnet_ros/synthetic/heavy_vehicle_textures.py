@@ -1,4 +1,4 @@
-"""What trucks, buses and trams look like: the pictures of their sides and ends."""
+"""Textures of the sides and ends of trucks, buses and trams."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import numpy as np
 
 from upsnet_ros.synthetic.texture import Color, Image, Texture, noise
 
-#: Texels a metre of all these pictures.
+#: Texels per metre of all these textures.
 DENSITY = 48
 
 _TYRE = (26.0, 26.0, 26.0)
 
 
 def panel(length: float, top: float, paint: Color, rng: np.random.Generator) -> tuple[Image, Image]:
-    """A plain painted side and its alpha, open under the floor."""
+    """Return a plain painted side, uint8 (H, W, 3), and its alpha (H, W), clear below the floor."""
     rows, columns = round(top * DENSITY), round(length * DENSITY)
     gain = np.interp(np.linspace(0, 1, rows), [0, 0.08, 0.5, 0.9, 1], [0.8, 1.1, 1.0, 0.8, 0.55])
     dirt = 1 + 0.02 * noise(rng, rows, columns, cell=60)
@@ -25,7 +25,7 @@ def panel(length: float, top: float, paint: Color, rng: np.random.Generator) -> 
 
 
 def two_tone(image: Image, second: Color, rng: np.random.Generator) -> None:
-    """Paints a second colour over a part of a side, or an advertisement."""
+    """Paint part of a side in a second colour, or with an advertisement."""
     rows, columns = image.shape[:2]
     kind = int(rng.integers(4))
     if kind == 0:
@@ -40,7 +40,7 @@ def two_tone(image: Image, second: Color, rng: np.random.Generator) -> None:
 
 
 def advert(image: Image, rng: np.random.Generator) -> None:
-    """Paints a plate of another colour with unreadable letters."""
+    """Paint an area in another colour with illegible letters."""
     rows, columns = image.shape[:2]
     color = rng.uniform(20, 240, 3)
     left, right = round(rng.uniform(0.05, 0.3) * columns), round(rng.uniform(0.6, 0.95) * columns)
@@ -60,7 +60,7 @@ def advert(image: Image, rng: np.random.Generator) -> None:
 def window_band(
     image: Image, first: float, last: float, *, gap: float, rng: np.random.Generator
 ) -> None:
-    """Draws windows ``gap`` metres wide between two heights, as shares from the top."""
+    """Draw windows ``gap`` metres wide between two heights, given as shares from the top."""
     rows, columns = image.shape[:2]
     top, bottom = round(first * rows), round(last * rows)
     level = rng.uniform(25, 60)
@@ -75,7 +75,7 @@ def window_band(
 
 
 def window_glow(image: Image) -> Image:
-    """Panes shine in the dark: they are what is dark grey by day."""
+    """Return the glow of the window panes, which are dark grey by day: uint8 (H, W, 3)."""
     grey = image.max(axis=2)
     panes = (grey < 130) & (grey > 22) & (image.max(axis=2) - image.min(axis=2) < 26)
     panes[round(0.62 * len(image)) :] = False
@@ -85,7 +85,7 @@ def window_glow(image: Image) -> Image:
 
 
 def door(image: Image, share: float, top: float, rng: np.random.Generator) -> None:
-    """Draws a door a ``share`` of the length from the front, from the height ``top`` down."""
+    """Draw a door at a share of the length, below ``top``, a share of the height from the top."""
     rows, columns = image.shape[:2]
     left, wide = round(share * columns), round(1.2 * DENSITY)
     low, high = round((top + 0.04) * rows), round(0.88 * rows)
@@ -97,7 +97,7 @@ def door(image: Image, share: float, top: float, rng: np.random.Generator) -> No
 
 
 def skirt(image: Image, alpha: Image) -> None:
-    """A tram's underside: wheels hidden behind low covers."""
+    """Draw the low covers that hide the wheels of a tram."""
     rows, columns = alpha.shape
     alpha[rows - round(0.32 * DENSITY) : rows - round(0.08 * DENSITY)] = 255
     image[rows - round(0.32 * DENSITY) :] = (30, 30, 30)
@@ -107,7 +107,7 @@ def skirt(image: Image, alpha: Image) -> None:
 
 
 def wheel(image: Image, alpha: Image, share: float, radius: float) -> None:
-    """Draws a wheel of ``radius`` metres a ``share`` of the length from the front."""
+    """Draw a wheel of ``radius`` metres; ``share`` is its distance from the front by the length."""
     rows, columns = alpha.shape
     size = radius * DENSITY
     middle = (round(share * columns), round(rows - size))
@@ -128,7 +128,7 @@ def bus_end(
     front: bool,
     rail: bool = False,
 ) -> Texture:
-    """The front or the rear of a bus or, with ``rail``, of a tram."""
+    """Return the front or the rear of a bus or, with ``rail``, of a tram."""
     image, alpha = panel(width, top, paint, rng)
     rows, columns = alpha.shape
     image[round(0.66 * rows) :] = shade(second if rng.random() < 0.6 else paint, 0.85)
@@ -163,7 +163,7 @@ def bus_end(
 
 
 def truck_nose(width: float, top: float, paint: Color, rng: np.random.Generator) -> Texture:
-    """The front of a truck's cab."""
+    """Return the front of the cab of a truck."""
     image, alpha = panel(width, top, paint, rng)
     rows, columns = alpha.shape
     pane = image[
@@ -185,7 +185,7 @@ def truck_nose(width: float, top: float, paint: Color, rng: np.random.Generator)
 
 
 def load_end(width: float, top: float, paint: Color, rng: np.random.Generator) -> Texture:
-    """The doors or the tailboard at a truck's end."""
+    """Return the doors or the tailboard of a truck."""
     image, alpha = panel(width, top, paint, rng)
     rows, columns = alpha.shape
     floor = round(rows - min(0.75, top * 0.4) * DENSITY)
@@ -204,12 +204,12 @@ def load_end(width: float, top: float, paint: Color, rng: np.random.Generator) -
 
 
 def plain(width: float, top: float, color: Color) -> Texture:
-    """A picture of one colour."""
+    """Return a texture of one colour."""
     image = np.empty((max(8, round(top * 12)), max(8, round(width * 12)), 3), np.uint8)
     image[:] = color
     return Texture(image)
 
 
 def shade(color: Color, gain: float) -> Color:
-    """A colour made darker or brighter."""
+    """Return a colour times a factor."""
     return color[0] * gain, color[1] * gain, color[2] * gain

@@ -30,8 +30,8 @@ from upsnet_ros.synthetic.labels import BUS, TRAIN, TRUCK
 from upsnet_ros.synthetic.stage import Item, Pose, Stage
 from upsnet_ros.synthetic.texture import Color, Image, Texture, generator, noise
 
-#: How many of each kind a split has.
-COACHES = 24
+#: Number of different vehicles of each kind in a split.
+HEAVY_VEHICLES = 24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,16 +39,16 @@ class Body:
     """One box of a vehicle; metres.
 
     Attributes:
-        front: z of its front, from the vehicle's middle forward.
-        length: Along the vehicle.
-        width: Across.
+        front: z of its front in the vehicle's axes, forward from the middle.
+        length: Length along the vehicle.
+        width: Width.
         bottom: Height of its floor.
         top: Height of its roof.
-        slope: How far the front's upper edge lies behind the lower.
-        side: Picture of its right side, the front on the left, with alpha.
-        nose: Picture of its front, with alpha.
-        tail: Picture of its rear, with alpha.
-        roof: Colour of its roof.
+        slope: How far the upper edge of the front lies behind the lower edge.
+        side: Texture of its right side, front on the left, with alpha.
+        nose: Texture of its front, with alpha.
+        tail: Texture of its rear, with alpha.
+        roof: Colour of its roof, BGR.
     """
 
     front: float
@@ -64,8 +64,8 @@ class Body:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Coach:
-    """A vehicle made of boxes, the first one in front; sizes over all in metres."""
+class HeavyVehicle:
+    """A vehicle made of boxes, the first one in front; overall sizes in metres."""
 
     bodies: tuple[Body, ...]
     length: float
@@ -73,17 +73,17 @@ class Coach:
     height: float
 
 
-def coach(split: str, kind: str, look: int) -> Coach:
-    """The "truck", "bus" or "train" with this look."""
-    return _coach(split, kind, look % COACHES)
+def heavy_vehicle(split: str, kind: str, look: int) -> HeavyVehicle:
+    """Return the "truck", "bus" or "train" with a look."""
+    return _heavy_vehicle(split, kind, look % HEAVY_VEHICLES)
 
 
-@lru_cache(maxsize=6 * COACHES)
-def _coach(split: str, kind: str, number: int) -> Coach:
+@lru_cache(maxsize=6 * HEAVY_VEHICLES)
+def _heavy_vehicle(split: str, kind: str, number: int) -> HeavyVehicle:
     rng = generator(split, kind, number)
     bodies = {"truck": _truck, "bus": _bus, "train": _tram}[kind](rng)
     length = bodies[0].front - (bodies[-1].front - bodies[-1].length)
-    return Coach(
+    return HeavyVehicle(
         bodies=bodies,
         length=length,
         width=max(body.width for body in bodies),
@@ -283,24 +283,24 @@ def _load(
     return image, alpha, paint
 
 
-def coach_size(split: str, kind: str, look: int) -> tuple[float, float, float]:
-    """Length, width and height of the "truck", "bus" or "train" with this look, metres."""
-    model = coach(split, kind, look)
+def heavy_vehicle_size(split: str, kind: str, look: int) -> tuple[float, float, float]:
+    """Return length, width and height of the "truck", "bus" or "train" with a look, metres."""
+    model = heavy_vehicle(split, kind, look)
     return model.length, model.width, model.height
 
 
 _LABELS = {"truck": TRUCK, "bus": BUS, "train": TRAIN}
 
 
-def paint_coach(stage: Stage, item: Item) -> None:
-    """One truck, bus or tram."""
-    model = coach(stage.street.split, item.kind, item.look)
+def paint_heavy_vehicle(stage: Stage, item: Item) -> None:
+    """Paint a truck, bus or tram."""
+    model = heavy_vehicle(stage.street.split, item.kind, item.look)
     pose = stage.pose(item)
     eye = np.array([0.0, stage.camera.height, 0.0]) - pose.origin
     to_right, to_front = float(eye @ pose.right), float(eye @ pose.forward)
     label = _LABELS[item.kind]
     surface = stage.canvas.surfaces.add(label * 1000 + item.number, stage.depth(pose.origin))
-    # What lies farther along the vehicle is hidden by what lies nearer.
+    # Nearer boxes hide farther ones.
     for body in sorted(model.bodies, key=lambda b: -abs(b.front - b.length / 2 - to_front)):
         _paint_body(stage, body, pose, label, surface, to_right=to_right, to_front=to_front)
 

@@ -115,5 +115,5 @@ def entry(name: str, instances: npt.NDArray[np.int32]) -> tuple[dict[str, Any], 
 
 
 def panoptic_folder(root: Path, split: str) -> Path:
-    """Where the panoptic PNGs of a split lie; the JSON file has the same name plus ".json"."""
+    """Return the folder of the panoptic PNGs of a split; the JSON file adds ".json"."""
     return root / "gtFine" / f"cityscapes_panoptic_{split}"

@@ -1,7 +1,7 @@
-"""Furnishing a street block by block: kerbs, plots, people, objects.
+"""Furnishes a street block by block: kerbs, plots, people, objects.
 
-Every block has its own random generator, so any stretch of an endless street can be laid out
-without those before it.
+Every block has its own random generator, so any stretch of an endless street can be furnished
+without the stretches before it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from functools import lru_cache
 import numpy as np
 
 from upsnet_ros.synthetic.cars import car_size
-from upsnet_ros.synthetic.heavy_vehicles import coach_size
+from upsnet_ros.synthetic.heavy_vehicles import heavy_vehicle_size
 from upsnet_ros.synthetic.plots import furnish_plots, tree_item
 from upsnet_ros.synthetic.stage import Item
 from upsnet_ros.synthetic.street import ASPHALT, BLOCK, Patch, Side, Street
-from upsnet_ros.synthetic.unknown_objects import oddity
+from upsnet_ros.synthetic.unknown_objects import unknown_object
 
-#: Instances of one class that a block can hold at most, walkers and parked vehicles together.
+#: Maximum number of instances of one class in a block, whether they move or not.
 PER_BLOCK = 64
 
 #: Number of blocks after which instance numbers repeat; more than are ever visible at once.
@@ -27,13 +27,13 @@ CYCLE_OF_BLOCKS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mouth:
-    """Where a side street opens.
+class SideStreet:
+    """The side_street of a side street.
 
     Attributes:
         side: 0 for the left, 1 for the right.
-        start: First s, metres.
-        end: Last s.
+        start: Where it begins along the street, s in metres.
+        end: Where it ends, s in metres.
     """
 
     side: int
@@ -43,14 +43,14 @@ class Mouth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """How something goes to and fro for ever.
+    """Something that goes back and forth forever, or stands still.
 
     Attributes:
         item: What walks, at the middle of its way.
-        reach: Half the way's length, metres; 0 for something that stands.
-        speed: Metres a second.
+        reach: Half the length of the way, metres; 0 for something that stands.
+        speed: Speed, metres per second.
         phase: Where on its way it starts, metres.
-        across: Whether the way leads across the street instead of along it.
+        across: Whether the way crosses the street instead of following it.
     """
 
     item: Item
@@ -66,24 +66,24 @@ class Block:
 
     Attributes:
         items: What never moves.
-        walks: Who or what walks.
-        patches: Grounds other than the cross-section's.
-        mouths: Side streets.
-        crosswalk: s of the middle of its zebra crossing, or None.
-        obstacles: (s, d) of what lies on the lanes.
+        walks: What walks, such as people and animals.
+        patches: Ground that differs from the cross-section of the street.
+        side_streets: Side streets.
+        crosswalk: s of the middle of its zebra crossing, metres, or None.
+        obstacles: (s, d) of the objects on the lanes, metres.
     """
 
     items: tuple[Item, ...]
     walks: tuple[Walk, ...]
     patches: tuple[Patch, ...]
-    mouths: tuple[Mouth, ...]
+    side_streets: tuple[SideStreet, ...]
     crosswalk: float | None
     obstacles: tuple[tuple[float, float], ...]
 
 
 @dataclass(slots=True, kw_only=True)
 class Draft:
-    """A block while it is furnished; fields as in `Block`, and where its randomness comes from."""
+    """A block while it is furnished: fields as in `Block`, and its random generator."""
 
     street: Street
     index: int
@@ -96,21 +96,21 @@ class Draft:
 
     @property
     def start(self) -> float:
-        """S where the block begins, metres."""
+        """Where the block begins, s in metres."""
         return self.index * BLOCK
 
     def number(self, kind: str) -> int:
-        """The next instance number of a class in this block."""
+        """Return the next instance number of a class in this block."""
         count = self.counts.get(kind, 0)
         self.counts[kind] = count + 1
         return self.index % CYCLE_OF_BLOCKS * PER_BLOCK + count % PER_BLOCK
 
     def look(self) -> int:
-        """A look that nothing else has."""
+        """Return a new random look."""
         return int(self.rng.integers(1 << 30))
 
     def pole(self, kind: str, s: float, d: float, height: float, width: float) -> None:
-        """Puts up something thin; metres."""
+        """Add something thin; sizes in metres."""
         self.items.append(
             Item(kind=kind, s=s, d=d, length=width, width=width, height=height, look=self.look())
         )
@@ -119,11 +119,11 @@ class Draft:
 def vehicle(
     street: Street, kind: str, s: float, d: float, look: int, facing: float, number: int
 ) -> Item:
-    """A vehicle of the size that its look has."""
+    """Return a vehicle, with the size of its look."""
     if kind == "car":
         size = car_size(street.split, look)
     elif kind in ("truck", "bus", "train"):
-        size = coach_size(street.split, kind, look)
+        size = heavy_vehicle_size(street.split, kind, look)
     else:
         size = {"cyclist": (1.8, 0.6, 1.75), "motorcyclist": (2.1, 0.8, 1.6)}[kind]
     length, width, height = size
@@ -140,8 +140,8 @@ def vehicle(
     )
 
 
-def stand_along(draft: Draft, number: int, side: Side, end: float) -> None:
-    """Lamps, masts, signs, trees and bollards behind the kerb."""
+def add_street_furniture(draft: Draft, number: int, side: Side, end: float) -> None:
+    """Add lamps, masts, signs, trees and bollards along the kerb, up to s = ``end``."""
     rng, sign = draft.rng, 1 if number else -1
     d = sign * (side.kerb + 0.45)
     lamp = int(draft.street.rng("lamp").integers(1 << 20))
@@ -185,8 +185,8 @@ def _rail_off(draft: Draft, d: float, end: float) -> None:
     )
 
 
-def park(draft: Draft, number: int, side: Side, end: float) -> None:
-    """Vehicles parked along the kerb up to s = ``end``."""
+def add_parked_vehicles(draft: Draft, number: int, side: Side, end: float) -> None:
+    """Add vehicles parked along the kerb, up to s = ``end``."""
     if not side.parking:
         return
     rng, sign = draft.rng, 1 if number else -1
@@ -223,25 +223,25 @@ def park(draft: Draft, number: int, side: Side, end: float) -> None:
         s += item.length + float(rng.uniform(0.7, 2.0))
 
 
-def wait_in(draft: Draft, mouth: Mouth) -> None:
-    """Cars that wait in a side street, and so show their flanks."""
-    rng, sign = draft.rng, 1 if mouth.side else -1
+def add_waiting_vehicle(draft: Draft, side_street: SideStreet) -> None:
+    """Add a vehicle that waits in a side street, seen from the side."""
+    rng, sign = draft.rng, 1 if side_street.side else -1
     if rng.random() > 0.6:
         return
-    inner = draft.street.sides[mouth.side].kerb
+    inner = draft.street.sides[side_street.side].kerb
     kind = str(rng.choice(["car", "truck", "bus", "motorcyclist"], p=[0.6, 0.15, 0.13, 0.12]))
     number = draft.number("motorcycle" if kind == "motorcyclist" else kind)
     towards = bool(rng.random() < 0.6)
     facing = -sign * np.pi / 2 if towards else sign * np.pi / 2
     share = 0.7 if towards == (sign > 0) else 0.3
-    s = mouth.start + (mouth.end - mouth.start) * share
+    s = side_street.start + (side_street.end - side_street.start) * share
     item = vehicle(draft.street, kind, s, 0.0, draft.look(), facing, number)
     d = sign * (inner + 1.0 + item.length / 2 + float(rng.uniform(0, 4)))
     draft.items.append(replace(item, s=s, d=d))
 
 
-def put_up_signals(draft: Draft, s: float) -> None:
-    """Traffic lights before the crosswalk at ``s``."""
+def add_traffic_lights(draft: Draft, s: float) -> None:
+    """Add traffic lights in front of the crosswalk at ``s``."""
     rng = draft.rng
     look, phase = draft.look(), int(rng.integers(3))
     for number, side in enumerate(draft.street.sides):
@@ -263,8 +263,8 @@ def put_up_signals(draft: Draft, s: float) -> None:
 _PEOPLE = {"old town": 4.5, "centre": 6.0, "suburb": 1.8, "estate": 2.2, "works": 1.2, "park": 3.5}
 
 
-def inhabit(draft: Draft, number: int, side: Side, end: float) -> None:
-    """Who walks or stands on one sidewalk, and the bicycles left there."""
+def add_people(draft: Draft, number: int, side: Side, end: float) -> None:
+    """Add people who walk or stand on a sidewalk, and bicycles parked there."""
     rng, sign = draft.rng, 1 if number else -1
     busy = float(draft.street.rng("busy").uniform(0.5, 1.7))
     for _ in range(min(14, int(rng.poisson(_PEOPLE[draft.street.district] * busy)))):
@@ -318,8 +318,8 @@ def _person(draft: Draft, s: float, d: float) -> Item:
     )
 
 
-def cross_at(draft: Draft, s: float) -> None:
-    """People who cross at the zebra crossing."""
+def add_crossing_people(draft: Draft, s: float) -> None:
+    """Add people who cross the street at the crosswalk at ``s``."""
     rng, left, right = draft.rng, *draft.street.sides
     for _ in range(int(rng.poisson(0.8))):
         middle = (right.kerb - left.kerb) / 2
@@ -335,14 +335,14 @@ def cross_at(draft: Draft, s: float) -> None:
         )
 
 
-def leave_things(draft: Draft, number: int, side: Side, end: float) -> None:
-    """Objects of no class on the sidewalk, and animals that walk there."""
+def add_unknown_objects(draft: Draft, number: int, side: Side, end: float) -> None:
+    """Add unknown objects on a sidewalk, and animals that walk there."""
     rng, sign = draft.rng, 1 if number else -1
     for _ in range(int(rng.poisson(0.9))):
         s = float(rng.uniform(draft.start + 1, end - 1))
         d = sign * float(rng.uniform(side.kerb + 0.4, side.plots - 0.3))
-        item = _oddity(draft, s, d, float(rng.uniform(0, 2 * np.pi)))
-        walks = oddity(draft.street.split, item.look).kind in ("dog", "stroller")
+        item = _unknown_object(draft, s, d, float(rng.uniform(0, 2 * np.pi)))
+        walks = unknown_object(draft.street.split, item.look).kind in ("dog", "stroller")
         reach = float(rng.uniform(6, 15)) if walks else 0.0
         draft.walks.append(
             Walk(
@@ -354,24 +354,24 @@ def leave_things(draft: Draft, number: int, side: Side, end: float) -> None:
         )
 
 
-def drop_on_lanes(draft: Draft) -> None:
-    """Objects of no class that lie where cars drive."""
+def add_obstacles(draft: Draft) -> None:
+    """Add unknown objects on the lanes."""
     rng, lanes = draft.rng, [lane for lane in draft.street.lanes if lane.kind == "cars"]
     for _ in range(int(rng.choice([0, 1, 2], p=[0.2, 0.5, 0.3]))):
         lane = lanes[int(rng.integers(len(lanes)))]
-        if rng.random() < 0.45:  # where the camera will look longest
+        if rng.random() < 0.45:  # in the lane of the camera, where it is seen longest
             lane = min(lanes, key=lambda other: abs(other.d - draft.street.camera_d))
         s = draft.start + float(rng.uniform(4, BLOCK - 14))
         d = lane.d + float(rng.uniform(-0.9, 0.9))
-        draft.items.append(_oddity(draft, s, d, float(rng.uniform(0, 2 * np.pi))))
+        draft.items.append(_unknown_object(draft, s, d, float(rng.uniform(0, 2 * np.pi))))
         draft.obstacles.append((s, d))
 
 
-def _oddity(draft: Draft, s: float, d: float, facing: float) -> Item:
+def _unknown_object(draft: Draft, s: float, d: float, facing: float) -> Item:
     look = draft.look() % 4096
-    thing = oddity(draft.street.split, look)
+    thing = unknown_object(draft.street.split, look)
     return Item(
-        kind="oddity",
+        kind="unknown",
         s=s,
         d=d,
         length=thing.length,
@@ -382,55 +382,55 @@ def _oddity(draft: Draft, s: float, d: float, facing: float) -> Item:
     )
 
 
-_NO_PARKING = 5.0  # before a side street, metres
+_NO_PARKING = 5.0  # distance to a side street, metres
 
 
 @lru_cache(maxsize=64)
 def lay_block(street: Street, index: int) -> Block:
-    """The block from s = ``index * BLOCK`` on."""
+    """Return the block that begins at s = ``index * BLOCK`` (cached)."""
     rng = street.rng("block", index)
     draft = Draft(street=street, index=index, rng=rng)
     width, end = float(rng.uniform(6.5, 9.5)), draft.start + BLOCK
     open_sides = [side for side in (0, 1) if rng.random() < 0.5]
-    mouths = tuple(Mouth(side=side, start=end - width, end=end) for side in open_sides)
+    side_streets = tuple(SideStreet(side=side, start=end - width, end=end) for side in open_sides)
     crosswalk = end - width - 3.0 if rng.random() < 0.6 else None
     for number, side in enumerate(street.sides):
-        own = [mouth for mouth in mouths if mouth.side == number]
+        own = [side_street for side_street in side_streets if side_street.side == number]
         free = own[0].start if own else end
-        for mouth in own:
+        for side_street in own:
             draft.patches.append(
                 Patch(
                     side=number,
-                    start=mouth.start,
-                    end=mouth.end,
+                    start=side_street.start,
+                    end=side_street.end,
                     inner=side.kerb - 0.01,
                     material=ASPHALT,
                 )
             )
-            wait_in(draft, mouth)
+            add_waiting_vehicle(draft, side_street)
         items, patches = furnish_plots(street, number, draft.start, free, rng)
         draft.items += items
         draft.patches += patches
-        stand_along(draft, number, side, free)
-        park(draft, number, side, free - (_NO_PARKING if own else 0.0))
-        inhabit(draft, number, side, free)
-        leave_things(draft, number, side, free)
+        add_street_furniture(draft, number, side, free)
+        add_parked_vehicles(draft, number, side, free - (_NO_PARKING if own else 0.0))
+        add_people(draft, number, side, free)
+        add_unknown_objects(draft, number, side, free)
     if crosswalk is not None:
-        if mouths or rng.random() < 0.5:
-            put_up_signals(draft, crosswalk)
-        cross_at(draft, crosswalk)
-    drop_on_lanes(draft)
+        if side_streets or rng.random() < 0.5:
+            add_traffic_lights(draft, crosswalk)
+        add_crossing_people(draft, crosswalk)
+    add_obstacles(draft)
     return Block(
         items=tuple(draft.items),
         walks=tuple(draft.walks),
         patches=tuple(draft.patches),
-        mouths=mouths,
+        side_streets=side_streets,
         crosswalk=crosswalk,
         obstacles=tuple(draft.obstacles),
     )
 
 
 def blocks_between(street: Street, start: float, end: float) -> Iterator[Block]:
-    """The blocks that have a part between two values of s."""
+    """Yield the blocks that overlap an interval of s."""
     for index in range(int(np.floor(start / BLOCK)), int(np.floor(end / BLOCK)) + 1):
         yield lay_block(street, index)

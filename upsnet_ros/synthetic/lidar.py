@@ -1,7 +1,7 @@
-"""What a spinning lidar beside the camera would measure of a synthetic frame.
+"""Simulates a spinning lidar beside the camera of a synthetic frame.
 
 The lidar only sees what the camera sees too: a ray is followed through the depth image until it
-meets a surface. Where it passes behind something, nobody knows what is there, and it has no return.
+meets a surface. A ray that passes behind something has no return, because what is there is unknown.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Lidar:
         highest: Elevation of the highest laser, degrees.
         step: Degrees of azimuth between two measurements of a laser.
         position: x, y, z of the lidar in the camera's optical frame, metres.
-        reach: Longest depth that it measures, metres.
+        reach: Largest depth that it measures, metres.
 
     Raises:
         SettingsError: If a value is out of range.
@@ -69,10 +69,10 @@ class Lidar:
         return (*self.position, 0.5, -0.5, 0.5, 0.5)
 
     def rays(self, camera: Camera) -> tuple[Array, npt.NDArray[np.uint16]]:
-        """Return the rays of a turn that the camera's image could show.
+        """Return the rays of one turn that may lie in the image of the camera.
 
         Returns:
-            (N, 3) directions in the camera's optical frame, of length 1, ring by ring; (N,) rings.
+            Unit vectors (N, 3) in the camera's optical frame, ring by ring; rings, uint16 (N,).
         """
         half = np.degrees(np.arctan(camera.columns / 2 / camera.focal))
         count = int(half / self.step) + 1
@@ -93,7 +93,7 @@ class Sweep:
     Attributes:
         points: (N,) of `POINT`.
         truth: (N,) of `TRUTH_FIELDS`.
-        pixels: int64 (N,), the pixel that shows each point: ``row * columns + column``.
+        pixels: int64 (N,), pixel of each point: ``row * columns + column``.
     """
 
     points: npt.NDArray[np.void]
@@ -102,11 +102,11 @@ class Sweep:
 
 
 def sweep(frame: SceneFrame, lidar: Lidar | None = None) -> Sweep:
-    """Return what a lidar measures of a frame; N is 0 if nothing is within reach.
+    """Return the points that a lidar measures; N is 0 if nothing is within reach.
 
     A point lies on the surface at the centre of the pixel that its ray meets, so that its truth is
-    that of the pixel. It is beside the ray by less than a pixel, and by up to three at the rim of
-    an object.
+    that of the pixel. Its distance to the ray is less than a pixel, or up to three pixels at the
+    edge of an object.
     """
     lidar = lidar or Lidar()
     directions, rings = lidar.rays(frame.camera)

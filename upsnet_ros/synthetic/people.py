@@ -57,13 +57,13 @@ _HAIR: tuple[Color, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Body:
-    """How one person looks.
+    """The look of one person.
 
     Attributes:
-        bones: All limbs, the clothes on them.
+        bones: All limbs with their clothes.
         stride: Length of a step, metres.
-        swing: How far arms and legs swing, radians.
-        broad: Half the shoulders' width, as a share of the height.
+        swing: Amplitude of arms and legs, radians.
+        broad: Half the width of the shoulders, as a share of the height.
     """
 
     bones: tuple[Bone, ...]
@@ -129,7 +129,7 @@ def _cloth(rng: np.random.Generator, *, dark: float = 1.0) -> Color:
 
 
 def paint_person(stage: Stage, item: Item) -> None:
-    """Somebody who walks, or stands where ``gait`` is 0."""
+    """Paint a person who walks, or stands if ``gait`` is 0."""
     body = _body(stage.street.split, item.look, item.height, rider=False)
     joints = _walking(item.height, body, item.gait)
     pose = stage.pose(item)
@@ -178,7 +178,7 @@ def _walking(height: float, body: _Body, gait: float) -> Array:
 
 
 def paint_rider(stage: Stage, item: Item, *, upright: bool) -> None:
-    """Somebody on a bicycle (``upright`` over pedals) or on a motorcycle."""
+    """Paint the rider of a bicycle (``upright``) or of a motorcycle."""
     body = _body(stage.street.split, item.look, 1.75, rider=True)
     joints = _riding(body, item.gait, upright=upright)
     pose = stage.pose(item)
@@ -218,7 +218,7 @@ def _riding(body: _Body, gait: float, *, upright: bool) -> Array:
 
 
 def _knee(hip: Array, foot: Array, bone: float, towards: Array) -> Array:
-    """Where the knee lies between hip and foot, both ``bone`` metres away, bent ``towards``."""
+    """Return the knee (3,), ``bone`` metres from hip and foot, bent ``towards`` a direction."""
     middle, reach = (hip + foot) / 2, foot - hip
     length = float(np.linalg.norm(reach))
     out = towards - reach * (towards @ reach) / max(length**2, 1e-6)
@@ -230,7 +230,7 @@ _RUBBER: Color = (28.0, 28.0, 30.0)
 _CHROME: Color = (150.0, 152.0, 155.0)
 _ROUND = np.linspace(0, 2 * np.pi, 18, endpoint=False)
 
-# Joints of a bicycle's frame in its own axes: right, up, forward, metres.
+# Joints of a bicycle in its own axes: right, up, forward, metres.
 _FRAME = np.array(
     [
         [0, 0.34, -0.52],  # rear hub
@@ -285,12 +285,12 @@ def _bicycle(split: str, look: int) -> _Cycle:
 
 
 def paint_bicycle(stage: Stage, item: Item) -> None:
-    """A bicycle that stands by itself."""
+    """Paint a bicycle without a rider."""
     _paint_bicycle(stage, item)
 
 
 def paint_cyclist(stage: Stage, item: Item) -> None:
-    """A bicycle and its rider: two instances of the same number."""
+    """Paint a bicycle and its rider, two instances with the same number."""
     _paint_bicycle(stage, item)
     paint_rider(stage, item, upright=True)
 
@@ -312,7 +312,7 @@ def _wheel(
     surface: int,
     spokes: float,
 ) -> None:
-    """A wheel: its disc, which the background shines through, is the wheel's all the same."""
+    """Paint a wheel; its disc is translucent, but all of its pixels belong to the wheel."""
     rim = np.stack(
         [np.zeros_like(_ROUND), radius + np.cos(_ROUND) * radius, z + np.sin(_ROUND) * radius], 1
     )
@@ -320,12 +320,12 @@ def _wheel(
     if float(depth.min()) < NEAR:
         return
     front = np.array([0.0, 0.0, -1.0])
-    stage.canvas.veil(uv, stage.lit((110.0, 112.0, 115.0), front), spokes, surface)
+    stage.canvas.blend(uv, stage.lit((110.0, 112.0, 115.0), front), spokes, surface)
     wide = tyre * stage.camera.focal / float(depth.mean())
     stage.canvas.line(uv, wide, stage.lit(_RUBBER, front), surface, closed=True)
 
 
-# Joints of a motorcycle.
+# Joints of a motorcycle in its own axes: right, up, forward, metres.
 _MOTOR = np.array(
     [
         [0, 0.31, -0.68],
@@ -384,12 +384,12 @@ def _motorcycle(split: str, look: int) -> _Cycle:
 
 
 def paint_motorcycle(stage: Stage, item: Item) -> None:
-    """A motorcycle or a scooter that stands by itself."""
+    """Paint a motorcycle or a scooter without a rider."""
     _paint_motorcycle(stage, item)
 
 
 def paint_motorcyclist(stage: Stage, item: Item) -> None:
-    """A motorcycle and its rider: two instances of the same number."""
+    """Paint a motorcycle and its rider, two instances with the same number."""
     _paint_motorcycle(stage, item)
     paint_rider(stage, item, upright=False)
 

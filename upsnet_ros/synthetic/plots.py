@@ -1,4 +1,4 @@
-"""Furnishes what lies behind the sidewalks: houses, gardens, walls, fences, lawns."""
+"""Furnishes the plots behind the sidewalks: houses, gardens, walls, fences, lawns."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _SHARES = {
 def furnish_plots(
     street: Street, number: int, start: float, end: float, rng: np.random.Generator
 ) -> tuple[list[Item], list[Patch]]:
-    """Furnishes one side of a street.
+    """Furnish the plots on one side of a street.
 
     Args:
-        street: Which street.
-        number: Its side.
-        start: Where the first plot begins, metres.
-        end: Where the last one ends.
-        rng: Where the plots come from.
+        street: The street.
+        number: Its side: 0 left, 1 right.
+        start: Where the first plot begins, s in metres.
+        end: Where the last one ends, s in metres.
+        rng: Source of the random choices.
 
     Returns:
-        What stands there, and what the ground is like.
+        The items on the plots, and patches of ground.
     """
     items: list[Item] = []
     patches: list[Patch] = []
@@ -89,7 +89,7 @@ def _garden(
     edge: float,
     rng: np.random.Generator,
 ) -> list[Item]:
-    """An open plot: what encloses it, what grows there, often a house farther back."""
+    """Return the items of an open plot: enclosure, plants, often a house farther back."""
     sign = 1 if number else -1
     items: list[Item] = []
     if kind != "lawn":
@@ -125,7 +125,7 @@ def _garden(
 
 
 def tree_item(rng: np.random.Generator, s: float, d: float, *, split: str) -> Item:
-    """A tree whose trunk stands at (s, d)."""
+    """Return a tree whose trunk is at (s, d)."""
     look = int(rng.integers(1 << 20))
     plant = tree(split, look % TREES)
     size = float(rng.uniform(0.85, 1.15))

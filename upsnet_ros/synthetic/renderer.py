@@ -1,7 +1,7 @@
 """Renders the image and labels of a frame, given its address (split, seed, street, frame).
 
 `traffic` and `walkers` yield what moves: the vehicles of a lane are numbered endlessly in both
-directions and keep their order, so that any time can be computed without earlier ones. `World`
+directions and keep their order, so that any moment can be computed without earlier ones. `World`
 paints the scene; `Sensor` adds haze, rain, blur, exposure and noise.
 """
 
@@ -26,7 +26,7 @@ from upsnet_ros.synthetic.ground import (
     road_markings,
     sun_shadows,
 )
-from upsnet_ros.synthetic.heavy_vehicles import paint_coach
+from upsnet_ros.synthetic.heavy_vehicles import paint_heavy_vehicle
 from upsnet_ros.synthetic.labels import UNKNOWN, VOID
 from upsnet_ros.synthetic.layout import Block, Walk, blocks_between, vehicle
 from upsnet_ros.synthetic.people import (
@@ -54,20 +54,20 @@ from upsnet_ros.synthetic.structures import (
     paint_wall,
 )
 from upsnet_ros.synthetic.texture import generator
-from upsnet_ros.synthetic.unknown_objects import paint_oddity
+from upsnet_ros.synthetic.unknown_objects import paint_unknown_object
 
-_BEHIND = 14.0
+_BEHIND = 14.0  # how far behind the camera vehicles are placed, metres
 _KINDS = ("car", "truck", "bus", "motorcyclist", "cyclist")
 _SHARES = (0.48, 0.14, 0.13, 0.17, 0.08)
 
-#: Instance numbers of moving vehicles start above those of standing ones; range per lane.
+#: First instance number of moving vehicles, above those of parked ones, and count per lane.
 FIRST_NUMBER, PER_LANE = 400, 50
 
-_SWERVE = 13.0  # metres before and after an obstacle
-_CLEARANCE = 1.9
+_SWERVE = 13.0  # distance at which drivers begin and end to swerve, metres
+_CLEARANCE = 1.9  # lateral distance that they keep from an obstacle, metres
 
 
-def camera_place(street: Street, seconds: float) -> float:
+def camera_position(street: Street, seconds: float) -> float:
     """Return the position of the camera along the street, metres."""
     return street.camera_speed * seconds
 
@@ -128,14 +128,14 @@ def _vehicle(street: Street, number: int, lane: Lane, slot: int) -> Item | None:
     facing = 0.0 if lane.forward else np.pi
     count = FIRST_NUMBER + number * PER_LANE + slot % PER_LANE
     lead = float(rng.uniform(-1, 1))
-    # A lane's bicycles and motorcycles keep to its right.
+    # Bicycles and motorcycles keep to the right of their lane.
     aside = 0.6 if kind in ("cyclist", "motorcyclist") and lane.kind == "cars" else 0.0
     d = lane.d + (aside if lane.forward else -aside) + float(rng.normal(0, 0.12))
     return vehicle(street, kind, lead, d, int(rng.integers(1 << 30)), facing, count)
 
 
 def walkers(blocks: Sequence[Block], seconds: float) -> Iterator[Item]:
-    """Everybody who walks or stands in ``blocks`` after so many seconds."""
+    """Yield all people and animals in ``blocks`` at a time in seconds."""
     for block in blocks:
         for walk in block.walks:
             yield _walk(walk, seconds)
@@ -155,11 +155,11 @@ def _walk(walk: Walk, seconds: float) -> Item:
     return replace(item, s=item.s + moved, facing=np.pi if back else 0.0, gait=way)
 
 
-_NOISE = 640  # side of the tile that sensor noise is cut from
+_NOISE = 640  # side of the tile of sensor noise, pixels
 
 
 class Sensor:
-    """The camera of one street: its own contrast, white balance, blur and noise."""
+    """The camera sensor of a street: contrast, white balance, blur and noise."""
 
     def __init__(self, street: Street, weather: Weather) -> None:
         rng = street.rng("sensor")
@@ -172,9 +172,9 @@ class Sensor:
         self._curve = _curve(rng)
 
     def expose(self, canvas: Canvas, frame: int, camera: Camera) -> npt.NDArray[np.uint8]:
-        """The picture of a painted canvas: uint8 (rows, columns, 3), BGR."""
+        """Return the image of a painted canvas: uint8 (rows, columns, 3), BGR."""
         outlines = canvas.outlines()
-        color = self._veil(canvas, outlines)
+        color = self._add_haze(canvas, outlines)
         if self._weather.wet > 0:
             self._mirror(color, canvas, camera)
         _soften_edges(color, outlines)
@@ -185,7 +185,7 @@ class Sensor:
         return self._grain(color, frame)
 
     def _mirror(self, color: npt.NDArray[np.uint8], canvas: Canvas, camera: Camera) -> None:
-        """Lets the wet ground mirror what stands above the horizon, smeared downwards."""
+        """Add reflections of what is above the horizon to wet ground; changes ``color``."""
         first = camera.ground_rows()[0]
         count = min(first, camera.rows - first)
         if count < 8:
@@ -194,18 +194,18 @@ class Sensor:
         small = cv2.blur(small, (3, max(3, count // 24)))
         mirrored = cv2.resize(small, (camera.columns, count), interpolation=cv2.INTER_LINEAR)
         region = slice(first, first + count)
-        # The flatter one looks, the more is mirrored.
+        # Flatter viewing angles reflect more.
         flat = np.linspace(0.62, 0.0, count, dtype=np.float32)[:, None]
         surface, ground = canvas.surface[region], canvas.ground
         share = ((surface >= ground.start) & (surface < ground.stop)).astype(np.float32)
         share *= flat * np.float32(self._weather.wet)
         color[region] = cv2.blendLinear(color[region], mirrored, 1 - share, share)
 
-    def _veil(self, canvas: Canvas, outlines: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-        """Haze: exp(-haze * depth) of a surface's light arrives."""
+    def _add_haze(self, canvas: Canvas, outlines: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+        """Return the colours with haze, through which exp(-haze * depth) of the light passes."""
         inverse = canvas.inverse_depth(outlines)
         kept = cv2.exp(-self._weather.haze / np.maximum(inverse, 1e-3))
-        kept[inverse <= 0] = 1.0  # the sky has its haze painted in
+        kept[inverse <= 0] = 1.0  # haze is part of the sky's colours
         haze = np.empty_like(canvas.color)
         haze[:] = np.clip(self._weather.skyline, 0, 255)
         return np.asarray(cv2.blendLinear(canvas.color, haze, kept, 1 - kept), np.uint8)
@@ -239,13 +239,13 @@ class Sensor:
         wide = _wide_noise(self._street.split, rows, columns)
         top, left = rng.integers(0, _NOISE, 2)
         noise = wide[top : top + rows, left : left + columns]
-        # Scaled in whole steps: the tile's deviation is 16.
+        # The standard deviation of the tile is 16.
         scaled = cv2.convertScaleAbs(noise, alpha=self._noise / 16, beta=128.0)
         return np.asarray(cv2.addWeighted(color, 1.0, scaled, 1.0, -128.0), np.uint8)
 
 
 def _soften_edges(color: npt.NDArray[np.uint8], surface: npt.NDArray[np.int32]) -> None:
-    """Smooths the steps along outlines, as a lens would; changes ``color``."""
+    """Smooth the jagged edges of outlines, as a lens would; changes ``color``."""
     edge = np.zeros(surface.shape, bool)
     across, down = surface[:, 1:] != surface[:, :-1], surface[1:] != surface[:-1]
     edge[:, 1:] |= across
@@ -257,7 +257,7 @@ def _soften_edges(color: npt.NDArray[np.uint8], surface: npt.NDArray[np.int32]) 
 
 
 def _curve(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """The camera's tone curve for each channel: uint8 (256, 1, 3)."""
+    """Return a random tone curve for each channel: uint8 (256, 1, 3)."""
     level = np.linspace(0, 1, 256)
     gamma, contrast = rng.uniform(0.78, 1.05), rng.uniform(0.0, 0.5)
     level = level**gamma
@@ -297,15 +297,15 @@ PAINTERS: Mapping[str, Callable[[Stage, Item], None]] = MappingProxyType(
         "sign": paint_sign,
         "signal": paint_signal,
         "car": paint_car,
-        "truck": paint_coach,
-        "bus": paint_coach,
-        "train": paint_coach,
+        "truck": paint_heavy_vehicle,
+        "bus": paint_heavy_vehicle,
+        "train": paint_heavy_vehicle,
         "bicycle": paint_bicycle,
         "motorcycle": paint_motorcycle,
         "cyclist": paint_cyclist,
         "motorcyclist": paint_motorcyclist,
         "person": paint_person,
-        "oddity": paint_oddity,
+        "unknown": paint_unknown_object,
     }
 )
 
@@ -318,9 +318,9 @@ RATE_HZ = 10.0
 SMALLEST_SHARE = 1e-4
 
 _START = 30.0  # where along the street a sequence begins, metres
-_IN_SHADE = 0.25
+_IN_SHADE = 0.25  # share of the sunlight that an item in the shade still gets
 _LARGE = frozenset({"house", "tree", "wall", "fence", "hedge"})
-_FADE = 18.0  # metres over which what is large comes out of the distance
+_FADE = 18.0  # distance over which large items fade in, metres
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -329,13 +329,13 @@ class SceneFrame:
 
     Attributes:
         image: uint8 (H, W, 3), BGR.
-        semantic: uint8 (H, W), Cityscapes label ids; 0 where an unknown object is.
+        semantic: uint8 (H, W), Cityscapes label ids; 0 on unknown objects.
         instances: int32 (H, W), as Cityscapes' instanceIds: ``label id * 1000 + k`` for things, the
             label id alone for stuff and for things too small to tell apart, 0 for unknown objects.
-            An instance keeps its k through its sequence; a rider and what he rides share one.
+            An instance keeps its k throughout its sequence; a rider and the vehicle share one.
         unknown: bool (H, W), True on objects outside the 19 classes.
         depth: float32 (H, W), metres along the optical axis; infinity in the sky.
-        camera: The pinhole camera that sees it.
+        camera: The pinhole camera of the frame.
     """
 
     image: npt.NDArray[np.uint8]
@@ -362,7 +362,7 @@ class World:
     def frame(self, number: int, rows: int, columns: int) -> SceneFrame:
         """Render frame ``number`` at ``rows`` x ``columns`` pixels."""
         seconds = number / RATE_HZ
-        s = _START + camera_place(self.street, seconds)
+        s = _START + camera_position(self.street, seconds)
         blocks = list(blocks_between(self.street, s - 30, s + FAR))
         stage = self._stage(seconds, s, blocks, rows, columns)
         items = self._items(seconds, s, blocks, stage)
@@ -384,7 +384,7 @@ class World:
         for index in back_to_front(bounds, s, stage.path.d):
             item = items[index]
             stage.sunlit = _IN_SHADE if sunny and in_shade(stage, sun, item) else 1.0
-            # What is large would pop up: it comes out of the distance little by little.
+            # Large items fade in, because their sudden appearance would be visible.
             near = (far - item.bounds[0]) / _FADE
             stage.presence = min(1.0, near) if item.kind in _LARGE else 1.0
             PAINTERS[item.kind](stage, item)

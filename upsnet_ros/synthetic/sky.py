@@ -21,21 +21,21 @@ _WEIGHTS = (0.3, 0.14, 0.2, 0.1, 0.08, 0.1, 0.08)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weather:
-    """The weather of one street, for the whole of a sequence.
+    """The weather of one street, the same for all frames of a sequence.
 
     Attributes:
         kind: One of `KINDS`.
-        azimuth: Where the sun stands, radians clockwise from the street's mean direction.
-        elevation: Height of the sun, radians.
-        sun: Its colour and strength, BGR; what it adds to a surface that faces it.
-        sky_light: Colour and strength of the light from everywhere.
-        zenith: Colour of the sky overhead.
-        skyline: Colour of the sky at the horizon, and of the haze.
-        clouds: Share of the sky that clouds cover.
-        haze: Share of light lost to haze in a metre.
-        wet: 0 for a dry road, 1 for one that mirrors.
-        rain: How dense it falls, 0 to 1.
-        dark: How far windows and lamps shine, 0 to 1.
+        azimuth: Azimuth of the sun, radians clockwise from the mean direction of the street.
+        elevation: Elevation of the sun, radians.
+        sun: Light of the sun on a surface that faces it, factors BGR.
+        sky_light: Ambient light, factors BGR.
+        zenith: Colour of the sky overhead, BGR.
+        skyline: Colour of the sky at the horizon, and of the haze, BGR.
+        clouds: Share of the sky that clouds cover, 0 to 1.
+        haze: Attenuation of light by haze, 1/metres.
+        wet: Wetness of the road, from 0 (dry) to 1 (reflects).
+        rain: Density of the rain, 0 to 1.
+        dark: Brightness of windows and lamps, 0 to 1.
     """
 
     kind: str
@@ -52,12 +52,12 @@ class Weather:
     dark: float
 
     def light(self, up: float, facing: float) -> Color:
-        """What a surface's colours are multiplied by, BGR.
+        """Return the factors of the colours of a surface, BGR.
 
         Args:
-            up: The y of its normal, of length 1.
-            facing: Cosine between its normal and the direction to the sun, times how much of the
-                sun reaches it; below 0 it faces away.
+            up: The y component of its unit normal.
+            facing: Cosine of the angle between its normal and the direction to the sun, times the
+                share of the sunlight that reaches it; negative if it faces away.
         """
         ambient, direct = 0.78 + 0.22 * up, max(0.0, facing)
         sky, sun = self.sky_light, self.sun
@@ -68,14 +68,14 @@ class Weather:
         )
 
     def sun_direction(self, heading: float) -> npt.NDArray[np.float64]:
-        """(3,) towards the sun in the world axes of a camera with this heading."""
+        """Return the unit vector (3,) to the sun in the world axes of a camera with a heading."""
         turn = self.azimuth - heading
         flat = np.cos(self.elevation)
         return np.array([flat * np.sin(turn), np.sin(self.elevation), flat * np.cos(turn)])
 
 
 def make_weather(street: Street) -> Weather:
-    """The weather on ``street``."""
+    """Return the weather of a street."""
     rng = street.rng("weather")
     kind = str(rng.choice(KINDS, p=np.array(_WEIGHTS) / sum(_WEIGHTS)))
     azimuth = float(rng.uniform(0, 2 * np.pi))
@@ -132,10 +132,9 @@ def _scaled(color: Color, factor: float) -> Color:
     return color[0] * factor, color[1] * factor, color[2] * factor
 
 
-_WIDTH = 2048  # columns of the far town, over half a turn
-_HEIGHT = 96
-_METRES = 32.0  # what its rows span
-_COARSE = 4
+# The distant town: columns over half a turn, rows, and the metres that its rows span.
+_WIDTH, _HEIGHT, _METRES = 2048, 96, 32.0
+_COARSE = 4  # factor by which the sky is rendered smaller
 
 
 class SkyPainter:
@@ -150,10 +149,10 @@ class SkyPainter:
         self._town = (street.split, int(rng.integers(12)))
 
     def paint(self, canvas: Canvas, camera: Camera, heading: float) -> None:
-        """Paints the rows down to the horizon; the camera looks along ``heading``, radians."""
+        """Paint the rows above the horizon, for a camera with a heading in radians."""
         rows = min(camera.rows, int(np.floor(camera.horizon)) + 1)
         if rows > 0:
-            # Drawn at a quarter of the size: nothing in the sky has an edge.
+            # Rendered at a quarter of the size, because the sky has no edges.
             small = cv2.resize(
                 self._sky(camera, heading, rows),
                 (camera.columns, rows),
@@ -178,8 +177,8 @@ class SkyPainter:
     def _cover(
         self, elevation: npt.NDArray[np.float64], azimuth: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float32]:
-        """How far clouds hide the sky: float32 (rows, columns), 0 to 1."""
-        # Clouds hang on a plane: the lower one looks, the flatter they are.
+        """Return the opacity of the clouds: float32 (rows, columns), 0 to 1."""
+        # Clouds lie on a plane: they look flatter near the horizon.
         height = 1 / (np.maximum(elevation, 0.0) + 0.12)
         v = np.mod(height * 28, 256).astype(np.float32)
         u = (azimuth[None] * 110 * height[:, None] ** 0.5 + self._shift).astype(np.float32)
@@ -197,7 +196,7 @@ class SkyPainter:
     def _paint_town(self, canvas: Canvas, camera: Camera, heading: float) -> None:
         color, label = _town(*self._town)
         tall = camera.focal * _METRES / FAR
-        # The town stands on the ground at the end of sight, a little under the horizon.
+        # The town stands on the ground at distance FAR, a little below the horizon.
         foot = camera.horizon + camera.focal * camera.height / FAR
         top, end = max(0, int(foot - tall)), min(camera.rows, int(np.ceil(foot)) + 1)
         if end <= top:
@@ -217,7 +216,7 @@ class SkyPainter:
 
 @lru_cache(maxsize=24)
 def _town(split: str, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Colours (rows, columns, 3) and labels (rows, columns) of houses and woods on the horizon."""
+    """Return colours (rows, columns, 3) and labels (rows, columns) of the town on the horizon."""
     rng = generator(split, "town", number)
     color = np.zeros((_HEIGHT, _WIDTH, 3), np.uint8)
     label = np.zeros((_HEIGHT, _WIDTH), np.uint8)
@@ -241,7 +240,7 @@ def _town(split: str, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[n
     crowns = noise(rng, 1, _WIDTH, cell=90, octaves=6)[0]
     tops = _HEIGHT - (6.5 + 2.2 * crowns + rng.uniform(-2, 2)) * scale
     wood = np.arange(_HEIGHT)[:, None] > tops
-    # Woods stand before the houses here, behind them there.
+    # In some places woods are in front of the houses, in others behind them.
     wood &= (noise(rng, 1, _WIDTH, cell=300, octaves=2)[0] > rng.uniform(-0.8, 0.8)) | (label == 0)
     leaves = np.array([45, 80, 62]) * (1 + 0.22 * noise(rng, _HEIGHT, _WIDTH, cell=6)[..., None])
     color[wood] = np.clip(leaves[wood], 0, 255)

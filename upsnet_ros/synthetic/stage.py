@@ -1,6 +1,6 @@
-"""One frame while it is rendered: canvas, camera, light, order of painting, and solid forms.
+"""One frame while it is rendered: canvas, camera, light, painting order, and solid shapes.
 
-The forms (rods, limbs, balls, boxes) are what painters build objects from.
+Painters build objects from the shapes: rods, limbs, discs and boxes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _SLACK = 0.02
 
 
 def back_to_front(bounds: npt.NDArray[np.float64], s: float, d: float) -> list[int]:
-    """The order to paint things in.
+    """Return the order in which to paint things, for a camera at (s, d) that looks along s.
 
-    Of two things, a camera at (s, d) that looks along s sees the one behind the other across a line
-    that separates them; where a line across the street does, that decides, else one along it.
+    Of two things, one is behind the other if a line separates them: a line across the street if
+    there is one, else a line along it.
 
     Args:
-        bounds: (N, 4) least and greatest s, then least and greatest d, of each thing.
+        bounds: (N, 4), smallest and largest s, then smallest and largest d, of each thing, metres.
         s: The camera's position along the street.
         d: The camera's position across it.
 
@@ -36,24 +36,24 @@ def back_to_front(bounds: npt.NDArray[np.float64], s: float, d: float) -> list[i
         Indices of rows of ``bounds``, farthest first.
     """
     s0, s1, d0, d1 = bounds.T
-    # Along the street: whether row's thing begins where column's has ended.
+    # Along the street: whether the row's thing begins beyond the end of the column's.
     beyond = s0[:, None] >= s1[None] - _SLACK
     level = ~(beyond | beyond.T)
-    # Beside each other: whether row's thing lies farther to the same side of the camera.
+    # Side by side: whether the row's thing is farther from the camera, on the same side.
     right = (d0[:, None] >= d1[None] - _SLACK) & (d0[None] + d1[None] >= 2 * d)
     left = (d1[:, None] <= d0[None] + _SLACK) & (d0[None] + d1[None] <= 2 * d)
-    # Overlapping both ways: by their middles.
+    # Overlapping in s and d: by their middles.
     crossed = level & ~(right | right.T | left | left.T)
     middle = s0 + s1
     behind = beyond | (level & (right | left)) | (crossed & (middle[:, None] > middle[None]))
     np.fill_diagonal(behind, False)
-    waiting = behind.sum(axis=0)  # how many have to be painted before each
+    waiting = behind.sum(axis=0)  # number of things to paint before each
     distance = np.hypot(middle / 2 - s, (d0 + d1) / 2 - d)
     order: list[int] = []
     open_ = np.ones(len(bounds), bool)
     while len(order) < len(bounds):
         ready = np.flatnonzero(open_ & (waiting <= 0))
-        if not len(ready):  # a ring of three or more: the farthest goes first
+        if not len(ready):  # a cycle of three or more: the farthest first
             rest = np.flatnonzero(open_)
             ready = rest[[int(np.argmax(distance[rest]))]]
         for index in ready:
@@ -68,19 +68,19 @@ UP = np.array([0.0, 1.0, 0.0])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """Something that stands on or beside a street at one moment.
+    """Something on or beside a street at one moment.
 
     Attributes:
-        kind: Which painter paints it: a key of `upsnet_ros.synthetic.renderer.PAINTERS`.
-        s: Its middle along the street, metres.
-        d: Its middle to the right of the street's, metres.
+        kind: Its painter: a key of `upsnet_ros.synthetic.renderer.PAINTERS`.
+        s: Position of its middle along the street, metres.
+        d: Position of its middle to the right of the middle of the street, metres.
         length: Extent along its own axis, metres.
         width: Extent across its own axis, metres.
-        height: Metres.
+        height: Height, metres.
         look: Seed of its appearance.
-        facing: Its axis, radians clockwise from the street's direction.
-        number: The instance's number within its class; for things only.
-        gait: How far it has walked or rolled, metres.
+        facing: Direction of its axis, radians clockwise from the street's direction.
+        number: Instance number within its class; for things only.
+        gait: Distance it has walked or rolled, metres.
     """
 
     kind: str
@@ -96,15 +96,15 @@ class Item:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Least and greatest s, then d, of its footprint."""
+        """Smallest and largest s, then d, of its footprint, metres."""
         cos, sin = abs(math.cos(self.facing)), abs(math.sin(self.facing))
         along = (self.length * cos + self.width * sin) / 2
         across = (self.length * sin + self.width * cos) / 2
         return self.s - along, self.s + along, self.d - across, self.d + across
 
     def tint(self, strength: float) -> Color:
-        """A shift in colour of the item's own, BGR around 1, so that equal textures differ."""
-        # Bits of a product by the golden ratio: neighbouring looks get far-off tints.
+        """Return factors BGR around 1 that depend on the look, so that equal textures differ."""
+        # Multiplication by the golden ratio gives consecutive looks very different tints.
         bits = (self.look * 0x9E3779B1) & 0xFFFFFFFF
         level = 1 + strength * ((bits >> 8 & 0xFF) / 128 - 1)
         warm = strength * 0.4 * ((bits >> 16 & 0xFF) / 128 - 1)
@@ -113,12 +113,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pose:
-    """An item's own axes in the world: x to its right, y up, z forward.
+    """The axes of an item in the world: x to its right, y up, z forward.
 
     Attributes:
-        origin: (3,) the middle of its footprint.
-        right: (3,) of length 1.
-        forward: (3,) of length 1.
+        origin: (3,), middle of its footprint, metres.
+        right: (3,), unit vector.
+        forward: (3,), unit vector.
     """
 
     origin: Array
@@ -126,29 +126,29 @@ class Pose:
     forward: Array
 
     def world(self, points: Array) -> Array:
-        """World points of points (N, 3) in the item's axes."""
+        """Return points (N, 3) in the item's axes as world points."""
         axes = np.empty((3, 3))
         axes[0], axes[1], axes[2] = self.right, UP, self.forward
         return points @ axes + self.origin
 
     def direction(self, vector: Array) -> Array:
-        """World direction of a direction (3,) in the item's axes."""
+        """Return a direction (3,) in the item's axes as a world direction."""
         return vector[0] * self.right + vector[1] * UP + vector[2] * self.forward
 
 
 @dataclass(slots=True, kw_only=True)
 class Stage:
-    """What every painter paints on, and sees by.
+    """Everything that a painter needs to paint an item of a frame.
 
     Attributes:
-        canvas: The frame's.
-        camera: The frame's.
-        path: The stretch of street before it.
-        street: The sequence's.
-        weather: The sequence's.
-        sunlit: How much of the sun reaches what is painted now, 0 to 1.
-        presence: How far what is painted now has come out of the distance, 0 to 1.
-        sun: Direction to the sun, of length 1.
+        canvas: Canvas of the frame.
+        camera: Camera of the frame.
+        path: The stretch of street in front of the camera.
+        street: Street of the sequence.
+        weather: Weather of the sequence.
+        sunlit: Share of the sunlight that reaches the current item, 0 to 1.
+        presence: Opacity of the current item, which fades in at a distance, 0 to 1.
+        sun: Direction to the sun, a unit vector.
     """
 
     canvas: Canvas
@@ -166,7 +166,7 @@ class Stage:
         self.sun = x, y, z
 
     def pose(self, item: Item) -> Pose:
-        """Where an item of this frame stands and how it is turned."""
+        """Return the pose of an item of this frame."""
         known = self._poses.get(id(item))
         if known is not None:
             return known
@@ -181,18 +181,18 @@ class Stage:
         return pose
 
     def depth(self, point: Array) -> float:
-        """Distance of a point (3,) along the optical axis, metres, at least a little."""
+        """Return the depth of a world point (3,) along the optical axis, at least 0.3 metres."""
         axis = self.camera.matrix[2]
         return max(float(axis[:3] @ point + axis[3]), 0.3)
 
     def light(self, normal: Array) -> Color:
-        """What the colours of a surface with this normal (3,) are multiplied by, BGR."""
+        """Return the factors BGR of the colours of a surface with a normal (3,)."""
         x, y, z = normal.tolist()
         facing = self.sun[0] * x + self.sun[1] * y + self.sun[2] * z
         return self.weather.light(y, facing * self.sunlit)
 
     def lit(self, color: Color, normal: Array) -> Color:
-        """A colour as it looks on a surface with this normal (3,)."""
+        """Return a colour, BGR, lit on a surface with a normal (3,)."""
         blue, green, red = self.light(normal)
         return min(255.0, color[0] * blue), min(255.0, color[1] * green), min(255.0, color[2] * red)
 
@@ -209,18 +209,18 @@ class Stage:
         surface: int | None = None,
         solid: bool = False,
     ) -> None:
-        """Lays a texture on the flat rectangle from ``origin`` along ``across`` and ``down``.
+        """Paint a texture on the parallelogram from ``origin`` along ``across`` and ``down``.
 
         Args:
-            origin: (3,) world point of the texture's upper left corner.
-            across: (3,) from there to the upper right.
-            down: (3,) from there to the lower left.
-            texture: What to lay.
-            label: What its pixels are labelled.
-            gain: Brightness beyond the light's.
-            tint: What the texture's colours are multiplied by besides, BGR.
+            origin: (3,), world point of the upper left corner of the texture.
+            across: (3,), vector from there to the upper right corner.
+            down: (3,), vector from there to the lower left corner.
+            texture: The texture.
+            label: Label of its pixels.
+            gain: Factor of the brightness.
+            tint: Factors of the colours, BGR.
             surface: Index of an existing surface to use instead of a new one.
-            solid: Whether see-through pixels carry the label too.
+            solid: Whether transparent pixels get the label too.
         """
         corners = np.array([origin, origin + across, origin + across + down, origin + down])
         outline = self.camera.outline(corners)
@@ -245,7 +245,7 @@ class Stage:
         )
 
     def face(self, points: Array, color: Color, surface: int, *, gain: float = 1.0) -> None:
-        """Fills the flat convex polygon of world points (N, 3), lit by its normal."""
+        """Fill the flat convex polygon of world points (N, 3), lit by its normal."""
         outline = self.camera.outline(points)
         if len(outline) < 3:
             return
@@ -256,17 +256,17 @@ class Stage:
         blue, green, red = self.lit(color, normal)
         shade = (blue * gain, green * gain, red * gain)
         if self.presence < 1:
-            self.canvas.veil(outline, shade, self.presence, surface, presence=self.presence)
+            self.canvas.blend(outline, shade, self.presence, surface, presence=self.presence)
         else:
             self.canvas.polygon(outline, shade, surface)
 
     def _depths(self, points: Array) -> Array:
-        """Depths (N,) of world points (N, 3) along the optical axis, metres."""
+        """Return the depths (N,) of world points (N, 3) along the optical axis, metres."""
         axis = self.camera.matrix[2]
         return points @ axis[:3] + axis[3]
 
     def _towards_camera(self, first: Array, second: Array, point: Array) -> Array:
-        """The normal (3,) of a plane along two directions that points to the camera's side."""
+        """Return the unit normal (3,) of a plane along two directions, towards the camera."""
         # np.cross takes ten times as long for one vector.
         (a, b, c), (d, e, f) = first.tolist(), second.tolist()
         x, y, z = b * f - c * e, c * d - a * f, a * e - b * d
@@ -302,7 +302,7 @@ class Bone:
         thick: Radius at the start, metres.
         thin: Radius at the end, metres.
         color: BGR.
-        over: How much nearer than it is it counts when limbs hide each other, metres: for clothes.
+        over: How much nearer than it is the limb counts in the painting order, metres: for clothes.
     """
 
     start: int
@@ -314,13 +314,13 @@ class Bone:
 
 
 def limbs(stage: Stage, joints: Array, bones: Sequence[Bone], surface: int) -> None:
-    """Paints rounded limbs, those farther from the camera first.
+    """Paint rounded limbs, the farthest first.
 
     Args:
-        stage: Where to.
-        joints: (N, 3) world points.
+        stage: The stage.
+        joints: (N, 3), world points.
         bones: The limbs between them.
-        surface: What their pixels belong to.
+        surface: Index of their surface.
     """
     uv, depth = stage.camera.project(joints)
     if float(depth.min()) < _NEAREST:
@@ -369,7 +369,7 @@ def _limb(
 
 
 def disc(stage: Stage, middle: Array, radius: float, color: Color, surface: int) -> None:
-    """Fills a circle of ``radius`` pixels around a pixel."""
+    """Fill a circle of ``radius`` pixels around a pixel (2,)."""
     canvas = stage.canvas
     if not (
         -radius < middle[0] < canvas.columns + radius and -radius < middle[1] < canvas.rows + radius
@@ -384,7 +384,7 @@ def disc(stage: Stage, middle: Array, radius: float, color: Color, surface: int)
 def rod(
     stage: Stage, a: Array, b: Array, radius: float, color: Color, surface: int, *, tip: float = 1.0
 ) -> None:
-    """Paints a round rod between world points (3,), ``tip`` times as thick at ``b`` as at ``a``."""
+    """Paint a round rod between world points (3,), ``tip`` times as thick at ``b`` as at ``a``."""
     uv, depth = stage.camera.project(np.array([a, b]))
     if float(depth.min()) < NEAR:
         return
@@ -409,7 +409,7 @@ def rod(
 
 
 def box_corners(low: Array, high: Array) -> Array:
-    """(8, 3) corners of a box in an item's axes; number 1 is right, 2 is up, 4 is forward."""
+    """Return the corners (8, 3) of a box; bit 0 of the index is right, bit 1 up, bit 2 forward."""
     return np.array(
         [
             [(low, high)[k & 1][0], (low, high)[k >> 1 & 1][1], (low, high)[k >> 2][2]]
@@ -428,7 +428,7 @@ def box(
     *,
     skin: Texture | None = None,
 ) -> None:
-    """Paints the box between two corners in an item's axes, in one colour or in a texture."""
+    """Paint the box between two corners in an item's axes, in one colour or with a texture."""
     prism(stage, pose, box_corners(np.array(low), np.array(high)), color, surface, skin=skin)
 
 
@@ -441,7 +441,7 @@ def prism(
     *,
     skin: Texture | None = None,
 ) -> None:
-    """Paints a box-like body by its eight corners (8, 3) in the item's axes, as `box_corners`."""
+    """Paint a body with the corners (8, 3) of `box_corners`, moved, in the item's axes."""
     world = pose.world(corners)
     eye = np.array([0.0, stage.camera.height, 0.0])
     for face, normal in _FACES:

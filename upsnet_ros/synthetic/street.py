@@ -1,8 +1,8 @@
-"""The course, cross-section and properties of one street from end to end.
+"""The course, the cross-section and the properties of one street.
 
-Everything along a street has road coordinates: s, metres driven along its middle line, and d,
-metres to the right of it. The middle line bends; `Path` says where (s, d) lies in front of the
-camera (the world axes of `upsnet_ros.synthetic.canvas`).
+Positions on a street are road coordinates: s, metres along its middle line, and d, metres to the
+right of it. The middle line bends; `Path` converts (s, d) to the world axes of
+`upsnet_ros.synthetic.canvas`.
 """
 
 from __future__ import annotations
@@ -18,23 +18,29 @@ from upsnet_ros.synthetic.texture import Color, bgr, generator
 
 Array = npt.NDArray[np.float64]
 
-#: How far ahead a street is drawn, metres.
+#: How far ahead a street is rendered, metres.
 FAR = 115.0
 
-_BEHIND = 12.0
-_STEP = 0.5
+_BEHIND = 12.0  # how far a path reaches behind the camera, metres
+_STEP = 0.5  # distance of the nodes of a path, metres
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bend:
-    """How a street winds: its heading swings by ``amplitude`` radians over ``length`` metres."""
+    """The bends of a street: its heading is a sine of s.
+
+    Attributes:
+        amplitude: Largest angle to the mean direction, radians.
+        length: Length of a period, metres.
+        phase: Phase at s = 0, radians.
+    """
 
     amplitude: float
     length: float
     phase: float
 
     def heading(self, s: Array) -> Array:
-        """Heading at ``s``, radians clockwise from the street's mean direction."""
+        """Return the heading at ``s``, radians clockwise from the street's mean direction."""
         return self.amplitude * np.sin(2 * np.pi * s / self.length + self.phase)
 
 
@@ -42,10 +48,10 @@ class Path:
     """The stretch of a street that a camera at (s, d) sees.
 
     Args:
-        bend: The street's.
-        s: Where the camera is along the street, metres.
-        d: How far to the right of its middle, metres.
-        yaw: How far the camera looks to the right of the street's direction, radians.
+        bend: The bends of the street.
+        s: Position of the camera along the street, metres.
+        d: Position of the camera to the right of the middle, metres.
+        yaw: Rotation of the camera to the right from the street's direction, radians.
     """
 
     def __init__(self, bend: Bend, *, s: float, d: float, yaw: float) -> None:
@@ -63,7 +69,7 @@ class Path:
         self._nodes = np.stack([self._x, self._z, turn], axis=1).tolist()
 
     def place(self, s: Array, d: Array, y: Array) -> Array:
-        """World points (N, 3) of road coordinates (N,) and heights (N,), metres."""
+        """Return the world points (N, 3) of road coordinates (N,) and heights (N,), metres."""
         turn = np.interp(s, self._grid, self._turn)
         points = np.empty((len(s), 3))
         points[:, 0] = np.interp(s, self._grid, self._x) + d * np.cos(turn)
@@ -72,7 +78,7 @@ class Path:
         return points
 
     def point(self, s: float, d: float) -> tuple[float, float, float]:
-        """World x and z of one place on the ground, and the street's direction there."""
+        """Return world x and z of a point on the ground, metres, and the street's heading."""
         # `place` for one point, without numpy's overhead.
         position = min(max((s - self._first) / _STEP, 0.0), len(self._nodes) - 1.001)
         low = int(position)
@@ -83,7 +89,7 @@ class Path:
         return x, z0 + (z1 - z0) * share - d * math.sin(turn), turn
 
     def rows(self, z: Array) -> tuple[Array, Array, Array]:
-        """The middle line at distances ``z`` ahead: s, x and turn, each (N,)."""
+        """Return the middle line at distances z (N,) ahead: s, x and heading, (N,) each."""
         s = np.interp(z, self._z, self._grid)
         return s, np.interp(s, self._grid, self._x), np.interp(s, self._grid, self._turn)
 
@@ -94,7 +100,7 @@ def _integral(values: Array, at: int) -> Array:
     return total - total[at]
 
 
-#: Length of the stretches that a street is furnished in, metres.
+#: Length of the blocks in which a street is furnished, metres.
 BLOCK = 72.0
 
 KERB_WIDTH = 0.18
@@ -112,8 +118,8 @@ class Ground:
         label: Cityscapes label id.
         color: Mean colour, BGR.
         pattern: Index into the tiles of `upsnet_ros.synthetic.ground`.
-        grain: How strongly the pattern shows.
-        blotches: How strongly the colour changes from place to place.
+        grain: Contrast of the pattern.
+        blotches: Contrast of the slow changes of colour.
     """
 
     label: int
@@ -125,13 +131,13 @@ class Ground:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """Another ground than the cross-section's: a side street's mouth, the ground of a plot.
+    """An area whose ground differs from the cross-section: a side street, or a plot.
 
     Attributes:
         side: 0 for the left, 1 for the right.
-        start: First s, metres.
-        end: Last s.
-        inner: Distance from the street's middle from which it lies, outwards without end.
+        start: Where it begins, s in metres.
+        end: Where it ends, s in metres.
+        inner: Distance from the street's middle, metres, beyond which it lies.
         material: Index into the street's grounds.
     """
 
@@ -147,10 +153,10 @@ class Lane:
     """A line along which something drives.
 
     Attributes:
-        d: Its middle, metres to the right of the street's.
-        forward: Whether it leads the way the camera drives.
+        d: Position of its middle, metres to the right of the middle of the street.
+        forward: Whether traffic has the camera's direction.
         kind: "cars", "cycles" or "trams".
-        speed: Of all that drives there, metres a second.
+        speed: Speed of all its vehicles, metres per second.
     """
 
     d: float
@@ -161,12 +167,12 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """What lies beside the lanes on one side, from the middle outwards, metres.
+    """The cross-section beside the lanes on one side, from the middle outwards, metres.
 
     Attributes:
         lanes_end: Where lanes end and parked cars begin.
         kerb: Where the road ends.
-        verge: Width of the strip of green behind the kerb; 0 for none.
+        verge: Width of the grass strip behind the kerb; 0 for none.
         walk: Width of the sidewalk.
         parking: Whether cars park along the kerb.
         trees: Whether trees stand in a row.
@@ -216,7 +222,7 @@ class Street:
 
 
 def lay_street(split: str, seed: int, number: int) -> Street:
-    """The street with this number."""
+    """Return street ``number`` of a set of streets."""
     rng = generator(split, "street", seed, number)
     district = str(rng.choice(_DISTRICTS))
     lane = float(rng.uniform(2.9, 3.6))
@@ -287,7 +293,7 @@ def lay_street(split: str, seed: int, number: int) -> Street:
 
 
 def grey(rng: np.random.Generator, low: float, high: float, *, tint: float = 8.0) -> Color:
-    """A grey between two levels, tinted a little."""
+    """Return a random grey between two levels, slightly tinted, BGR."""
     level = rng.uniform(low, high)
     return bgr(level + rng.normal(0, tint / 2, 3))
 
@@ -301,7 +307,7 @@ def _marking(rng: np.random.Generator) -> Color:
 
 def _grounds(rng: np.random.Generator) -> tuple[Ground, ...]:
     asphalt, walk = grey(rng, 55, 120), grey(rng, 85, 175, tint=14)
-    # Greys of roads and sidewalks overlap: which is which has to be told by place and pattern.
+    # Greys of roads and sidewalks overlap, so that only position and pattern tell them apart.
     road_pattern = int(rng.choice([0, 0, 0, 0, 3, 2]))
     walk_pattern = int(rng.choice([0, 1, 1, 2, 2, 3]))
     red = (70.0, 75.0, 140.0) if rng.random() < 0.4 else asphalt

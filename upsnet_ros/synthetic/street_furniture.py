@@ -12,11 +12,11 @@ from upsnet_ros.synthetic.labels import LIGHT, POLE, SIGN
 from upsnet_ros.synthetic.stage import UP, Item, Pose, Stage, box, disc, rod
 from upsnet_ros.synthetic.texture import Color, Image, Texture, generator
 
-#: How many signs a split has.
+#: Number of different signs in a split.
 SIGNS = 40
 
 _SIZE = 144
-_UNIT = _SIZE // 72  # symbols are laid out on 72 steps
+_UNIT = _SIZE // 72  # symbols are drawn on a grid of 72 units
 _RED, _BLUE, _WHITE, _BLACK, _YELLOW, _GREEN = (
     (45.0, 35.0, 190.0),
     (165.0, 85.0, 25.0),
@@ -28,7 +28,7 @@ _RED, _BLUE, _WHITE, _BLACK, _YELLOW, _GREEN = (
 
 
 def sign(split: str, look: int) -> tuple[Texture, float]:
-    """The sign with this look: its picture with alpha, and width over height."""
+    """Return the sign with a look: its texture with alpha, and its width divided by its height."""
     return _sign(split, look % SIGNS)
 
 
@@ -101,7 +101,7 @@ def _board(color: Image, alpha: Image, rng: np.random.Generator) -> None:
     cv2.rectangle(color, (rim, rim), (columns - rim - 1, rows - rim - 1), ink, 2 * _UNIT)
     for y in range(4 * rim, rows - 4 * rim, int(rng.integers(14, 22)) * _UNIT):
         x, end = 4 * rim, columns - int(rng.uniform(4 * rim, columns * 0.45))
-        while x < end:  # letters that nobody can read
+        while x < end:  # illegible letters
             wide = int(rng.integers(4, 10)) * _UNIT
             cv2.rectangle(color, (x, y), (min(x + wide, end), y + 7 * _UNIT), ink, -1)
             x += wide + rim
@@ -109,7 +109,7 @@ def _board(color: Image, alpha: Image, rng: np.random.Generator) -> None:
 
 @lru_cache(maxsize=12)
 def traffic_light(split: str, phase: int, look: int) -> Texture:
-    """The front of a traffic light: ``phase`` 0 red, 1 amber, 2 green; ``look`` 0 to 3."""
+    """Return the front of a traffic light; ``phase`` 0 is red, 1 amber, 2 green; look 0 to 3."""
     rng = generator(split, "traffic light", look)
     rows, columns = 96, 36
     body = np.array([(28, 30, 28), (38, 62, 40), (45, 150, 195), (70, 70, 72)][look % 4])
@@ -159,12 +159,12 @@ def _pole(stage: Stage, item: Item, pose: Pose) -> int:
 
 
 def _inwards(item: Item, pose: Pose) -> Array:
-    """From the item towards the street's middle: (3,) of length 1."""
+    """Return the unit vector (3,) from an item towards the middle of the street."""
     return pose.right * (-1.0 if item.d > 0 else 1.0)
 
 
 def paint_lamp(stage: Stage, item: Item) -> None:
-    """A street lamp, its head above the street."""
+    """Paint a street lamp."""
     pose = stage.pose(item)
     surface = _pole(stage, item, pose)
     top, arm = pose.origin + item.height * UP, _inwards(item, pose)
@@ -185,7 +185,7 @@ def paint_lamp(stage: Stage, item: Item) -> None:
 
 
 def paint_mast(stage: Stage, item: Item) -> None:
-    """A mast with an arm, as it carries a tram's wire."""
+    """Paint a mast with an arm for the overhead wire of a tram."""
     pose = stage.pose(item)
     surface = _pole(stage, item, pose)
     top, arm = pose.origin + (item.height - 0.5) * UP, _inwards(item, pose)
@@ -193,7 +193,7 @@ def paint_mast(stage: Stage, item: Item) -> None:
 
 
 def paint_bollard(stage: Stage, item: Item) -> None:
-    """A bollard or a short post."""
+    """Paint a bollard."""
     pose = stage.pose(item)
     surface = _pole(stage, item, pose)
     band = pose.origin + (item.height - 0.15) * UP
@@ -202,7 +202,7 @@ def paint_bollard(stage: Stage, item: Item) -> None:
 
 
 def paint_sign(stage: Stage, item: Item) -> None:
-    """One or two signs on a post, turned to the camera's lane."""
+    """Paint one or two traffic signs on a post."""
     pose = stage.pose(item)
     _pole(stage, item, pose)
     top = item.height - 0.05
@@ -221,7 +221,7 @@ def paint_sign(stage: Stage, item: Item) -> None:
 
 
 def paint_signal(stage: Stage, item: Item) -> None:
-    """A traffic light on its mast, and for some a second one on an arm above the lanes."""
+    """Paint a traffic light on its mast; tall ones have a second light above the lanes."""
     pose = stage.pose(item)
     surface = _pole(stage, item, pose)
     _lights(stage, item, pose, pose.origin + min(item.height, 3.1) * UP)

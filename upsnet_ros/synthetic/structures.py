@@ -1,4 +1,4 @@
-"""What lines a street: houses, walls, fences, hedges, trees and bushes."""
+"""Painters of houses, walls, fences, hedges, trees and bushes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from upsnet_ros.synthetic.texture import (
     shaded,
 )
 
-#: How many plants of each kind a split has.
+#: Number of different plants of each kind in a split.
 TREES, BUSHES, HEDGES = 48, 24, 12
 
 _TREE_ROWS, _TREE_COLUMNS = 320, 256
@@ -33,7 +33,7 @@ _TREE_ROWS, _TREE_COLUMNS = 320, 256
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plant:
-    """A plant as seen from any side: a picture with alpha, and its size in metres."""
+    """A plant, the same from all sides: a texture with alpha, and its size in metres."""
 
     picture: Texture
     width: float
@@ -42,7 +42,7 @@ class Plant:
 
 @lru_cache(maxsize=2 * TREES)
 def tree(split: str, number: int) -> Plant:
-    """The tree with this number, from 0 to `TREES` - 1."""
+    """Return tree ``number``, from 0 to `TREES` - 1."""
     rng = generator(split, "tree", number)
     kind = str(rng.choice(["round", "tall", "fir", "bare"], p=[0.55, 0.18, 0.12, 0.15]))
     color, alpha = (
@@ -66,7 +66,7 @@ def tree(split: str, number: int) -> Plant:
 
 @lru_cache(maxsize=2 * BUSHES)
 def bush(split: str, number: int) -> Plant:
-    """The bush with this number, from 0 to `BUSHES` - 1."""
+    """Return bush ``number``, from 0 to `BUSHES` - 1."""
     rng = generator(split, "bush", number)
     rows, columns = 128, 192
     color, alpha = np.zeros((rows, columns, 3), np.float32), np.zeros((rows, columns), np.float32)
@@ -83,7 +83,7 @@ def bush(split: str, number: int) -> Plant:
 
 @lru_cache(maxsize=2 * HEDGES)
 def hedge(split: str, number: int) -> Texture:
-    """A stretch of clipped hedge, opaque, from 0 to `HEDGES` - 1."""
+    """Return the opaque texture of clipped hedge ``number``, from 0 to `HEDGES` - 1."""
     rng = generator(split, "hedge", number)
     rows, columns = 96, 384
     color, alpha = np.zeros((rows, columns, 3), np.float32), np.zeros((rows, columns), np.float32)
@@ -92,7 +92,7 @@ def hedge(split: str, number: int) -> Texture:
 
 
 def _picture(color: npt.NDArray[np.float32], alpha: npt.NDArray[np.float32]) -> Texture:
-    # Colour bleeds out under the transparent parts, or halved copies would get dark seams.
+    # Transparent pixels get the colour of their neighbours, else smaller levels had dark edges.
     size = alpha.shape[1] // 4, alpha.shape[0] // 4
     covered = np.dstack([color * alpha[..., None], alpha])
     small = cv2.resize(covered, size, interpolation=cv2.INTER_AREA)
@@ -114,11 +114,11 @@ def _green(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 
 def _crown(rng: np.random.Generator, *, slim: bool) -> Gain:
-    """How deep each pixel lies inside the crown; outside it is negative."""
+    """Return the depth of each pixel inside the crown, float32; negative outside."""
     rows, columns = (
         _TREE_ROWS // 2,
         _TREE_COLUMNS // 2,
-    )  # heaps of leaves are round: half the size will do
+    )  # half the size is enough for round clumps
     v, u = np.mgrid[:rows, :columns].astype(np.float32)
     depth = np.full((rows, columns), -9.0, np.float32)
     low = rng.uniform(0.68, 0.86)
@@ -129,7 +129,7 @@ def _crown(rng: np.random.Generator, *, slim: bool) -> Gain:
         radius = rng.uniform(0.12, 0.22) * columns
         blob = 1 - np.sqrt((u - cx) ** 2 + ((v - cy) * 1.1) ** 2) / np.float32(radius)
         depth = np.maximum(depth, blob)
-    # No crown touches the picture's edge: it would look cut off.
+    # A crown at the edge of the texture would look cut off.
     edge = np.minimum(np.minimum(u, columns - 1 - u), v) / 7 - 0.4
     depth = np.minimum(depth, edge)
     whole = cv2.resize(depth, (_TREE_COLUMNS, _TREE_ROWS), interpolation=cv2.INTER_LINEAR)
@@ -158,7 +158,7 @@ def _leaves(
     rows, columns = alpha.shape
     clumps = noise(rng, rows, columns, cell=26, octaves=3)
     fine = noise(rng, rows, columns, cell=5, octaves=2)
-    # Light comes from above: clumps are bright on top, dark below, and the crown's foot is darker.
+    # Light from above: clumps are bright on top and dark below, and so is the whole crown.
     slope = np.gradient(clumps, axis=0)
     fall = np.linspace(1.15, 0.8, rows, dtype=np.float32)[:, None]
     gain = fall * (1 + 1.6 * slope + 0.16 * clumps + 0.22 * fine)
@@ -179,7 +179,7 @@ def _branches(
     *,
     depth: int,
 ) -> None:
-    length = _TREE_ROWS * (0.3 if depth < 8 else 0.22)  # twigs stay within the picture
+    length = _TREE_ROWS * (0.3 if depth < 8 else 0.22)  # twigs stay within the texture
     stack = [
         (_TREE_COLUMNS / 2, float(_TREE_ROWS), -np.pi / 2, length, _TREE_COLUMNS * 0.05, depth)
     ]
@@ -209,7 +209,7 @@ def _branches(
             )
 
 
-#: How many walls, and how many fences, a split has.
+#: Number of different walls, and of different fences, in a split.
 ENCLOSURES = 24
 
 _ROWS, _COLUMNS = 96, 256
@@ -220,10 +220,10 @@ class Enclosure:
     """A wall or a fence.
 
     Attributes:
-        picture: One stretch of it, with alpha where one sees through.
-        length: Of the stretch, metres.
-        color: Of its end, BGR.
-        solid: Whether it is thick enough for an end to be seen.
+        picture: Texture of one section, with alpha if there are gaps.
+        length: Length of the section, metres.
+        color: Colour of its end, BGR.
+        solid: Whether it is thick enough for its end to be visible.
     """
 
     picture: Texture
@@ -233,12 +233,12 @@ class Enclosure:
 
 
 def wall(split: str, look: int) -> Enclosure:
-    """The wall with this look."""
+    """Return the wall with a look."""
     return _wall(split, look % ENCLOSURES)
 
 
 def fence(split: str, look: int) -> Enclosure:
-    """The fence with this look."""
+    """Return the fence with a look."""
     return _fence(split, look % ENCLOSURES)
 
 
@@ -314,7 +314,7 @@ def _bars(alpha: Image, rng: np.random.Generator) -> None:
 
 def _mesh(alpha: Image, rng: np.random.Generator) -> None:
     gap = int(rng.integers(8, 13))
-    alpha[:] = int(rng.integers(40, 90))  # wires too fine to be drawn
+    alpha[:] = int(rng.integers(40, 90))  # wires finer than a texel
     for start in range(-_ROWS, _COLUMNS, gap):
         cv2.line(alpha, (start, 0), (start + _ROWS, _ROWS), 210, 1)
         cv2.line(alpha, (start, _ROWS), (start + _ROWS, 0), 210, 1)
@@ -361,7 +361,7 @@ _DRAW = {
 }
 
 
-#: How deep houses are, metres.
+#: Depth of houses, metres.
 HOUSE_DEPTH = 10.0
 
 _CHIMNEY = (70.0, 80.0, 110.0)
@@ -369,7 +369,7 @@ _CHIMNEY = (70.0, 80.0, 110.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Box:
-    """Corners of an item along the street, at the ground: the street's side first."""
+    """Ground corners (3,) of an item: near and far end on the street's side, then at the back."""
 
     near: Array
     far: Array
@@ -387,7 +387,7 @@ def _box(stage: Stage, item: Item) -> _Box:
 
 
 def paint_house(stage: Stage, item: Item) -> None:
-    """A house: its gable end, its roof, then its front."""
+    """Paint a house: roof, gable end, then front."""
     house = facade(stage.street.split, item.look % FACADES)
     box, top, rise = _box(stage, item), item.height * UP, house.pitch * UP
     ridge = (box.near + box.near_back) / 2 + top + rise, (box.far + box.far_back) / 2 + top + rise
@@ -429,18 +429,18 @@ def _chimney(stage: Stage, foot: Array) -> None:
 
 
 def paint_wall(stage: Stage, item: Item) -> None:
-    """A free-standing wall, with its end and its coping."""
+    """Paint a free-standing wall with its end."""
     _enclose(stage, item, wall(stage.street.split, item.look), WALL)
 
 
 def paint_fence(stage: Stage, item: Item) -> None:
-    """A fence; what shows through its gaps is the fence's too, as Cityscapes has it."""
+    """Paint a fence; the gaps are labelled as fence too, as in Cityscapes."""
     _enclose(stage, item, fence(stage.street.split, item.look), FENCE)
 
 
 def _enclose(stage: Stage, item: Item, enclosure: Enclosure, label: int) -> None:
     box, top = _box(stage, item), item.height * UP
-    # A picture spans a few metres: a long wall repeats it.
+    # The texture spans a few metres; a long wall repeats it.
     picture = enclosure.picture.repeated(max(1, round(item.length / enclosure.length)))
     if enclosure.solid:
         surface = stage.canvas.surfaces.add(label, stage.depth(box.near))
@@ -451,7 +451,7 @@ def _enclose(stage: Stage, item: Item, enclosure: Enclosure, label: int) -> None
 
 
 def paint_hedge(stage: Stage, item: Item) -> None:
-    """A clipped hedge with its end."""
+    """Paint a clipped hedge with its end."""
     leaves = hedge(stage.street.split, item.look % HEDGES)
     box, top = _box(stage, item), item.height * UP
     stage.sheet(box.near_back + top, box.near - box.near_back, -top, leaves, VEGETATION, gain=0.8)
@@ -468,7 +468,7 @@ def paint_hedge(stage: Stage, item: Item) -> None:
 
 
 def paint_plant(stage: Stage, item: Item) -> None:
-    """A tree or a bush: a picture that faces the camera."""
+    """Paint a tree or a bush, a texture that faces the camera."""
     split = stage.street.split
     if item.kind == "tree":
         plant = tree(split, item.look % TREES)
@@ -489,6 +489,6 @@ def paint_plant(stage: Stage, item: Item) -> None:
 
 
 def _plant_light(stage: Stage) -> float:
-    # A picture's normal says nothing about a round crown: the sun always reaches a part of it.
+    # The normal of the texture does not apply to a round crown, part of which is always sunlit.
     sun = stage.sun
     return 1.0 + 0.25 * max(0.0, float(sun[1])) * stage.weather.sun[1]

@@ -1,4 +1,4 @@
-"""Seeds, textures and the noise and patterns they are made of."""
+"""Random generators, textures, and the noise and patterns for them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from upsnet_ros.errors import SettingsError
 
-#: A split's number in every address. Never change or reuse one: scenes would change, or coincide.
+#: Number of each split in the seeds. Never change or reuse one, or scenes would change or coincide.
 SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
 def check_split(split: str) -> str:
-    """Returns ``split``.
+    """Return ``split`` if it is known.
 
     Raises:
-        ValueError: For a split that is not known.
+        SettingsError: If it is not.
     """
     if split not in SPLITS:
         raise SettingsError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
@@ -55,11 +55,11 @@ def bgr(values: npt.ArrayLike) -> Color:
 
 
 class Texture:
-    """An image with its halved copies, so that far surfaces do not shimmer.
+    """An image and copies of half the size each (mipmaps), so that distant surfaces do not flicker.
 
     Args:
         image: uint8 (H, W, 3) BGR, or (H, W, 4) with alpha.
-        glow: uint8 (H, W, 3) of light that the surface gives by itself in the dark, or None.
+        glow: uint8 (H, W, 3), light that the surface emits in the dark, or None.
     """
 
     def __init__(self, image: Image, glow: Image | None = None) -> None:
@@ -69,18 +69,18 @@ class Texture:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of the image in full."""
+        """Rows and columns of the image at full size."""
         rows, columns = self.levels[0].shape[:2]
         return rows, columns
 
     def repeated(self, count: int) -> Texture:
-        """The image ``count`` times side by side, without glow."""
+        """Return the image ``count`` times side by side, without glow."""
         if count not in self._repeated:
             self._repeated[count] = Texture(np.tile(self.levels[0], (1, count, 1)))
         return self._repeated[count]
 
     def level(self, texels_per_pixel: float) -> int:
-        """The level that comes nearest to one texel for a pixel, without being coarser by much."""
+        """Return the level closest to one texel per pixel, rounded to finer levels."""
         return int(np.clip(np.log2(max(texels_per_pixel, 1e-6)) + 0.3, 0, len(self.levels) - 1))
 
 
@@ -96,16 +96,16 @@ def _pyramid(image: Image) -> list[Image]:
 def noise(
     rng: np.random.Generator, rows: int, columns: int, *, cell: float, octaves: int = 4
 ) -> Gain:
-    """Cloudy noise that repeats without a seam: float32 (rows, columns), mean 0, deviation 1.
+    """Return seamlessly tiling noise: float32 (rows, columns), mean 0, standard deviation 1.
 
     Args:
-        rng: Where it comes from.
-        rows: Height.
-        columns: Width.
-        cell: Size of the largest blots, pixels.
-        octaves: How often blots of half the size and half the strength are added.
+        rng: Source of randomness.
+        rows: Height, pixels.
+        columns: Width, pixels.
+        cell: Size of the largest cells, pixels.
+        octaves: Number of octaves; each halves size and strength.
     """
-    # Each octave is laid on the stretched sum of the coarser ones: only the last is at full size.
+    # Each octave is added to the enlarged sum of the coarser ones: only the last has full size.
     total = np.zeros((1, 1), np.float32)
     for octave in range(octaves):
         size = max(1.0, cell / 2**octave)
@@ -142,20 +142,20 @@ def bricks(
     bond: float = 0.5,
     contrast: float = 0.12,
 ) -> tuple[Gain, npt.NDArray[np.bool_]]:
-    """Bricks, slabs or planks.
+    """Return a pattern of bricks, slabs or planks.
 
     Args:
-        rng: Where the bricks' shades come from.
+        rng: Source of the shades.
         rows: Height of the pattern, pixels.
         columns: Width of the pattern, pixels.
-        height: Of a brick, pixels.
-        width: Of a brick, pixels.
+        height: Height of a brick, pixels.
+        width: Width of a brick, pixels.
         joint: Width of a joint, pixels; 0 for none.
         bond: Shift of every other course, in bricks.
-        contrast: How far the bricks' shades differ.
+        contrast: Standard deviation of the shades.
 
     Returns:
-        The gain of each pixel around 1, float32, and the joints, bool; both (rows, columns).
+        Factor of each pixel around 1, float32 (rows, columns); joints, bool (rows, columns).
     """
     v = np.arange(rows)
     course = v // height
@@ -169,15 +169,15 @@ def bricks(
 
 
 def shaded(color: Color | Image, gain: Gain) -> Image:
-    """A colour, or an image, times a gain: uint8 (H, W, 3)."""
+    """Return a colour, or an image (H, W, 3), times factors (H, W): uint8 (H, W, 3)."""
     base = np.asarray(color, np.float32)
     return np.clip(base * gain[..., None], 0, 255).astype(np.uint8)
 
 
-#: Texels of a tile's side, and of a metre.
+#: Side of a tile, texels, and texels per metre.
 TILE, DENSITY = 512, 96
 
-#: Texels of the blotches' side, and of a metre.
+#: Side of the map of blotches, texels, and texels per metre.
 BLOTCHES, BLOTCH_DENSITY = 256, 5
 
 _MIDDLE = 128.0
@@ -185,7 +185,7 @@ _MIDDLE = 128.0
 
 @lru_cache(maxsize=4)
 def atlases(split: str) -> list[Image]:
-    """The ground patterns one below the other, at halving resolutions; 128 is a gain of 1.
+    """Return the ground patterns, stacked vertically, at four resolutions; 128 is a factor of 1.
 
     Returns:
         uint8 (patterns * side, side) for sides of 512, 256, 128 and 64 texels. The patterns:
@@ -203,14 +203,14 @@ def atlases(split: str) -> list[Image]:
 
 @lru_cache(maxsize=4)
 def blotches(split: str) -> Image:
-    """uint8 (256, 256): slow changes of the ground's colour; 128 in the mean, deviation 32."""
+    """Return slow changes of the ground's colour: uint8 (256, 256), mean 128, deviation 32."""
     gain = noise(generator(split, "blotches"), BLOTCHES, BLOTCHES, cell=48, octaves=6)
     return np.clip(_MIDDLE + 32 * gain, 0, 255).astype(np.uint8)
 
 
 @lru_cache(maxsize=4)
 def cloud_maps(split: str) -> npt.NDArray[np.uint8]:
-    """uint8 (4, 256, 1024): four skies; higher values are thicker clouds."""
+    """Return the clouds of four skies: uint8 (4, 256, 1024); larger values are thicker."""
     rng = generator(split, "clouds")
     maps = []
     for cell in (70, 110, 160, 90):

@@ -1,7 +1,7 @@
-"""Objects of no class: animals, lost cargo, debris, strollers, bins.
+"""Objects outside the classes: animals, lost cargo, debris, strollers, bins.
 
-Some kinds are never drawn for training, so that scenes for validation and tests ask whether a
-network knows the unknown as such, and not only what it was shown as unknown.
+Some kinds do not occur in training scenes, so that scenes for validation and tests measure whether
+a network recognises unknown objects that it has never seen.
 """
 
 from __future__ import annotations
@@ -67,16 +67,18 @@ _SIZES: dict[str, tuple[float, float, float]] = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Oddity:
-    """One object of no class.
+class UnknownObject:
+    """An object outside the classes.
 
     Attributes:
         kind: One of `COMMON` or `NOVEL`.
-        length: Length in metres, as are `width` and `height`.
-        color: BGR.
-        second: Another colour of it.
-        skin: What its flat sides are covered with.
-        shake: (8, 3) numbers of deviation 1 that bend its shape.
+        length: Length, metres.
+        width: Width, metres.
+        height: Height, metres.
+        color: Main colour, BGR.
+        second: Second colour, BGR.
+        skin: Texture of its flat sides.
+        shake: (8, 3), standard normal numbers that vary its shape.
     """
 
     kind: str
@@ -90,18 +92,18 @@ class Oddity:
 
 
 def kinds(split: str) -> tuple[str, ...]:
-    """The kinds that occur in a split."""
+    """Return the kinds that occur in a split."""
     return COMMON if split == "train" else COMMON + NOVEL
 
 
 @lru_cache(maxsize=512)
-def oddity(split: str, look: int) -> Oddity:
-    """The object with this look."""
+def unknown_object(split: str, look: int) -> UnknownObject:
+    """Return the object with a look."""
     rng = generator(split, "oddity", look)
     kind = str(rng.choice(kinds(split)))
     size = np.array(_SIZES[kind]) * rng.uniform(0.9, 1.3) * rng.normal(1, 0.06, 3)
     color = _tint(rng, kind)
-    return Oddity(
+    return UnknownObject(
         kind=kind,
         length=float(size[0]),
         width=float(size[1]),
@@ -150,7 +152,7 @@ def _skin(rng: np.random.Generator, kind: str, color: Color) -> Texture:
     return Texture(image)
 
 
-# For each animal, as shares of the height: back, head, thickness of the neck and of the legs.
+# For each animal, as shares of its height: back, head, thickness of the neck and of the legs.
 _ANIMALS: dict[str, tuple[float, float, float, float]] = {
     "dog": (0.78, 1.0, 0.16, 0.05),
     "sheep": (0.8, 0.92, 0.2, 0.05),
@@ -160,8 +162,8 @@ _ANIMALS: dict[str, tuple[float, float, float, float]] = {
 }
 
 
-def paint_animal(stage: Stage, thing: Oddity, pose: Pose, surface: int, gait: float) -> None:
-    """One animal that has walked ``gait`` metres."""
+def paint_animal(stage: Stage, thing: UnknownObject, pose: Pose, surface: int, gait: float) -> None:
+    """Paint an animal that has walked ``gait`` metres."""
     back, head, neck, leg = _ANIMALS[thing.kind]
     h, long = thing.height, thing.length * 0.36
     body = 0.2 * h if thing.kind != "sheep" else 0.27 * h
@@ -203,9 +205,9 @@ def paint_animal(stage: Stage, thing: Oddity, pose: Pose, surface: int, gait: fl
     limbs(stage, pose.world(np.array(joints)), bones, surface)
 
 
-def paint_oddity(stage: Stage, item: Item) -> None:
-    """One object of no class, where the item stands."""
-    thing, pose = oddity(stage.street.split, item.look), stage.pose(item)
+def paint_unknown_object(stage: Stage, item: Item) -> None:
+    """Paint an object outside the classes."""
+    thing, pose = unknown_object(stage.street.split, item.look), stage.pose(item)
     surface = stage.canvas.surfaces.add(UNKNOWN, stage.depth(pose.origin))
     if thing.kind in ANIMALS:
         paint_animal(stage, thing, pose, surface, item.gait)
@@ -213,7 +215,7 @@ def paint_oddity(stage: Stage, item: Item) -> None:
         _PAINTERS[thing.kind](stage, thing, pose, surface)
 
 
-def _cuboid(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _cuboid(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     half = thing.width / 2, thing.length / 2
     box(
         stage,
@@ -226,8 +228,8 @@ def _cuboid(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
     )
 
 
-def _lump(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
-    """A rock or a full sack: an irregular outline with a lighter top."""
+def _lump(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
+    """Paint a rock or a full sack: an irregular outline with a lighter top."""
     angles = np.linspace(0, np.pi, 9)
     rough = 1 + 0.16 * np.resize(thing.shake[:, 0], 9)
     for share, gain, lift in ((1.0, 0.75, 0.0), (0.72, 1.0, 0.12), (0.4, 1.25, 0.35)):
@@ -239,7 +241,7 @@ def _lump(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
         stage.canvas.shape(uv, bgr(np.array(color) * gain * 0.8), surface)
 
 
-def _barrel(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _barrel(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     top = pose.origin + thing.height * UP
     rod(stage, pose.origin, top, thing.width / 2, thing.color, surface)
     for share in (0.3, 0.65):
@@ -250,7 +252,7 @@ def _barrel(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
     stage.face(rim + top, thing.color, surface)
 
 
-def _tyre(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _tyre(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     radius = thing.height / 2
     lean = 0.5 * np.sin(angles) * (thing.shake[0, 0] > 0)
@@ -261,7 +263,7 @@ def _tyre(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
         stage.canvas.line(uv, wide, stage.lit(thing.color, -pose.forward), surface, closed=True)
 
 
-def _branch(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _branch(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     joints, bones = [[-thing.length / 2, 0.1, 0.0], [thing.length / 2, 0.2, 0.3]], []
     bones.append(Bone(0, 1, 0.11, 0.05, thing.color))
     for number in range(6):
@@ -284,7 +286,7 @@ def _wheels(
         bones.append(Bone(number, number, radius, radius, (35.0, 35.0, 38.0)))
 
 
-def _stroller(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _stroller(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     w, long, h = thing.width / 2, thing.length / 2, thing.height
     joints = [
         [0, 0.55 * h, -0.3 * long],
@@ -308,7 +310,7 @@ def _stroller(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
     limbs(stage, pose.world(np.array(joints)), bones, surface)
 
 
-def _trolley(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _trolley(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     w, long, h = thing.width / 2, thing.length / 2, thing.height
     wire: Color = (165.0, 168.0, 170.0)
     low, high = (-w, 0.45 * h, -long), (w, 0.95 * h, long)
@@ -335,7 +337,7 @@ def _trolley(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
     limbs(stage, pose.world(np.array(joints)), bones, surface)
 
 
-def _cone(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _cone(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     w, h = thing.width / 2, thing.height
     box(stage, pose, (-w, 0, -w), (w, 0.05, w), (40.0, 40.0, 45.0), surface)
     stripes = ((0.05, 0.95), (0.35, 0.62), (0.62, 0.4), (1.0, 0.14))
@@ -346,7 +348,7 @@ def _cone(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
         rod(stage, a, b, w * 0.85 * thick, color, surface, tip=thin / thick)
 
 
-def _bin(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _bin(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     w, h = thing.width / 2, thing.height
     corners = np.array(
         [
@@ -367,7 +369,7 @@ def _bin(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
     )
 
 
-def _suitcase(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _suitcase(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     _cuboid(stage, thing, pose, surface)
     w, h = thing.width * 0.3, thing.height
     ends = pose.world(np.array([[-w, h, 0], [-w, 1.3 * h, 0], [w, 1.3 * h, 0], [w, h, 0]]))
@@ -375,7 +377,7 @@ def _suitcase(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
         rod(stage, ends[a], ends[b], 0.015, (60.0, 60.0, 60.0), surface)
 
 
-def _armchair(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _armchair(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     w, long, h = thing.width / 2, thing.length / 2, thing.height
     parts = [
         ((-w, 0, -long), (w, 0.42 * h, long)),
@@ -391,7 +393,7 @@ def _armchair(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
         box(stage, pose, low, high, thing.color, surface, skin=thing.skin)
 
 
-def _ball(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _ball(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     radius = thing.height / 2
     joints = pose.world(np.array([[0, radius, 0], [radius * 0.3, radius * 1.2, -0.1]]))
     bones = [
@@ -401,7 +403,7 @@ def _ball(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
     limbs(stage, joints, bones, surface)
 
 
-def _wheelbarrow(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
+def _wheelbarrow(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     w, long, h = thing.width / 2, thing.length / 2, thing.height
     corners = np.array(
         [
@@ -429,7 +431,7 @@ def _wheelbarrow(stage: Stage, thing: Oddity, pose: Pose, surface: int) -> None:
     prism(stage, pose, corners, thing.color, surface)
 
 
-_PAINTERS: dict[str, Callable[[Stage, Oddity, Pose, int], None]] = {
+_PAINTERS: dict[str, Callable[[Stage, UnknownObject, Pose, int], None]] = {
     "carton": _cuboid,
     "pallet": _cuboid,
     "barrel": _barrel,

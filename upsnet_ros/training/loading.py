@@ -336,9 +336,9 @@ def open_dataset(settings: DatasetSettings, *, variant: str) -> Dataset:
         )
     else:
         # Imported here because it takes half a second.
-        from upsnet_ros.synthetic.dataset import DrawnScenes
+        from upsnet_ros.synthetic.dataset import SceneDataset
 
-        dataset = DrawnScenes(
+        dataset = SceneDataset(
             split=settings.split,
             seed=settings.seed,
             length=settings.length,
