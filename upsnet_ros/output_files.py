@@ -39,7 +39,7 @@ _LOG = logging.getLogger(__name__)
 #: Name of the file that tells what a command wrote into its folder.
 MARKER = ".upsnet_output.json"
 _FORMAT = 1
-# Signatures of what is no file, unlike that of any file.
+# Signatures for paths that are not files; no file has them.
 _FOLDER, _OTHER = [-1, 0], [-2, 0]
 
 

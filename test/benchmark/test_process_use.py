@@ -22,7 +22,7 @@ def start() -> Iterator:
 
     def start(code: str) -> int:
         started.append(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE))
-        assert started[-1].stdout.readline() == b"begun\n"
+        assert started[-1].stdout.readline() == b"ready\n"
         return started[-1].pid
 
     yield start
@@ -39,8 +39,8 @@ def clocks(pid: int) -> tuple[float, float]:
 
 
 def test_a_busy_process_uses_more_than_one_that_sleeps(start) -> None:
-    pid = start("print('begun', flush=True)\nwhile True: pass")
-    sleeper = start("print('begun', flush=True)\nimport time; time.sleep(1e6)")
+    pid = start("print('ready', flush=True)\nwhile True: pass")
+    sleeper = start("print('ready', flush=True)\nimport time; time.sleep(1e6)")
     first = clocks(pid)
     with ProcessUse(pid, CPU) as use, ProcessUse(sleeper, CPU) as use_of_sleeper:
         begin = clocks(pid)
@@ -59,7 +59,7 @@ def test_a_busy_process_uses_more_than_one_that_sleeps(start) -> None:
 
 def test_memory_is_what_is_resident(start) -> None:
     pid = start(
-        "held = b'x' * (64 << 20)\nprint('begun', flush=True)\nimport time; time.sleep(1e6)"
+        "held = b'x' * (64 << 20)\nprint('ready', flush=True)\nimport time; time.sleep(1e6)"
     )
     with ProcessUse(pid, CPU) as use:
         while not (figures := use.figures())["memory_mib"]:  # a thread looks at it
@@ -70,7 +70,7 @@ def test_memory_is_what_is_resident(start) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_gpu_is_told_or_the_reason_why_not(start) -> None:
-    pid = start("print('begun', flush=True)\nimport time; time.sleep(1e6)")
+    pid = start("print('ready', flush=True)\nimport time; time.sleep(1e6)")
     with ProcessUse(pid, torch.device("cuda")) as use:
         time.sleep(0.5)
         figures = use.figures()

@@ -93,14 +93,14 @@ def wait_for_a_recording(stream, out, bag):
     """Until the first frame is in the table, and what comes once at the start is in the bag."""
     table = out / "frames.csv"
 
-    def begun():
+    def recording():
         if not table.exists() or table.read_text().count("\n") < 2:
             return False
         with contextlib.suppress(BagError), open_bag(bag, topics=["/ends/label_info"]) as found:
             return any(record.message is not None for record in found)
         return False
 
-    stream.until(begun, "a first frame, and label_info in the bag")
+    stream.until(recording, "a first frame, and label_info in the bag")
 
 
 def assert_no_process_is_left(members):

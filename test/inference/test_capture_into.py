@@ -47,7 +47,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, generators: list[Generator]) -> list[
     def graph(name: str, *, capture_error_mode: str, **_: Any) -> Iterator[None]:
         assert capture_error_mode == "thread_local"
         generators[STREAM.device_index].capturing = True
-        if name == "not begun":
+        if name == "not started":
             raise RuntimeError("operation would make the legacy stream depend on a capture")
         try:
             yield
@@ -86,7 +86,7 @@ def test_an_error_of_the_block_is_raised_though_the_capture_was_ended(
 
 def test_a_capture_that_did_not_begin_is_torchs_own_matter(asked: list[tuple[Any, ...]]) -> None:
     with pytest.raises(RuntimeError, match="legacy"), capture_into(
-        "not begun", pool=POOL, stream=STREAM
+        "not started", pool=POOL, stream=STREAM
     ):  # fmt: skip
         pass
     assert asked == []

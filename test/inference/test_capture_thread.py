@@ -160,17 +160,17 @@ def test_a_capture_whose_caller_was_interrupted_is_released(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else its pool would be taken for one with a graph in it."""
-    begun, interrupted, released = (threading.Event() for _ in range(3))
+    entered, interrupted, released = (threading.Event() for _ in range(3))
 
     class Interrupted(Future[Any]):
         def result(self, timeout: float | None = None) -> Any:
             if interrupted.is_set():
                 return super().result(timeout)
-            assert begun.wait(60)
+            assert entered.wait(60)
             raise KeyboardInterrupt
 
     def slow(x: Tensor) -> list[Assembly]:
-        begun.set()
+        entered.set()
         assert interrupted.wait(60)
         return [assembly(x)]
 

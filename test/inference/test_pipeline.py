@@ -206,7 +206,7 @@ def test_closing_answers_what_was_submitted(predictor: Predictor) -> None:
     pipeline.close()
 
 
-def test_an_error_in_its_block_drops_what_has_not_begun(predictor: Predictor, gate: Gate) -> None:
+def test_an_error_in_its_block_drops_what_has_not_started(predictor: Predictor, gate: Gate) -> None:
     answers: list[Future[PanopticFrame]] = []
 
     def use() -> None:
@@ -344,7 +344,7 @@ def test_images_submitted_together_are_computed_together(
         answers = pipeline.submit_together([_image(seed) for seed in range(3)])
         for answer, frame in zip(answers, want, strict=True):
             _assert_same(answer.result(LONG), frame)
-        assert batches == [3]  # nobody else had begun anything
+        assert batches == [3]  # nothing else had started
         assert pipeline.submit_together([]) == []
         with pytest.raises(ValueError, match=r"4 images .*holds 3"):
             pipeline.submit_together([_image(0)] * 4)

@@ -387,7 +387,7 @@ import sys
 from upsnet_ros.node import camera, node
 decode = camera.Camera.decode
 def tell(self, arrival, **options):
-    print("begun", arrival.message.header.stamp.sec, flush=True)
+    print("started", arrival.message.header.stamp.sec, flush=True)
     return decode(self, arrival, **options)
 camera.Camera.decode = tell
 sys.exit(node.main(sys.argv[1:]))
@@ -434,7 +434,7 @@ def test_a_signal_during_a_frame_ends_the_node_when_it_has_answered(
     labels = node.collect(f"{namespace}/labels")
     camera = node.publisher(f"{namespace}/image")
     node.show(camera, image((6, 0)), lambda: by_stamp(labels, (6, 0)), "a first answer")
-    node.show(camera, image((7, 0)), lambda: "begun 7" in process.output, "the frame begins")
+    node.show(camera, image((7, 0)), lambda: "started 7" in process.output, "the frame begins")
     process.popen.send_signal(number)
     process.popen.send_signal(number)  # whoever stops a node may do so twice
     assert process.popen.poll() is None
@@ -449,7 +449,7 @@ def test_a_signal_ends_the_node_even_where_a_frame_takes_forever(probe, run):
     process = run_node(run, ENDLESS, "/endless")
     node = Running(probe, process, "/endless/upsnet")
     camera = node.publisher("/endless/image")
-    node.show(camera, image((7, 0)), lambda: "begun 7" in process.output, "inference begins")
+    node.show(camera, image((7, 0)), lambda: "started 7" in process.output, "inference begins")
     assert process.signal(signal.SIGINT) == 0
     assert "the last frames take longer than 4 s: not waiting" in process.output
 

@@ -140,7 +140,7 @@ def test_the_cameras_own_bytes_go_to_a_network_that_takes_them(bench, monkeypatc
     assert one.node._last_kinds() == [((48, 64, 3), "rgb8")], "what configure warms up for"
 
 
-def test_a_frame_that_was_begun_before_a_reload_is_answered_by_the_old_weights(bench):
+def test_a_frame_that_started_before_a_reload_is_answered_by_the_old_weights(bench):
     one = bench()
     camera, labels = one.camera(), one.collect("labels")
     assert one.node.start()
@@ -171,7 +171,7 @@ def test_a_frame_that_was_begun_before_a_reload_is_answered_by_the_old_weights(b
     assert int(one.values("camera")["failed_frames"]) == 0
 
 
-def test_deactivate_finishes_what_was_begun(bench):
+def test_deactivate_finishes_started_frames(bench):
     one = bench("cameras:=[a, b]", "batch:=2")
     assert one.node.start()
     gate = Gate(one.node.model.predictor, height=40)

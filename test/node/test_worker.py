@@ -190,7 +190,7 @@ def test_the_next_frame_is_computed_while_an_answer_is_published(steps, worker):
     assert not worker.idle
 
 
-def test_stop_finishes_the_begun_frames_and_gives_the_waiting_ones_back(steps, worker):
+def test_stop_finishes_started_frames_and_returns_the_waiting_ones(steps, worker):
     worker.start(depth=2)
     for camera in ("front", "left"):
         worker.offer(camera, 1)
@@ -348,20 +348,20 @@ class Steps:
     def submit(self, images):
         future = Future()
         threading.Timer(0.2, future.set_result, [images[0]]).start()
-        begun.set()
+        running.set()
         return [future]
     def publish(self, camera, image, result):
         print("answered", result, flush=True)
 
-begun = threading.Event()
+running = threading.Event()
 worker = FrameWorker(cameras=["front"], steps=Steps())
 worker.start()
 worker.offer("front", 1)
-begun.wait(30)
+running.wait(30)
 """
 
 
-def test_the_interpreter_ends_though_nobody_stops_it_and_finishes_what_was_begun():
+def test_the_interpreter_ends_though_nobody_stops_it_and_finishes_started_frames():
     ended = subprocess.run(
         [sys.executable, "-c", NOT_STOPPED], capture_output=True, text=True, timeout=240, check=True
     )

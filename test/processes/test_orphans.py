@@ -58,7 +58,7 @@ from upsnet_ros.processes import child_processes as children
 children.SECONDS_TO_END = float(sys.argv[1])
 signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"asked\\n") and sys.argv[2:] and sys.exit(7))
 children.end_with_pipe(0)
-print("begun", flush=True)
+print("ready", flush=True)
 time.sleep(1e6)
 """
 
@@ -73,7 +73,7 @@ def test_a_closed_pipe_asks_first_and_kills_later(arguments: list[str], code: in
     ) as process:
         os.close(read)
         assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        assert process.stdout.readline() == "ready\n"
         os.write(write, b"what is written means nothing")
         assert process.poll() is None
         os.close(write)
@@ -84,7 +84,7 @@ def test_a_closed_pipe_asks_first_and_kills_later(arguments: list[str], code: in
 RUNS = """
 import sys
 from upsnet_ros.processes.child_processes import run_upsnet
-print("begun", flush=True)
+print("ready", flush=True)
 sys.exit(run_upsnet(*sys.argv[1:]))
 """
 

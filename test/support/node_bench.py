@@ -98,10 +98,10 @@ class Bench:
 
     def until(self, condition, what, again=lambda: None, every=1.0):
         """Spins until the condition holds; calls ``again`` from time to time."""
-        begun = turn = time.monotonic()
+        started = turn = time.monotonic()
         while not (found := condition()):
             now = time.monotonic()
-            if now > begun + 120:
+            if now > started + 120:
                 pytest.fail(f"waited 120 s for {what}")
             if now >= turn:
                 turn = now + every

@@ -92,7 +92,7 @@ def of_batch(
     *,
     rows: Tensor,
     columns: Tensor,
-    to_camera: Callable[[Tensor], Tensor],
+    boxes: Tensor,
     num_stuff: int,
 ) -> list[Assembly]:
     """Return the assembly of each image of a batch, without waiting for the device.
@@ -101,12 +101,11 @@ def of_batch(
         result: Result of the network.
         rows: int64 (H,), which row of the network's maps each row of an image shows.
         columns: int64 (W,), the same for columns.
-        to_camera: Converts boxes to pixels of the image, with inclusive corners.
+        boxes: float32 (B, N, 4), the detections in pixels of the image, inclusive corners.
         num_stuff: Number of stuff classes.
     """
-    segments, maps, detections = result.segments, result.maps, result.detections
-    scores, boxes = detections.scores[..., None], to_camera(detections.boxes)
-    details = F.pad(torch.cat((scores, boxes), dim=2), (0, 0, num_stuff, 0))
+    segments, maps, scores = result.segments, result.maps, result.detections.scores
+    details = F.pad(torch.cat((scores[..., None], boxes), dim=2), (0, 0, num_stuff, 0))
     same = maps.panoptic.shape[1:] == (len(rows), len(columns))
 
     def to_source(x: Tensor | None) -> Tensor | None:

@@ -153,7 +153,7 @@ class CudaRecorder:
       capture starts and ends without one, and allocates its own in the pool.
 
     The stream is used for nothing else: other launches on it would be captured, and their memory
-    could not be freed meanwhile (pytorch/pytorch#193982). Other threads may allocate, copy and
+    could not be freed during it (pytorch/pytorch#193982). Other threads may allocate, copy and
     launch during a capture, but not capture, nor synchronise the whole device.
 
     All graphs of a device are warmed up and captured in one thread, which lives as long as the

@@ -254,6 +254,6 @@ class _Path:
                 result,
                 rows=self._rows,
                 columns=self._columns,
-                to_camera=self._geometry.boxes_to_source,
+                boxes=self._geometry.boxes_to_source(result.detections.boxes),
                 num_stuff=self._num_stuff,
             )

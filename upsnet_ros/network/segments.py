@@ -87,7 +87,7 @@ def unify(
 
     rows = slice(num_stuff, last)
     most_area, most = shares[rows].max(dim=1)
-    # Class 0, "nothing found" or a thing no more, is -1 where there is no stuff: it has no pixels.
+    # Class 0 ("nothing found", or a dropped thing) is -1 where there is no stuff: it has no pixels.
     own = (num_stuff - 1 + classes).clamp(min=0)
     to_stuff = (most < num_stuff) & (most != own) & (2 * most_area >= area[rows])
     if not majority:

@@ -117,8 +117,8 @@ def check_override(node: Node, topic: str) -> None:
 class QosWatch:
     """Remembers which topics met an endpoint of incompatible QoS, and says who and why.
 
-    The middleware tells of such an endpoint before the graph knows its node, hence the two steps:
-    an event marks the topic, and `mismatches`, called from time to time, looks who is there.
+    The middleware reports such an endpoint before the graph knows its node. So there are two steps:
+    an event marks the topic, and `mismatches`, called periodically, looks up the node.
     """
 
     def __init__(self, node: Node) -> None:

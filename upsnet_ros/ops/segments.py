@@ -248,7 +248,7 @@ def _one_frame(
     things = slice(num_stuff, last)
     majority = shares[things].argmax(dim=1)
     most = shares[things].amax(dim=1)
-    # Class 0, "nothing found" or a thing no more, is -1 where there is no stuff: it has no pixels.
+    # Class 0 ("nothing found", or a dropped thing) is -1 where there is no stuff: it has no pixels.
     own = (num_stuff - 1 + classes.long()).clamp(min=0)
     to_stuff = (majority < num_stuff) & (majority != own) & (2 * most >= area[things])
     to_stuff &= with_majority

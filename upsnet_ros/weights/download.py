@@ -170,7 +170,7 @@ class _Transfer:
         self.advanced, self.reason = False, ""
         self._url, self._file, self._files = url, file, files
         self._progress, self._seconds = progress, seconds
-        self._begun = False
+        self._started = False
         self._version = _read_note(files.note, url)
         if not self._version:
             self._restart()
@@ -205,7 +205,7 @@ class _Transfer:
             if isinstance(error, OutputError):
                 raise
             self.reason = _describe(error)
-            if not self._begun:
+            if not self._started:
                 where = f"{self.host}{_proxy(self._url)}"
                 raise DownloadError(f"cannot reach {where}: {self.reason}") from None
             done = False
@@ -235,10 +235,10 @@ class _Transfer:
             if total and int(total[1]) == have:
                 return True
             self._restart()
-            self._begun, self.reason = True, "the server has another file by now"
+            self._started, self.reason = True, "the server has another file by now"
             return False
         self.reason = f"HTTP {error.code} {printable(str(error.reason))[:80]}".strip()
-        if error.code in _PASSING and self._begun:
+        if error.code in _PASSING and self._started:
             return False
         raise DownloadError(f"{self.host} does not send {printable(self._url)}: {self.reason}")
 
@@ -247,7 +247,7 @@ class _Transfer:
         if kind in ("text/html", "application/xhtml+xml"):
             raise DownloadError(f"{printable(self._url)} is a web page, not a file")
         have, total = self._start(response)
-        self._begun = True
+        self._started = True
         if total is not None:
             _check_space(self._files.path.parent, total - have)
         self._progress(have, total)
