@@ -315,7 +315,6 @@ def _measured_node(
 
 
 _Report = Mapping[str, Any]
-_MEMORY = ("weights", "tensors_peak", "reserved_peak", "reserved", "driver")
 
 
 def show_stages(report: _Report, console: Console) -> None:
@@ -376,7 +375,7 @@ def _show_stages(report: _Report, console: Console) -> None:
     table.add_section()
     table.add_row("upload to download", *_p50_p99(frame), "", style="bold")
     console.print(table)
-    if (graph := report["graph_ms"]) is not None:
+    if graph := report["graph_ms"]:
         console.print(
             f"the graph, bytes to labels on the GPU: p50 {graph['p50']:.2f} ms,"
             f" p99 {graph['p99']:.2f} ms; stages are timed with events in a second graph"
@@ -391,37 +390,32 @@ def _show_stages(report: _Report, console: Console) -> None:
 
 def _show_race(race: _Report, console: Console) -> None:
     table = _table("single frame, in turn", "p50 ms", "p99 ms", "mask head's boxes", "instances")
+    boxes = f"{race['boxes']:g}"
     fast, plain, rival = (_p50_p99(race[f"{key}_ms"]) for key in ("fast", "plain", "maskrcnn"))
     table.add_row("fast path", *fast, "", f"{race['instances']:g}")
-    table.add_row("reference, eager, fp32", *plain, f"{race['boxes']:g}", "")
-    table.add_row(
-        "Mask R-CNN R50-FPN", *rival, f"{race['boxes']:g}", f"{race['maskrcnn_instances']:g}"
-    )
+    table.add_row("reference, eager, fp32", *plain, boxes, "")
+    table.add_row("Mask R-CNN R50-FPN", *rival, boxes, f"{race['maskrcnn_instances']:g}")
     console.print(table)
 
 
 def _show_agreement(report: _Report, console: Console) -> None:
-    title = "agreement with reference fp32, %"
-    table = _table(title, "same segment", "class", "label with number")
-
-    def add_row(name: str, shares: _Report) -> None:
+    table = _table("agreement with reference fp32, %", "same segment", "class", "label with number")
+    scenes = report["scenes"] and report["scenes"]["agreement"]
+    compared = {"frames of the race": report["frames"], "synthetic scenes, bundled weights": scenes}
+    rows = [
+        (f"{shares['pictures']} {name}, {kind}", shares[kind])
+        for name, shares in compared.items()
+        for kind in (("median", "minimum") if shares else ())
+    ]
+    for name, shares in (*rows, *report["parity"].items()):
         table.add_row(name, *(f"{shares[key]:.2f}" for key in ("segment", "category", "label")))
-
-    named = [("frames of the race", report["frames"])]
-    if report["scenes"] is not None:
-        named.append(("synthetic scenes, bundled weights", report["scenes"]["agreement"]))
-    for name, shares in named:
-        if shares is not None:
-            for kind in ("median", "minimum"):
-                add_row(f"{shares['pictures']} {name}, {kind}", shares[kind])
-    for name, case in report["parity"].items():
-        add_row(name, case)
     if table.rows:
         console.print(table)
 
 
 def _show_memory(memory: _Report, console: Console) -> None:
-    mib = {key: f"{memory[f'{key}_mib']:.0f} MiB" for key in _MEMORY}
+    kinds = ("weights", "tensors_peak", "reserved_peak", "reserved", "driver")
+    mib = {key: f"{memory[f'{key}_mib']:.0f} MiB" for key in kinds}
     console.print(
         f"GPU memory in addition to {mib['weights']} of weights:"
         f" peak {mib['tensors_peak']} of tensors,"
@@ -459,13 +453,13 @@ def show_node(report: Mapping[str, Any], out: Console) -> None:
     for row in _node_rows(report):
         table.add_row(*row[: len(table.columns)])
     out.print(table)
-    if report["maximum"] is None:
-        out.print("no rate was found at which fewer than 5 % of the frames are missed")
-    else:
-        out.print(
-            f"highest rate with fewer than 5 % missed: {report['maximum']['rate_hz']:.3g} Hz"
-            f" (load average {machine['load_average'][0]} at the start)"
-        )
+    maximum = report["maximum"]
+    out.print(
+        f"highest rate with fewer than 5 % missed: {maximum['rate_hz']:.3g} Hz"
+        f" (load average {machine['load_average'][0]} at the start)"
+        if maximum
+        else "no rate was found at which fewer than 5 % of the frames are missed"
+    )
 
 
 def _node_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -474,7 +468,7 @@ def _node_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
     named += [(f"{maximum['rate_hz']:.3g} max", maximum)] if maximum else []
     named += [(f"{metrics['rate_hz']:.3g}", metrics) for metrics in report["fixed"]]
     for name, metrics in named:
-        latency, jitter, use = metrics["latency_ms"], metrics["jitter_ms"], metrics["use"]
+        latency, jitter, use = (metrics[key] for key in ("latency_ms", "jitter_ms", "use"))
         yield [
             name,
             f"{metrics['sent']:g}",
@@ -493,9 +487,8 @@ def _rates(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part)
     except ValueError:
-        raise SettingsError(
-            f"--rates {text!r} is not a list of numbers, such as 10,30,60"
-        ) from None
+        message = f"--rates {text!r} is not a list of numbers, such as 10,30,60"
+        raise SettingsError(message) from None
 
 
 def _write_json(report: Mapping[str, Any], path: Path | None) -> None:
