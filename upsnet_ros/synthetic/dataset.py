@@ -431,7 +431,9 @@ class SceneDataset:
         if self._cache is not None:
             return self._cached(index, self._cache / name)
         scene = self._scenes[index]
-        return _sample(scene.image, scene.instances, scene.unknown, name=name)
+        return sample_of_ids(
+            scene.instances, scene.image, name=name, source=name, unknown=scene.unknown
+        )
 
     def streets(self) -> list[range]:
         """Return the frames of each street."""
@@ -457,20 +459,21 @@ class SceneDataset:
         )
         if not image.is_file():
             scene: SceneFrame = self._scenes[index]
-            _write_cached(ids, scene.instances.astype(np.uint16))
-            _write_cached(unknown, scene.unknown.astype(np.uint8))
-            _write_cached(image, scene.image)  # last: if it exists, so do the others
+            _write(ids, scene.instances.astype(np.uint16), _CACHED)
+            _write(unknown, scene.unknown.astype(np.uint8), _CACHED)
+            _write(image, scene.image, _CACHED)  # last: if it exists, so do the others
         return image, ids, unknown
 
     def _cached(self, index: int, base: Path) -> Sample:
         image, ids, unknown = self._rendered(index, base)
         pixels = read_image(image)
         size = (pixels.shape[0], pixels.shape[1])
-        return _sample(
-            pixels,
+        return sample_of_ids(
             read_labels(ids, size=size),
-            read_labels(unknown, size=size) > 0,
+            pixels,
             name=base.name,
+            source=base.name,
+            unknown=read_labels(unknown, size=size) > 0,
         )
 
 
@@ -490,20 +493,3 @@ def fill_cache(scenes: SceneDataset, *, workers: int) -> Iterator[int]:
 
 def _renderer(scenes: SceneDataset) -> Callable[[range], int]:
     return scenes.render
-
-
-def _sample(
-    image: npt.NDArray[np.uint8],
-    ids: npt.NDArray[np.int32],
-    unknown: npt.NDArray[np.bool_],
-    *,
-    name: str,
-) -> Sample:
-    return sample_of_ids(ids, image, name=name, source=name, unknown=unknown)
-
-
-def _write_cached(path: Path, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
-    """Write a PNG in one step: other processes may render the same frame."""
-    done, data = cv2.imencode(".png", pixels, _CACHED)
-    assert done
-    write_whole(path, data.tobytes(), durable=False)
