@@ -64,7 +64,7 @@ def test_ctrl_c_kills_workers_that_have_not_begun(tmp_path: Path) -> None:
     path = tmp_path / "worker"
     batches = load_steps(
         EndlessImages(path),
-        Steps(range(1), batch_size=1, rank=0, processes=1),
+        positions_of_steps(range(1), batch_size=1, rank=0, processes=1),
         images_per_pass=1,
         workers=1,
         pin_memory=False,

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -42,6 +42,7 @@ __all__ = [
     "end_children",
     "end_with_parent",
     "end_with_pipe",
+    "kill_workers",
     "listen_to_child",
     "process_context",
     "protect_children",
@@ -155,6 +156,19 @@ def starting_workers() -> Iterator[None]:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def kill_workers(workers: Collection[BaseProcess]) -> None:
+    """Kill workers of torch that have sent nothing yet: it would wait 5 s for each that starts."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # handlers of signals can only be changed in the main thread
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises where a worker dies
+    try:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def end_with_pipe(descriptor: int) -> None:

@@ -12,12 +12,9 @@ import math
 import multiprocessing
 import os
 import resource
-import signal
-import threading
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import cv2
@@ -36,7 +33,7 @@ from upsnet_ros.datasets.readers import Cityscapes, Folder
 from upsnet_ros.errors import DatasetError, SettingsError
 from upsnet_ros.inference.preprocess import Geometry, preprocess
 from upsnet_ros.network.variants import get_variant
-from upsnet_ros.processes.child_processes import process_context, starting_workers
+from upsnet_ros.processes.child_processes import kill_workers, process_context, starting_workers
 from upsnet_ros.training.settings import (
     AugmentSettings,
     CityscapesSettings,
@@ -110,6 +107,8 @@ class Batch:
         quarter = tuple(side // QUARTER for side in full)
         most = max(batch.boxes.shape[1] for batch in batches)
         starts = np.cumsum([0, *(len(batch) for batch in batches)]).tolist()
+        shifts = (torch.tensor([[start], [0]]) for start in starts)
+        members = [batch.members + shift for batch, shift in zip(batches, shifts, strict=False)]
 
         def joined(name: str, size: tuple[int, ...], fill: int = 0) -> Tensor:
             return torch.cat([_padded(getattr(batch, name), size, fill) for batch in batches])
@@ -126,13 +125,7 @@ class Batch:
             boxes=joined("boxes", (most, 4)),
             classes=joined("classes", (most,)),
             crowd=joined("crowd", (most,)),
-            members=torch.cat(
-                [
-                    batch.members + torch.tensor([[start], [0]])
-                    for start, batch in zip(starts, batches, strict=False)
-                ],
-                dim=1,
-            ),
+            members=torch.cat(members, dim=1),
             semantic=joined("semantic", full, VOID),
             semantic_quarter=joined("semantic_quarter", quarter, VOID),
             unknown_quarter=joined("unknown_quarter", quarter),
@@ -446,19 +439,6 @@ def _prepare_worker(_: int) -> None:
     atexit.register(os._exit, 0)
 
 
-def _kill(workers: Collection[BaseProcess]) -> None:
-    """Kill workers that have sent nothing yet: torch would wait 5 s for each that still starts."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # handlers of signals can only be changed in the main thread
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises where a worker dies
-    try:
-        for worker in workers:
-            worker.kill()
-            worker.join()
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-
-
 def _passes(items: Sequence[Batch | DatasetError], *, size: int) -> list[Batch] | DatasetError:
     images = []
     for item in items:
@@ -517,4 +497,4 @@ def load_steps(
                 raise passes
             yield passes
     finally:
-        _kill(starting)
+        kill_workers(starting)
