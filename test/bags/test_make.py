@@ -79,7 +79,7 @@ def test_jpegs_of_another_camera_at_another_rate(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"camera": "2 cameras"}, "not a valid topic name"),
+        ({"camera": "2 cameras"}, "name of a topic"),
         ({"jpeg": 101}, "JPEG quality 101"),
         ({"rate_hz": 0}, "rate 0 Hz"),
     ],

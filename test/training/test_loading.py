@@ -59,7 +59,7 @@ def test_ctrl_c_does_not_reach_workers() -> None:
         next(batches)
 
 
-def test_ctrl_c_kills_workers_that_have_not_begun(tmp_path: Path) -> None:
+def test_ctrl_c_kills_workers_that_have_not_started(tmp_path: Path) -> None:
     """Torch would wait for each, and ask by a signal that a worker may not answer."""
     path = tmp_path / "worker"
     batches = load_steps(
