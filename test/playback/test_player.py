@@ -154,7 +154,7 @@ def test_no_frame_is_due_earlier_than_the_rate_allows(
     """Stamps do not show it of two frames: one that is late is nearer to the next."""
     due: list[float] = []
     monkeypatch.setattr(Player, "_wait_for_peers", lambda *_: None)
-    monkeypatch.setattr(Player, "_wait", lambda *_, until: due.append(until))
+    monkeypatch.setattr(Player, "spin_until", lambda *_, until: due.append(until))
     rclpy.init(domain_id=probe.node.context.get_domain_id())
     try:
         player = Player(PlayerSettings(topic="/cam10/image", rate_hz=50))
