@@ -39,6 +39,7 @@ def figures(part: PartialResult) -> str:
     return json.dumps(to_json(part.result()))
 
 
+@pytest.mark.timeout(900)  # a cluster is several processes, which start slowly beside others
 def test_one_that_is_killed_changes_no_digit(tasks, expected, tmp_path: Path, capfd):
     from upsnet_ros.bag_evaluation.workers import evaluate_on_ray
 

@@ -15,6 +15,7 @@ from upsnet_ros.bag_evaluation.scoring import BagTask
 from upsnet_ros.bag_evaluation.workers import Failed
 
 
+@pytest.mark.timeout(900)  # a cluster is several processes, which start slowly beside others
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 @fault(
     tried="Reaching the Ray cluster that `upsnet evaluate bags --cluster ray` starts over the"

@@ -150,6 +150,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.timeout(900)  # a cluster is several processes, which start slowly beside others
 @fault(
     "Such modules where bags are evaluated on a Ray cluster of this machine",
     often="once",

@@ -44,7 +44,7 @@ def publish(nodes):
 
 
 def until(condition):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)

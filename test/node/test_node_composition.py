@@ -66,7 +66,7 @@ class Container:
             self.executor.add_node(node)
 
     def until(self, condition, again=lambda: None):
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         due = 0.0
         while time.monotonic() < end:
             if found := condition():
@@ -75,7 +75,7 @@ class Container:
                 again()
                 due = time.monotonic() + 0.1
             self.executor.spin_once(timeout_sec=0.1)
-        raise AssertionError("waited 120 s")
+        raise AssertionError("waited 240 s")
 
     def call(self, service, name, request):
         client = self.other.create_client(service, name)

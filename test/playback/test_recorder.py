@@ -232,7 +232,7 @@ def test_kill_leaves_what_was_written(street: Street, start: Any, tmp_path: Path
         labels = cv2.imread(str(tmp_path / f"labels/{number:06d}.png"), cv2.IMREAD_UNCHANGED)
         assert (labels == frame_of(number).labels).all()
     assert json.loads((tmp_path / "index.json").read_text())["complete"] is False
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while video_frames(tmp_path / "overlay.mp4") != 3:
         assert time.monotonic() < end, "the video was not finished"
         time.sleep(0.1)

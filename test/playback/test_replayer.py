@@ -71,7 +71,7 @@ class Answering(Node):
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Until the node's own thread has heard so much."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while not condition():
             assert time.monotonic() < end, f"waited for {what}"
             time.sleep(0.01)
@@ -201,7 +201,7 @@ def test_what_is_handed_on_is_a_bag_of_results(answering: Any, replayer: Any, dr
 
 def wait_for_discovery(replay: Any, *, silent: str = "label_info") -> None:
     """Until only ``silent`` is missing: what comes after it shall be timed, not discovery."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while (missing := replay.node._missing_peer()) and silent not in missing:
         assert time.monotonic() < end, missing
         time.sleep(0.01)

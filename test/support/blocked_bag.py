@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-#: For processes to start on a loaded machine.
-_PATIENCE_S = 120
+#: For processes to start on a loaded machine, those of a cluster too. Tests have their own limit.
+_PATIENCE_S = 600
 #: Empty records of nine bytes: reading them takes an hour. They take no place on the disk.
 _SIZE = 8 << 30
 
@@ -36,7 +36,13 @@ class BlockedBag:
     @contextmanager
     def reader(self) -> Iterator[int]:
         """Wait for a process that reads the bag; its id."""
-        yield _eventually(self._holder)
+        try:
+            pid = _eventually(self._holder)
+        except TimeoutError:
+            # Else who comes later reads for an hour, and no limit of time ends a test within Ray.
+            os.truncate(self._long, 0)
+            raise
+        yield pid
 
     def mend(self) -> None:
         """Make it the bag that was copied, for those who read it from now on."""

@@ -24,7 +24,7 @@ from upsnet_ros.processes.transport import private_environment
 if TYPE_CHECKING:
     from node_bench import Bench
 
-SECONDS = 120  # generous: the machine may be busy; no test waits that long where things work
+SECONDS = 240  # generous: the machine may be busy; no test waits that long where things work
 
 
 @cache

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rclpy
-from dds_fixtures import bounded_teardown
+from dds_fixtures import SECONDS, bounded_teardown
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -101,8 +101,8 @@ class Bench:
         started = turn = time.monotonic()
         while not (found := condition()):
             now = time.monotonic()
-            if now > started + 120:
-                pytest.fail(f"waited 120 s for {what}")
+            if now > started + SECONDS:
+                pytest.fail(f"waited {SECONDS} s for {what}")
             if now >= turn:
                 turn = now + every
                 again()

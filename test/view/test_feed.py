@@ -30,7 +30,7 @@ POINTS = "/panoptic/points"
 PIXELS = cv2.resize(
     np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8), (96, 64), interpolation=0
 )
-SECONDS = 60.0
+SECONDS = 240.0
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
