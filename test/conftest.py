@@ -35,10 +35,12 @@ from nodes_left import mark_descendants, nodes_left
 mark_descendants()
 
 with contextlib.suppress(ModuleNotFoundError):  # the tests of a GPU need no more than pytest
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
-    # How long an example takes says how busy the machine is.
-    settings.register_profile("tests", deadline=None)
+    # How long an example takes says how busy the machine is, and each run tries the same ones.
+    settings.register_profile(
+        "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("tests")
 
 

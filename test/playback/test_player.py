@@ -70,7 +70,7 @@ def test_compressed_frames_loop_until_the_count(probe: Any, start: Any, folder: 
     images = probe.collect("/cam2/image/compressed", CompressedImage, RELIABLE)
     player = start(
         *("play", str(folder), "--image-topic", "/cam2/image", "--compressed", "--loop"),
-        *("--count", "7", "--rate", "100", "--size", "16x32", "--wait-for-subscribers", "1"),
+        *("--count", "7", "--rate", "20", "--size", "16x32", "--wait-for-subscribers", "1"),
     )
     probe.until(lambda: len(images) == 7, "seven frames", player)
     assert player.wait() == 0
