@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
@@ -36,3 +38,26 @@ def test_a_required_process_must_not_end_even_well(tmp_path: Path) -> None:
         wait_for_end(group, "node")
         with pytest.raises(ProcessError, match="ended too early"):
             group.require("node")
+
+
+#: SIGINT is blocked until here, however soon it came.
+STARTING = """
+import os, signal
+signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+while True:
+    signal.pause()
+"""
+
+
+def test_a_process_may_be_ended_while_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "upsnet_ros.processes.child_processes.child_command",
+        lambda *_: [sys.executable, "-c", STARTING],
+    )
+    with ProcessGroup(tmp_path, {}) as group:
+        group.start("node", ["node"])
+        group.end("node")
+        assert not psutil.pid_exists(group.pid("node"))

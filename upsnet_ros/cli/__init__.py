@@ -124,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         try:
             with quiet_interrupts(then=interrupts if argv is None else signal.default_int_handler):
+                if argv is None:  # `ProcessGroup.start` blocks it, until it would be quiet
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 from upsnet_ros.cli.commands import run
             run(argv)
         finally:

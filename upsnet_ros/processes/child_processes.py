@@ -60,6 +60,8 @@ SECONDS_TO_END = 60.0
 WHILE_STDIN_IS_OPEN = "--while-stdin-is-open"
 
 _TAIL_LINES = 15
+#: Exit code of a command that is interrupted while it starts.
+_INTERRUPTED = 130
 #: Longest part of a child's last line that is repeated, characters.
 _LONGEST_LINE = 300
 #: Signals that other processes send, such as the system when memory runs out; a fault of the child
@@ -362,16 +364,22 @@ class ProcessGroup:
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
         """Start ``upsnet ARGUMENTS`` under ``name``."""
-        with self._log(name).open("wb") as log:
-            self._processes[name] = subprocess.Popen(
-                child_command("upsnet_ros.cli", WHILE_STDIN_IS_OPEN, *arguments),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                # Ctrl-C must only reach this process, which then ends the others.
-                start_new_session=True,
-            )
+        # Inherited; `upsnet_ros.cli.main` lifts it. While Python itself starts, SIGINT would be
+        # a traceback and exit code 1.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with self._log(name).open("wb") as log:
+                self._processes[name] = subprocess.Popen(
+                    child_command("upsnet_ros.cli", WHILE_STDIN_IS_OPEN, *arguments),
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                    # Ctrl-C must only reach this process, which then ends the others.
+                    start_new_session=True,
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def pid(self, name: str) -> int:
         """Return the process id."""
@@ -397,16 +405,19 @@ class ProcessGroup:
         """Interrupt the process and wait for it.
 
         Raises:
-            ProcessError: If it does not end in time, or ends with a non-zero exit code.
+            ProcessError: If it does not end in time, or ends with a non-zero exit code other than
+                that of a command that is interrupted while it starts.
         """
         process = self._processes[name]
-        if process.poll() is None:
+        interrupted = process.poll() is None
+        if interrupted:
             process.send_signal(signal.SIGINT)
         try:
             process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             raise self._failure(name, f"did not end within {SECONDS_TO_END:.0f} s") from None
-        self.running(name)
+        if not (interrupted and process.returncode == _INTERRUPTED):
+            self.running(name)
 
     def log_tail(self, name: str) -> str:
         """Return the last lines of the process's log, headed by the name of the log file."""
