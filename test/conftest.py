@@ -44,6 +44,12 @@ with contextlib.suppress(ModuleNotFoundError):  # the tests of a GPU need no mor
     settings.load_profile("tests")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the fixtures of the test, and of its module
+def pytest_runtest_setup() -> None:
+    """Lets each test draw the same random numbers, whichever tests its process has run before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def nodes_end_with_their_file() -> Iterator[None]:
     """Fails a test file that leaves a ROS node running, which later files would see."""
