@@ -18,7 +18,6 @@ import numpy as np
 import parity_folder
 import pytest
 import torch
-from image_losses import ImageLosses, panoptic_target
 from torch import Tensor
 
 from upsnet_ros.datasets.base import Polygons, Sample, Thing
@@ -27,17 +26,19 @@ from upsnet_ros.network.checkpoint import load_state_dict
 from upsnet_ros.network.panoptic_logits import mask_term, segment_term
 from upsnet_ros.network.upsnet import UPSNet
 from upsnet_ros.network.variants import get_variant
-from upsnet_ros.training.loading import MASK_SIZE, Batch, prepare
-from upsnet_ros.training.objective import compute_features, total_loss
+from upsnet_ros.training.image_losses import (
+    ImageLosses,
+    Prepared,
+    compute_features,
+    mask_targets,
+    panoptic_target,
+    prepare,
+)
+from upsnet_ros.training.loading import MASK_SIZE
+from upsnet_ros.training.objective import total_loss
 from upsnet_ros.training.optimizer import freeze_stages
 from upsnet_ros.training.settings import LossSettings, Quirks, TargetSettings
-from upsnet_ros.training.targets import (
-    IGNORED_PIXEL,
-    Purpose,
-    RegionTargets,
-    RPNTargets,
-    mask_targets,
-)
+from upsnet_ros.training.targets import IGNORED_PIXEL, Purpose, RegionTargets, RPNTargets
 
 CASES = sorted((parity_folder.FOLDER / "cases").glob("train_*.npz"))
 STRIDES = (4, 8, 16, 32, 64)
@@ -90,7 +91,7 @@ class Run:
     want: Any
     meta: dict[str, Any]
     checksum: int
-    image: Batch
+    image: Prepared
     network: UPSNet
     proposals: Tensor
     rpn: RPNTargets
@@ -156,7 +157,7 @@ def _run(path: Path) -> Run:
         box=meta.get("bbox_loss_weight", 1.0),
     )
     targets = TargetSettings(kept_objects=meta["keep_fraction"])
-    features = compute_features(network, image.data)
+    features = compute_features(network, [image.data]).of_image(0, image.geometry.padded)
     # The recorded indices count the recorded proposals; near-equal scores may swap ours.
     recorded_proposals = torch.from_numpy(want["train_proposals"][:, 1:])
 
@@ -171,7 +172,6 @@ def _run(path: Path) -> Run:
             chooser=Playback(want),
         )
 
-    (geometry,) = image.geometries
     whole = losses()
     results = whole.all(proposals=recorded_proposals)
     results["total"] = total_loss(results, weights)
@@ -180,14 +180,14 @@ def _run(path: Path) -> Run:
         parts = losses()
         regions = parts.regions(recorded_proposals)
         kept = torch.from_numpy(want["panoptic_keep_inds"])
-        boxes, classes = image.boxes[0, kept] * geometry.scale, image.classes[0, kept]
+        boxes, classes = image.boxes[kept] * image.geometry.scale, image.classes[kept]
         masks = network.mask_branch(features.pyramid, boxes, classes)
         semantic = features.semantic[0]
         box_logits, deltas = network.rcnn(
             features.pyramid, torch.from_numpy(want["samp_rois"][:, 1:])
         )
         samples = {
-            "data": image.data,
+            "data": image.data[None],
             "fcn_score": features.semantic,
             "mask_term": mask_term(boxes / 4, masks, tuple(semantic.shape[1:]))[None],
             "seg_inst": segment_term(boxes / 4, classes, semantic, variant.num_stuff)[None],
@@ -208,7 +208,7 @@ def _run(path: Path) -> Run:
         masks=mask_targets(
             regions,
             shapes=image.shapes,
-            crowds=image.crowds,
+            crowd=image.crowd,
             resolution=MASK_SIZE,
             quirks=ORIGINAL,
         ),
@@ -253,13 +253,12 @@ def test_labels_and_weights_are_those_of_the_case(run: Run) -> None:
 def test_prepared_labels(run: Run) -> None:
     image, want = run.image, run.want
     height, width, scale = want["im_info"][0]
-    (geometry,) = image.geometries
-    assert geometry.size == (height, width)
-    assert np.float32(geometry.scale) == scale
-    np.testing.assert_array_equal(image.boxes[0].numpy(), want["gt_boxes"])
-    np.testing.assert_array_equal(image.classes[0].numpy(), want["gt_classes"])
-    np.testing.assert_array_equal(image.semantic.numpy(), want["seg_gt"])
-    np.testing.assert_array_equal(image.semantic_quarter.numpy(), want["seg_gt_4x"])
+    assert image.geometry.size == (height, width)
+    assert np.float32(image.geometry.scale) == scale
+    np.testing.assert_array_equal(image.boxes.numpy(), want["gt_boxes"])
+    np.testing.assert_array_equal(image.classes.numpy(), want["gt_classes"])
+    np.testing.assert_array_equal(image.semantic[None].numpy(), want["seg_gt"])
+    np.testing.assert_array_equal(image.semantic_quarter[None].numpy(), want["seg_gt_4x"])
     np.testing.assert_array_equal(image.masks_quarter.numpy(), want["mask_gt"])
     if "seg_roi_gt" in want:
         np.testing.assert_array_equal(image.roi_semantic.numpy(), want["seg_roi_gt"])
@@ -301,7 +300,7 @@ def test_proposals(run: Run) -> None:
 
 def test_sampled_regions(run: Run) -> None:
     regions, want = run.regions, run.want
-    scaled = regions.boxes * run.image.geometries[0].scale
+    scaled = regions.boxes * run.image.geometry.scale
     np.testing.assert_allclose(scaled.numpy(), want["samp_rois"][:, 1:], rtol=1e-6, atol=1e-4)
     np.testing.assert_array_equal(regions.classes.numpy(), want["samp_labels"])
     positives = len(regions.objects)
