@@ -37,7 +37,7 @@ def test_a_text_is_read_as_of_the_type_of_the_parameter(
     ("default", "text"), [(False, "1"), (1, "1.5"), (1, "many"), (1.0, ""), (("a",), "a")]
 )
 def test_a_text_that_is_no_such_value_is_refused(default: Value, text: str) -> None:
-    with pytest.raises(SettingsError, match=f"type .*, not '{text}'"):
+    with pytest.raises(SettingsError, match=f"it must be .*, not '{text}'"):
         info(default).parse(text)
 
 

@@ -242,7 +242,7 @@ def test_points_are_subscribed_to_once_label_info_has_arrived(show):
     bench = shown.bench
     bench.other.destroy_publisher(shown.label_info)
     bench.collect("points", PointCloud2)
-    says = "waiting: no message yet on /in_process/label_info (no publisher), /in_process/depth"
+    says = "waiting: no message yet on /in_process/depth, /in_process/label_info (no publisher)"
     bench.until(
         lambda: bench.values().get("message") == says,
         "a report",
@@ -400,11 +400,28 @@ def test_values_that_cannot_be_used_end_the_start_in_one_line(start, argument, s
 
 
 @pytest.mark.skipif(is_installed("tf2_msgs"), reason="tf2_msgs is installed")
-def test_without_tf2_msgs_a_cloud_needs_extrinsics(start):
-    process = start("points", "--input", "cloud")
+@pytest.mark.parametrize("by_ros", [False, True], ids=["option", "parameter"])
+def test_without_tf2_msgs_a_cloud_needs_extrinsics(start, tmp_path, by_ros):
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/panoptic/upsnet: {ros__parameters: {scale: 320}}")
+    ros = ("--ros-args", "-p", "input:=cloud", "--params-file", str(file))
+    process = start("points", *(ros if by_ros else ("--input", "cloud")))
     assert process.wait() == 1
     assert "tf2_msgs is not installed" in process.output
     assert "set the parameter extrinsics" in process.output
+    assert (f"{file} sets no parameters of this node" in process.output) == by_ros
+
+
+def test_a_sensor_of_another_type_is_named_before_what_else_is_missing(show):
+    shown = show()
+    bench = shown.bench
+    bench.other.destroy_publisher(shown.label_info)
+    bench.other.destroy_publisher(shown._publishers["depth"])
+    bench.camera("depth", message=PointCloud2)
+    bench.collect("points", PointCloud2)
+    topic, types = "/in_process/depth", "sensor_msgs/msg/PointCloud2, not sensor_msgs/msg/Image"
+    says = f"no message yet on {topic} (published as {types}), "
+    bench.until(lambda: says in bench.values().get("message", ""), "a report")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from upsnet_ros.cli.node import given, ros_arguments, with_parameter_options
 from upsnet_ros.cli.options import check_ros_arguments, check_topic
 from upsnet_ros.errors import SettingsError
 from upsnet_ros.node.parameter_info import infos
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.settings import NO_TF2_MSGS, PointsSettings
 
 __all__ = ["points"]
 
@@ -56,6 +57,10 @@ def points(
     check_topic("--cloud-topic", cloud_topic)
     check_topic("--camera-info-topic", camera_info_topic)
     check_ros_arguments(ctx.obj or ())
+    # Arguments of ROS may set extrinsics too.
+    reads_transforms = settings.input == "cloud" and not any(settings.extrinsics) and not ctx.obj
+    if reads_transforms and find_spec("tf2_msgs") is None:
+        raise SettingsError(NO_TF2_MSGS)
     from upsnet_ros.points.node import main
 
     remappings = {

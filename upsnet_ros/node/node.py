@@ -20,7 +20,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleState
 from rclpy.logging import get_logger
 
-from upsnet_ros.errors import SettingsError, listed
+from upsnet_ros.errors import SettingsError
 from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.messages.images import converter
 from upsnet_ros.node.camera import Camera
@@ -33,8 +33,7 @@ from upsnet_ros.node.diagnostics import (
 )
 from upsnet_ros.node.lifecycle import ManagedNode, Services, first_line, transition
 from upsnet_ros.node.model import SHIPPED_WEIGHTS, Model
-from upsnet_ros.node.parameter_info import missed_by, parameter_files
-from upsnet_ros.node.parameters import LenientParameters, NodeParameters
+from upsnet_ros.node.parameters import LenientParameters, NodeParameters, warn_of_files
 from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within, plain_line
 from upsnet_ros.node.segment_service import SERVICE, SegmentService
 from upsnet_ros.node.settings import CameraSettings, NodeSettings
@@ -413,7 +412,7 @@ def main(args: Sequence[str] | None = None) -> int:
     with RosProcess(args) as ros:
         try:
             node = ros.own(UpsnetNode())
-            _warn_of_files(node, sys.argv[1:] if args is None else args)
+            warn_of_files(node, sys.argv[1:] if args is None else args)
         except (SettingsError, ParameterException, NameValidationException, _RCLError) as error:
             # A topic's name that cannot be, for one.
             get_logger("upsnet").error(plain_line(error))
@@ -425,18 +424,6 @@ def main(args: Sequence[str] | None = None) -> int:
         # would kill it. All that others see of it is gone by now.
         os._exit(ros.exit_code)
     return ros.exit_code
-
-
-def _warn_of_files(node: UpsnetNode, arguments: Sequence[str]) -> None:
-    """Warn of parameter files that are for other nodes only, which ROS ignores without a word."""
-    full_name = node.get_fully_qualified_name()
-    for file in parameter_files(arguments):
-        others = missed_by(file, full_name)
-        if others:
-            node.get_logger().warning(
-                f"{file} sets no parameters of this node, {full_name}: its entries are for"
-                f" {listed(others)}; the key must be {full_name} or /**"
-            )
 
 
 def _run(node: UpsnetNode, ros: RosProcess) -> int:

@@ -20,7 +20,14 @@ from rclpy.parameter import Parameter
 
 from upsnet_ros.errors import SettingsError, listed
 from upsnet_ros.node.lifecycle import first_line
-from upsnet_ros.node.parameter_info import Changes, ParameterInfo, Value, infos
+from upsnet_ros.node.parameter_info import (
+    Changes,
+    ParameterInfo,
+    Value,
+    infos,
+    missed_by,
+    parameter_files,
+)
 from upsnet_ros.node.settings import (
     CameraSettings,
     NodeSettings,
@@ -35,6 +42,7 @@ __all__ = [
     "NodeParameters",
     "descriptor",
     "parameter_overrides",
+    "warn_of_files",
 ]
 
 _Type = Parameter.Type
@@ -401,3 +409,20 @@ def _ros_value(value: Value) -> Any:
 def _value(parameter: Parameter) -> Any:
     value = parameter.value
     return value if isinstance(value, bool | int | float | str | None) else tuple(value)
+
+
+def warn_of_files(node: Node, arguments: Sequence[str]) -> None:
+    """Warn of parameter files that are for other nodes only, which ROS ignores without a word.
+
+    Args:
+        node: The node that was started.
+        arguments: Command line of its process.
+    """
+    full_name = node.get_fully_qualified_name()
+    for file in parameter_files(arguments):
+        others = missed_by(file, full_name)
+        if others:
+            node.get_logger().warning(
+                f"{file} sets no parameters of this node, {full_name}: its entries are for"
+                f" {listed(others)}; the key must be {full_name} or /**"
+            )

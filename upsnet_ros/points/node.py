@@ -7,6 +7,7 @@ It reads the outputs of the segmenting node (`upsnet_ros.node.node`). `main` run
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from upsnet_ros.messages.frames import NearestJoiner, StampJoiner
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo, PanopticObjectArray
 from upsnet_ros.node.diagnostics import Diagnostics, status
 from upsnet_ros.node.lifecycle import ManagedNode, first_line, transition
-from upsnet_ros.node.parameters import DeclaredParameters, LenientParameters
+from upsnet_ros.node.parameters import DeclaredParameters, LenientParameters, warn_of_files
 from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within, plain_line
 from upsnet_ros.node.topics import QosWatch, input_qos, label_info_qos, output_qos, stamp_ns
 from upsnet_ros.points.labelling import LabelledPoints, PointLabeller
@@ -42,7 +43,7 @@ from upsnet_ros.points.objects import (
     objects_message,
     vision_msgs,
 )
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.settings import NO_TF2_MSGS, PointsSettings
 
 __all__ = ["OUTPUTS", "PointsNode", "main"]
 
@@ -57,6 +58,7 @@ OUTPUTS: dict[str, type] = {
 _LABELS = {"labels": Image, "instances": PanopticInstanceArray, "unknown_mask": Image}
 _DETECTIONS = "detections_3d"
 _STATIC, _MOVING = "/tf_static", "/tf"
+_TYPES = {"depth": "sensor_msgs/msg/Image", "cloud": "sensor_msgs/msg/PointCloud2"}
 # Seconds between looks for subscribers of the outputs. Inputs are subscribed only while there are.
 _LOOK_SECONDS = 0.2
 _LOG_SECONDS = 5.0
@@ -417,7 +419,8 @@ class PointsNode(LenientParameters, ManagedNode):
             return DiagnosticStatus.WARN, self.state
         if not self._inputs:
             return DiagnosticStatus.OK, "idle: no output has a subscriber"
-        expected = dict.fromkeys([*self._inputs, self.sensor])
+        # The sensor's topic is subscribed to last, but it is the one that users name.
+        expected = dict.fromkeys([self.sensor, *self._inputs])
         # One of the two is enough.
         optional = {_MOVING, *((_STATIC,) if _MOVING in self._last_input else ())}
         missing = [one for one in expected if one not in self._last_input.keys() | optional]
@@ -472,7 +475,12 @@ class PointsNode(LenientParameters, ManagedNode):
 
     def _name_and_publishers(self, topic: str) -> str:
         name = self._name(topic)
-        return name if self.count_publishers(name) else f"{name} (no publisher)"
+        types = {one.topic_type for one in self.get_publishers_info_by_topic(name)}
+        if not types:
+            return f"{name} (no publisher)"
+        if topic == self.sensor and (wanted := _TYPES[self.settings.input]) not in types:
+            return f"{name} (published as {listed(sorted(types))}, not {wanted})"
+        return name
 
 
 def _tf_message() -> type:
@@ -484,10 +492,7 @@ def _tf_message() -> type:
     try:
         from tf2_msgs.msg import TFMessage
     except ImportError:
-        raise SettingsError(
-            "/tf_static cannot be read: tf2_msgs is not installed. Install it (apt:"
-            " ros-<distro>-tf2-msgs), or set the parameter extrinsics"
-        ) from None
+        raise SettingsError(NO_TF2_MSGS) from None
     return TFMessage
 
 
@@ -512,6 +517,7 @@ def main(args: Sequence[str] | None = None) -> int:
     with RosProcess(args) as ros:
         try:
             node = ros.own(PointsNode())
+            warn_of_files(node, sys.argv[1:] if args is None else args)
         except (UpsnetError, ParameterException, NameValidationException, _RCLError) as error:
             # A topic's name that cannot be, for one.
             get_logger("panoptic_points").error(plain_line(error))

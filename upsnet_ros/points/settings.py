@@ -12,7 +12,13 @@ from upsnet_ros.errors import PointsError, SettingsError
 from upsnet_ros.node.parameter_info import Changes, as_markdown, check_all, infos, parameter
 from upsnet_ros.points.camera_model import RigidTransform
 
-__all__ = ["PointsSettings"]
+__all__ = ["NO_TF2_MSGS", "PointsSettings"]
+
+#: Error where a cloud's transform must be read from /tf_static and tf2_msgs is missing.
+NO_TF2_MSGS = (
+    "/tf_static cannot be read: tf2_msgs is not installed. Install it (apt:"
+    " ros-<distro>-tf2-msgs), or set the parameter extrinsics"
+)
 
 # Value of the parameter extrinsics where /tf_static is read instead.
 _NO_EXTRINSICS = (0.0,) * 7
