@@ -188,7 +188,8 @@ def test_a_node_that_cannot_start_is_told_with_its_own_words(tmp_path: Path) -> 
         (["{drive}", "--realtime", "0"], "rate must be above 0"),
         (["{drive}", "--max-rate", "5"], "--max-rate drops images"),
         (["{drive}", "--topic", "/front"], "topic /front is not in the bag"),
-        (["{drive}", "--truth", "/nowhere", "--evaluate"], "--evaluate needs ground truth"),
+        (["{drive}", "--truth", "/nowhere", "--evaluate"], "no ground truth under /nowhere"),
+        (["{plain}", "--evaluate"], "--evaluate needs ground truth"),
         (
             ["{drive}", "--no-node", "--scale", "64"],
             "--scale is an option of the node that --no-node",
@@ -212,7 +213,9 @@ def test_what_cannot_be_done_ends_with_one_line(
 
     drive = drive_bag.write_drive(tmp_path / "drive", 1)
     (tmp_path / "full/bag").mkdir(parents=True)
-    filled = [one.format(drive=drive, full=tmp_path / "full") for one in arguments]
+    plain = drive_bag.write_drive(tmp_path / "plain", 1, truth=False)
+    names = {"drive": drive, "plain": plain, "full": tmp_path / "full"}
+    filled = [one.format(**names) for one in arguments]
     result = CliRunner().invoke(app, ["replay", *filled])
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")

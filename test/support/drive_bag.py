@@ -30,9 +30,10 @@ def write_drive(
     *,
     step_ns: int = 100_000_000,
     storage: str = "mcap",
+    truth: bool = True,
     unknown_mask: bool = False,
 ) -> Path:
-    """``count`` images with camera_info before and ground truth labels behind each.
+    """``count`` images with camera_info before and, with ``truth``, true labels behind each.
 
     With ``unknown_mask`` also that of the ground truth, which a node could read as a picture.
     """
@@ -48,7 +49,8 @@ def write_drive(
             labels[10:20, index : index + 20] = 26001
             bag.write(INFO, _camera_info(make, header), time_ns, "sensor_msgs/msg/CameraInfo")
             bag.write(CAMERA, _image(make, header, pixels, "bgr8"), time_ns, _IMAGE)
-            bag.write(TRUTH, _image(make, header, labels, "16UC1"), time_ns + 1, _IMAGE)
+            if truth:
+                bag.write(TRUTH, _image(make, header, labels, "16UC1"), time_ns + 1, _IMAGE)
             if unknown_mask:
                 mask = _image(make, header, (labels == 7).astype(np.uint8), "mono8")
                 bag.write("/ground_truth/unknown_mask", mask, time_ns + 1, _IMAGE)
