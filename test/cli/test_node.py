@@ -66,8 +66,11 @@ def test_ros_arguments_pass_untouched_and_come_last(started):
 
 @pytest.mark.parametrize(("kind", "name"), [("depth", "depth"), ("cloud", "points_in")])
 def test_the_topic_of_points_says_what_the_input_is(started, kind, name):
-    arguments = started(f"--{kind}-topic", "/sensor", command="points")
-    assert values(arguments) == {"input": kind}
+    # A cloud needs extrinsics where tf2_msgs is not installed.
+    pose = [0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    text = ",".join(map(str, pose))
+    arguments = started(f"--{kind}-topic", "/sensor", "--extrinsics", text, command="points")
+    assert values(arguments) == {"input": kind, "extrinsics": pose}
     assert arguments[-2:] == ["-r", f"{name}:=/sensor"]
 
 
