@@ -1,8 +1,8 @@
 """How often the tracker loses a thing: python benchmarks/tracking_quality.py --streets 3.
 
 Driving scenes, whose truth knows every thing through its street, stand for a network that numbers
-things anew in each frame: as they are, and spoilt (a tenth of the things left out at random, the
-others eroded or widened by a pixel or left as they are).
+things differently in each frame: as they are, and degraded (a tenth of the things left out at
+random, the others eroded or widened by a pixel or left as they are).
 """
 
 from __future__ import annotations
