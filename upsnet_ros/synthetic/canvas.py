@@ -223,6 +223,15 @@ class Canvas:
         cv2.polylines(self.color, fixed, closed, color, wide, cv2.LINE_8, _SHIFT)
         cv2.polylines(self.surface, fixed, closed, (surface,), wide, cv2.LINE_8, _SHIFT)
 
+    def disc(self, middle: Array, radius: float, color: Color, surface: int) -> None:
+        """Fill a circle of ``radius`` pixels around a pixel (2,)."""
+        u, v = middle.tolist()
+        if not (-radius < u < self.columns + radius and -radius < v < self.rows + radius):
+            return
+        centre, size = (round(u * _UNIT), round(v * _UNIT)), max(1, round(radius * _UNIT))
+        cv2.circle(self.color, centre, size, color, -1, cv2.LINE_8, _SHIFT)
+        cv2.circle(self.surface, centre, size, (surface,), -1, cv2.LINE_8, _SHIFT)
+
     def blend(
         self, points: Array, color: Color, share: float, surface: int, *, presence: float = 1.0
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,21 +13,21 @@ import numpy.typing as npt
 from upsnet_ros.synthetic.canvas import Array
 from upsnet_ros.synthetic.labels import CAR
 from upsnet_ros.synthetic.stage import Item, Pose, Stage, box, prism
-from upsnet_ros.synthetic.texture import Color, Image, Texture, bgr, generator
+from upsnet_ros.synthetic.texture import Color, Image, Texture, bgr, generator, scaled
 
 _DENSITY = 90  # texels per metre
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CarShape:
-    """The shape of a car; metres.
+    """The shape of a car; metres, lengths from the front.
 
     Attributes:
         kind: A key of `_SHAPES`, such as "sedan".
         length: Overall length.
-        width: Overall width.
+        width: Overall width, without mirrors.
         height: Overall height.
-        stations: Distances from the front to the ends of hood, windscreen, roof and rear window.
+        stations: Ends of hood, windscreen, roof and rear window.
         levels: Heights of hood, belt and tail.
     """
 
@@ -34,8 +35,8 @@ class CarShape:
     length: float
     width: float
     height: float
-    stations: tuple[float, ...]
-    levels: tuple[float, ...]
+    stations: tuple[float, float, float, float]
+    levels: tuple[float, float, float]
 
 
 def paint_color(rng: np.random.Generator) -> Color:
@@ -252,9 +253,9 @@ _SHAPES: dict[str, tuple[float, ...]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Car:
-    """One model of car in one paint; sizes in metres, lengths from the front.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Car(CarShape):
+    """One model of car in one paint.
 
     Attributes:
         upper: Texture of its right side above the belt line, front on the left, with alpha.
@@ -262,12 +263,6 @@ class Car:
         front: Texture of its front up to the hood, with alpha.
         rear: Texture of its rear up to the tail, with alpha.
         paint: Colour, BGR.
-        length: Overall length.
-        width: Overall width, without mirrors.
-        height: Overall height.
-        stations: Ends of hood, windscreen, roof and rear window.
-        levels: Heights of hood, belt and tail.
-        inset: How far the edge of the roof lies inside the belt line.
     """
 
     upper: Texture
@@ -275,12 +270,11 @@ class Car:
     front: Texture
     rear: Texture
     paint: Color
-    length: float
-    width: float
-    height: float
-    stations: tuple[float, float, float, float]
-    levels: tuple[float, float, float]
-    inset: float
+
+    @property
+    def inset(self) -> float:
+        """How far the edge of the roof lies inside the belt line, metres."""
+        return 0.1 if self.kind == "van" else 0.2
 
     @property
     def belt(self) -> float:
@@ -295,31 +289,25 @@ def car(split: str, number: int) -> Car:
     kind = str(rng.choice(_KINDS, p=_KIND_WEIGHTS))
     shape = np.array(_SHAPES[kind]) * rng.normal(1, 0.018, 10)
     length, width, height = (float(value) for value in shape[:3])
-    stations = np.minimum(shape[3:7], 1.0) * length
-    levels = shape[7:] * height
-    paint = paint_color(rng)
-    model = CarShape(kind, length, width, height, tuple(stations.tolist()), tuple(levels.tolist()))
+    measures: dict[str, Any] = {
+        "kind": kind,
+        "length": length,
+        "width": width,
+        "height": height,
+        "stations": tuple((np.minimum(shape[3:7], 1.0) * length).tolist()),
+        "levels": tuple((shape[7:] * height).tolist()),
+    }
+    model, paint = CarShape(**measures), paint_color(rng)
     side = side_picture(model, paint, rng)
-    belt = round((1 - max(levels) / height) * len(side))
+    belt = round((1 - max(model.levels) / height) * len(side))
     return Car(
+        **measures,
         upper=Texture(side[:belt]),
         lower=Texture(side[belt:]),
         front=end_picture(model, paint, rng, front=True),
         rear=end_picture(model, paint, rng, front=False),
         paint=paint,
-        length=length,
-        width=width,
-        height=height,
-        stations=model.stations,  # type: ignore[arg-type]
-        levels=model.levels,  # type: ignore[arg-type]
-        inset=0.1 if kind == "van" else 0.2,
     )
-
-
-def car_size(split: str, look: int) -> tuple[float, float, float]:
-    """Return length, width and height of the car with a look, metres."""
-    model = car(split, look % CARS)
-    return model.length, model.width, model.height
 
 
 _CORE_WITHIN = 30.0  # metres; farther away, gaps are narrower than a pixel
@@ -337,12 +325,9 @@ def paint_car(stage: Stage, item: Item) -> None:
     tint = item.tint(0.14)
     if stage.depth(pose.origin) < _CORE_WITHIN:
         _core(stage, model, pose, surface)
-    if to_front > long:
-        _tops(stage, model, pose, surface, tint, front=True)
-        _end(stage, model, pose, surface, tint, front=True)
-    elif to_front < -long:
-        _tops(stage, model, pose, surface, tint, front=False)
-        _end(stage, model, pose, surface, tint, front=False)
+    if abs(to_front) > long:
+        _tops(stage, model, pose, surface, tint, front=to_front > 0)
+        _end(stage, model, pose, surface, tint, front=to_front > 0)
     if abs(to_right) > half:
         _side(stage, model, pose, surface, tint, right=to_right > 0)
 
@@ -351,7 +336,7 @@ def _core(stage: Stage, model: Car, pose: Pose, surface: int) -> None:
     """Paint a dark inner body that closes the gaps between the flat sides and ends."""
     hood, screen, roof, tail = (model.length / 2 - station for station in model.stations)
     half, low = model.width * 0.48, 0.24
-    dark = (model.paint[0] * 0.55, model.paint[1] * 0.55, model.paint[2] * 0.55)
+    dark = scaled(model.paint, 0.55)
     back = -model.length / 2 + 0.06
     middle = (hood + tail) / 2
     for rear, front, top in (
@@ -375,7 +360,7 @@ def _tops(stage: Stage, model: Car, pose: Pose, surface: int, tint: Color, *, fr
     """Paint roof, glass, and hood or tail, as seen from one end."""
     hood, screen, roof, tail = (model.length / 2 - station for station in model.stations)
     hood_y, belt_y, tail_y = model.levels
-    paint = (model.paint[0] * tint[0], model.paint[1] * tint[1], model.paint[2] * tint[2])
+    paint = scaled(model.paint, tint)
     half, top = model.width / 2, model.width / 2 - model.inset
     ends = {
         "nose": (model.length / 2, hood_y * 0.93, half * 0.94),
@@ -418,38 +403,18 @@ def _end(stage: Stage, model: Car, pose: Pose, surface: int, tint: Color, *, fro
     half = model.width / 2
     # The left of the texture is on the viewer's left.
     left = half if front else -half
-    corners = pose.world(np.array([[left, level, z], [-left, level, z], [left, 0.0, z]]))
-    picture = model.front if front else model.rear
-    stage.sheet(
-        corners[0],
-        corners[1] - corners[0],
-        corners[2] - corners[0],
-        picture,
-        CAR,
-        surface=surface,
-        tint=tint,
-    )
+    corners = [[left, level, z], [-left, level, z], [left, 0.0, z]]
+    stage.side(pose, corners, model.front if front else model.rear, CAR, surface, tint=tint)
 
 
 def _side(stage: Stage, model: Car, pose: Pose, surface: int, tint: Color, *, right: bool) -> None:
-    half, long = model.width / 2, model.length / 2
-    x = half if right else -half
-    belt = model.belt
-    inset = model.inset if right else -model.inset
-    front_low = np.array([x, 0.0, long])
-    rear_low = np.array([x, 0.0, -long])
-    rise = np.array([0.0, belt, 0.0])
-    lean = np.array([-inset, model.height - belt, 0.0])
-    for foot, up, picture in ((rise, lean, model.upper), (np.zeros(3), rise, model.lower)):
-        corners = pose.world(
-            np.array([front_low + foot + up, rear_low + foot + up, front_low + foot])
-        )
-        stage.sheet(
-            corners[0],
-            corners[1] - corners[0],
-            corners[2] - corners[0],
-            picture,
-            CAR,
-            surface=surface,
-            tint=tint,
-        )
+    sign = 1 if right else -1
+    low, high = sign * model.width / 2, sign * (model.width / 2 - model.inset)
+    long, belt = model.length / 2, model.belt
+    # The upper part leans inwards from the belt line to the roof.
+    for (top, x), (foot, x_foot), picture in (
+        ((model.height, high), (belt, low), model.upper),
+        ((belt, low), (0.0, low), model.lower),
+    ):
+        corners = [[x, top, long], [x, top, -long], [x_foot, foot, long]]
+        stage.side(pose, corners, picture, CAR, surface, tint=tint)

@@ -150,13 +150,7 @@ class GroundPainter:
         strength[: len(self._street.grounds)] = [g.blotches / 32 for g in self._street.grounds]
         return 1 + (smooth.astype(np.float32) - 128) * np.take(strength, material)
 
-    def _light(
-        self,
-        gain: Gain,
-        sun: Gain,
-        open_sky: Gain,
-        heading: float,
-    ) -> Gain:
+    def _light(self, gain: Gain, sun: Gain, open_sky: Gain, heading: float) -> Gain:
         weather = self._weather
         up = max(0.0, float(weather.sun_direction(heading)[1]))
         damp = 1 - 0.35 * weather.wet
@@ -304,11 +298,8 @@ def _crown(stage: Stage, mask: Mask, item: Item, drift: Array) -> None:
     foot = stage.pose(item).origin
     side = np.array([0.12, 0.0, 0.0])
     top = foot + drift * item.height * 0.6
-    fill(
-        mask,
-        stage.camera.outline(np.array([foot - side, foot + side, top + side, top - side])),
-        255,
-    )
+    trunk = np.array([foot - side, foot + side, top + side, top - side])
+    fill(mask, stage.camera.outline(trunk), 255)
     flat = np.stack([np.cos(_ROUND), np.zeros(12), np.sin(_ROUND)], axis=1)
     # A crown consists of a few clumps of leaves.
     for share, shift in ((0.36, (0.0, 0.0)), (0.26, (0.22, 0.1)), (0.26, (-0.2, 0.16))):

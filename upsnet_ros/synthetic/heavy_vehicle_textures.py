@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from upsnet_ros.synthetic.texture import Color, Image, Texture, noise
+from upsnet_ros.synthetic.texture import Color, Image, Texture, noise, scaled
 
 #: Texels per metre of all these textures.
 DENSITY = 48
@@ -29,12 +29,12 @@ def two_tone(image: Image, second: Color, rng: np.random.Generator) -> None:
     rows, columns = image.shape[:2]
     kind = int(rng.integers(4))
     if kind == 0:
-        image[round(0.62 * rows) :] = shade(second, 0.9)
+        image[round(0.62 * rows) :] = scaled(second, 0.9)
     elif kind == 1:
         image[round(0.66 * rows) : round(0.74 * rows)] = second
     elif kind == 2:
         swoosh = np.array([[0.5, 1], [0.65, 0], [1, 0], [1, 1]]) * (columns, rows)
-        cv2.fillPoly(image, [swoosh.astype(np.int32)], shade(second, 0.9))
+        cv2.fillPoly(image, [swoosh.astype(np.int32)], scaled(second, 0.9))
     else:
         advert(image[round(0.55 * rows) : round(0.85 * rows)], rng)
 
@@ -131,7 +131,7 @@ def bus_end(
     """Return the front or the rear of a bus or, with ``rail``, of a tram."""
     image, alpha = panel(width, top, paint, rng)
     rows, columns = alpha.shape
-    image[round(0.66 * rows) :] = shade(second if rng.random() < 0.6 else paint, 0.85)
+    image[round(0.66 * rows) :] = scaled(second if rng.random() < 0.6 else paint, 0.85)
     low, high = (0.12, 0.62) if front else (0.16, 0.45)
     side = round(0.06 * columns)
     glow = np.zeros_like(image)
@@ -189,8 +189,8 @@ def load_end(width: float, top: float, paint: Color, rng: np.random.Generator) -
     image, alpha = panel(width, top, paint, rng)
     rows, columns = alpha.shape
     floor = round(rows - min(0.75, top * 0.4) * DENSITY)
-    cv2.line(image, (columns // 2, 0), (columns // 2, floor), shade(paint, 0.6), 2)
-    cv2.rectangle(image, (2, 2), (columns - 3, floor), shade(paint, 0.75), 3)
+    cv2.line(image, (columns // 2, 0), (columns // 2, floor), scaled(paint, 0.6), 2)
+    cv2.rectangle(image, (2, 2), (columns - 3, floor), scaled(paint, 0.75), 3)
     for x in (round(0.32 * columns), round(0.66 * columns)):
         cv2.line(image, (x, 0), (x, floor), (140, 140, 140), 2)
     image[floor:] = (36, 36, 36)
@@ -208,8 +208,3 @@ def plain(width: float, top: float, color: Color) -> Texture:
     image = np.empty((max(8, round(top * 12)), max(8, round(width * 12)), 3), np.uint8)
     image[:] = color
     return Texture(image)
-
-
-def shade(color: Color, gain: float) -> Color:
-    """Return a colour times a factor."""
-    return color[0] * gain, color[1] * gain, color[2] * gain

@@ -8,7 +8,6 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from upsnet_ros.synthetic.canvas import Array
 from upsnet_ros.synthetic.cars import paint_color
 from upsnet_ros.synthetic.heavy_vehicle_textures import (
     DENSITY,
@@ -18,7 +17,6 @@ from upsnet_ros.synthetic.heavy_vehicle_textures import (
     load_end,
     panel,
     plain,
-    shade,
     skirt,
     truck_nose,
     two_tone,
@@ -28,7 +26,7 @@ from upsnet_ros.synthetic.heavy_vehicle_textures import (
 )
 from upsnet_ros.synthetic.labels import BUS, TRAIN, TRUCK
 from upsnet_ros.synthetic.stage import Item, Pose, Stage
-from upsnet_ros.synthetic.texture import Color, Image, Texture, generator, noise
+from upsnet_ros.synthetic.texture import Color, Image, Texture, generator, noise, scaled
 
 #: Number of different vehicles of each kind in a split.
 HEAVY_VEHICLES = 24
@@ -42,7 +40,6 @@ class Body:
         front: z of its front in the vehicle's axes, forward from the middle.
         length: Length along the vehicle.
         width: Width.
-        bottom: Height of its floor.
         top: Height of its roof.
         slope: How far the upper edge of the front lies behind the lower edge.
         side: Texture of its right side, front on the left, with alpha.
@@ -54,9 +51,8 @@ class Body:
     front: float
     length: float
     width: float
-    bottom: float
     top: float
-    slope: float
+    slope: float = 0.0
     side: Texture
     nose: Texture
     tail: Texture
@@ -73,13 +69,9 @@ class HeavyVehicle:
     height: float
 
 
-def heavy_vehicle(split: str, kind: str, look: int) -> HeavyVehicle:
-    """Return the "truck", "bus" or "train" with a look."""
-    return _heavy_vehicle(split, kind, look % HEAVY_VEHICLES)
-
-
 @lru_cache(maxsize=6 * HEAVY_VEHICLES)
-def _heavy_vehicle(split: str, kind: str, number: int) -> HeavyVehicle:
+def heavy_vehicle(split: str, kind: str, number: int) -> HeavyVehicle:
+    """Return "truck", "bus" or "train" ``number``, from 0 to `HEAVY_VEHICLES` - 1."""
     rng = generator(split, kind, number)
     bodies = {"truck": _truck, "bus": _bus, "train": _tram}[kind](rng)
     length = bodies[0].front - (bodies[-1].front - bodies[-1].length)
@@ -108,13 +100,12 @@ def _bus(rng: np.random.Generator) -> tuple[Body, ...]:
         front=length / 2,
         length=length,
         width=width,
-        bottom=0.0,
         top=top,
         slope=float(rng.uniform(0.05, 0.25)),
         side=Texture(np.dstack([side, alpha]), window_glow(side)),
         nose=bus_end(width, top, paint, second, rng, front=True),
         tail=bus_end(width, top, paint, second, rng, front=False),
-        roof=tuple(0.9 * channel for channel in paint),  # type: ignore[arg-type]
+        roof=scaled(paint, 0.9),
     )
     return (body,)
 
@@ -132,8 +123,8 @@ def _tram(rng: np.random.Generator) -> tuple[Body, ...]:
     for index, length in enumerate(lengths):
         side, alpha = panel(length, top, paint, rng)
         rows = len(side)
-        side[round(stripe * rows) :] = shade(second, 0.85)
-        side[: round(0.1 * rows)] = shade(paint, 0.55)
+        side[round(stripe * rows) :] = scaled(second, 0.85)
+        side[: round(0.1 * rows)] = scaled(paint, 0.55)
         window_band(side, low, high, gap=gap, rng=rng)
         door(side, 0.3, 0.2, rng)
         skirt(side, alpha)
@@ -142,13 +133,12 @@ def _tram(rng: np.random.Generator) -> tuple[Body, ...]:
                 front=front,
                 length=length,
                 width=width,
-                bottom=0.0,
                 top=top,
                 slope=0.6 if index == 0 else 0.0,
                 side=Texture(np.dstack([side, alpha]), window_glow(side)),
                 nose=nose,
                 tail=tail,
-                roof=shade(paint, 0.5),
+                roof=scaled(paint, 0.5),
             )
         )
         front -= length + 0.5
@@ -168,7 +158,7 @@ def _truck(rng: np.random.Generator) -> tuple[Body, ...]:
     rows, columns = cab.shape[:2]
     pane = (round(0.14 * rows), round(0.46 * rows), round(0.12 * columns), round(0.72 * columns))
     cab[pane[0] : pane[1], pane[2] : pane[3]] = (48, 44, 42)
-    cv2.line(cab, (pane[3] + 5, pane[0]), (pane[3] + 5, round(0.85 * rows)), shade(paint, 0.5), 2)
+    cv2.line(cab, (pane[3] + 5, pane[0]), (pane[3] + 5, round(0.85 * rows)), scaled(paint, 0.5), 2)
     wheel(cab, cab_alpha, 0.52, 0.5)
     load, load_alpha, roof = _load(kind, load_length, load_top, rng)
     return (
@@ -176,7 +166,6 @@ def _truck(rng: np.random.Generator) -> tuple[Body, ...]:
             front=length / 2,
             length=cab_length,
             width=width,
-            bottom=0.0,
             top=cab_top,
             slope=float(rng.uniform(0.05, 0.3)),
             side=Texture(np.dstack([cab, cab_alpha])),
@@ -188,9 +177,7 @@ def _truck(rng: np.random.Generator) -> tuple[Body, ...]:
             front=length / 2 - cab_length - 0.35,
             length=load_length,
             width=width,
-            bottom=0.0,
             top=load_top if kind != "flat" else load_top * 0.75,
-            slope=0.0,
             side=Texture(np.dstack([load, load_alpha])),
             nose=load_end(width, load_top, roof, rng),
             tail=load_end(width, load_top, roof, rng),
@@ -215,7 +202,6 @@ def _pickup(rng: np.random.Generator, paint: Color) -> tuple[Body, ...]:
             front=2.65,
             length=3.2,
             width=width,
-            bottom=0.0,
             top=1.78,
             slope=1.35,
             side=Texture(np.dstack([cab, cab_alpha])),
@@ -227,9 +213,7 @@ def _pickup(rng: np.random.Generator, paint: Color) -> tuple[Body, ...]:
             front=-0.55,
             length=2.1,
             width=width,
-            bottom=0.0,
             top=1.12,
-            slope=0.0,
             side=Texture(np.dstack([bed, bed_alpha])),
             nose=plain(width, 1.12, paint),
             tail=load_end(width, 1.12, paint, rng),
@@ -248,7 +232,7 @@ def _load(
     if kind == "box":
         ribs = int(rng.choice([0, 12, 26]))
         if ribs:
-            image[:floor, ::ribs] = shade(paint, 0.8)
+            image[:floor, ::ribs] = scaled(paint, 0.8)
         if rng.random() < 0.7:
             advert(image[:floor], rng)
     elif kind == "tank":
@@ -257,8 +241,8 @@ def _load(
         for x in (0, columns - 14):  # rounded ends
             alpha[:12, x : x + 14] = 0
     elif kind == "tipper":
-        image[:floor, ::40] = shade(paint, 0.7)
-        image[floor - 8 : floor] = shade(paint, 0.6)
+        image[:floor, ::40] = scaled(paint, 0.7)
+        image[floor - 8 : floor] = scaled(paint, 0.6)
         heap = 14 * np.abs(noise(rng, 1, columns, cell=60)[0])
         alpha[: round(0.18 * rows)] = 0
         for x in range(columns):
@@ -274,7 +258,7 @@ def _load(
             box = slice(number * wide, (number + 1) * wide - 2)
             image[high:floor, box] = rng.uniform(40, 200, 3)
             alpha[high:floor, box] = 255
-        image[floor - 10 : floor] = shade(paint, 0.8)
+        image[floor - 10 : floor] = scaled(paint, 0.8)
         alpha[floor - 10 : floor] = 255
     image[floor : floor + 12] = (40, 40, 40)
     alpha[floor + 12 :] = 0
@@ -283,18 +267,12 @@ def _load(
     return image, alpha, paint
 
 
-def heavy_vehicle_size(split: str, kind: str, look: int) -> tuple[float, float, float]:
-    """Return length, width and height of the "truck", "bus" or "train" with a look, metres."""
-    model = heavy_vehicle(split, kind, look)
-    return model.length, model.width, model.height
-
-
 _LABELS = {"truck": TRUCK, "bus": BUS, "train": TRAIN}
 
 
 def paint_heavy_vehicle(stage: Stage, item: Item) -> None:
     """Paint a truck, bus or tram."""
-    model = heavy_vehicle(stage.street.split, item.kind, item.look)
+    model = heavy_vehicle(stage.street.split, item.kind, item.look % HEAVY_VEHICLES)
     pose = stage.pose(item)
     eye = np.array([0.0, stage.camera.height, 0.0]) - pose.origin
     to_right, to_front = float(eye @ pose.right), float(eye @ pose.forward)
@@ -315,29 +293,18 @@ def _paint_body(
     to_right: float,
     to_front: float,
 ) -> None:
-    half, rear = body.width / 2, body.front - body.length
-    low, top = body.bottom, body.top
+    half, front, rear, top = body.width / 2, body.front, body.front - body.length, body.top
+    slant = front - body.slope
     if stage.camera.height > top:
-        roof = np.array(
-            [[-half, top, body.front - body.slope], [half, top, body.front - body.slope]]
-        )
-        back = np.array([[half, top, rear], [-half, top, rear]])
-        stage.face(pose.world(np.vstack([roof, back])), body.roof, surface)
-    if to_front > body.front:
-        slant = body.front - body.slope
-        corners = np.array([[half, top, slant], [-half, top, slant], [half, low, body.front]])
-        _sheet(stage, body.nose, pose, corners, label, surface)
+        roof = [[-half, top, slant], [half, top, slant], [half, top, rear], [-half, top, rear]]
+        stage.face(pose.world(np.array(roof)), body.roof, surface)
+    if to_front > front:
+        corners = [[half, top, slant], [-half, top, slant], [half, 0.0, front]]
+        stage.side(pose, corners, body.nose, label, surface)
     elif to_front < rear:
-        corners = np.array([[-half, top, rear], [half, top, rear], [-half, low, rear]])
-        _sheet(stage, body.tail, pose, corners, label, surface)
+        corners = [[-half, top, rear], [half, top, rear], [-half, 0.0, rear]]
+        stage.side(pose, corners, body.tail, label, surface)
     if abs(to_right) > half:
         x = half if to_right > 0 else -half
-        corners = np.array([[x, top, body.front], [x, top, rear], [x, low, body.front]])
-        _sheet(stage, body.side, pose, corners, label, surface)
-
-
-def _sheet(
-    stage: Stage, texture: Texture, pose: Pose, corners: Array, label: int, surface: int
-) -> None:
-    world = pose.world(corners)
-    stage.sheet(world[0], world[1] - world[0], world[2] - world[0], texture, label, surface=surface)
+        corners = [[x, top, front], [x, top, rear], [x, 0.0, front]]
+        stage.side(pose, corners, body.side, label, surface)

@@ -1,4 +1,4 @@
-"""Furnishes a street block by block: kerbs, plots, people, objects.
+"""Furnishes a street block by block: plots, kerbs, people, objects.
 
 Every block has its own random generator, so any stretch of an endless street can be furnished
 without the stretches before it.
@@ -12,11 +12,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from upsnet_ros.synthetic.cars import car_size
-from upsnet_ros.synthetic.heavy_vehicles import heavy_vehicle_size
-from upsnet_ros.synthetic.plots import furnish_plots, tree_item
+from upsnet_ros.synthetic.buildings import FACADES, facade
+from upsnet_ros.synthetic.cars import CARS, Car, car
+from upsnet_ros.synthetic.heavy_vehicles import HEAVY_VEHICLES, HeavyVehicle, heavy_vehicle
 from upsnet_ros.synthetic.stage import Item
-from upsnet_ros.synthetic.street import ASPHALT, BLOCK, Patch, Side, Street
+from upsnet_ros.synthetic.street import ASPHALT, BLOCK, PATCH, VERGE, WALK, Patch, Side, Street
+from upsnet_ros.synthetic.structures import BUSHES, HOUSE_DEPTH, TREES, bush, tree
 from upsnet_ros.synthetic.unknown_objects import unknown_object
 
 #: Maximum number of instances of one class in a block, whether they move or not.
@@ -24,21 +25,6 @@ PER_BLOCK = 64
 
 #: Number of blocks after which instance numbers repeat; more than are ever visible at once.
 CYCLE_OF_BLOCKS = 6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SideStreet:
-    """The side_street of a side street.
-
-    Attributes:
-        side: 0 for the left, 1 for the right.
-        start: Where it begins along the street, s in metres.
-        end: Where it ends, s in metres.
-    """
-
-    side: int
-    start: float
-    end: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +54,6 @@ class Block:
         items: What never moves.
         walks: What walks, such as people and animals.
         patches: Ground that differs from the cross-section of the street.
-        side_streets: Side streets.
         crosswalk: s of the middle of its zebra crossing, metres, or None.
         obstacles: (s, d) of the objects on the lanes, metres.
     """
@@ -76,7 +61,6 @@ class Block:
     items: tuple[Item, ...]
     walks: tuple[Walk, ...]
     patches: tuple[Patch, ...]
-    side_streets: tuple[SideStreet, ...]
     crosswalk: float | None
     obstacles: tuple[tuple[float, float], ...]
 
@@ -109,23 +93,47 @@ class Draft:
         """Return a new random look."""
         return int(self.rng.integers(1 << 30))
 
-    def pole(self, kind: str, s: float, d: float, height: float, width: float) -> None:
-        """Add something thin; sizes in metres."""
+    def add(
+        self,
+        kind: str,
+        s: float,
+        d: float,
+        size: tuple[float, float, float],
+        *,
+        look: int | None = None,
+        facing: float = 0.0,
+        number: int = 0,
+    ) -> None:
+        """Add something of a size (length, width, height) in metres; the default look is random."""
+        length, width, height = size
         self.items.append(
-            Item(kind=kind, s=s, d=d, length=width, width=width, height=height, look=self.look())
+            Item(
+                kind=kind,
+                s=s,
+                d=d,
+                length=length,
+                width=width,
+                height=height,
+                look=self.look() if look is None else look,
+                facing=facing,
+                number=number,
+            )
         )
+
+
+_CYCLES = {"cyclist": (1.8, 0.6, 1.75), "motorcyclist": (2.1, 0.8, 1.6)}
 
 
 def vehicle(
     street: Street, kind: str, s: float, d: float, look: int, facing: float, number: int
 ) -> Item:
     """Return a vehicle, with the size of its look."""
+    model: Car | HeavyVehicle | None = None
     if kind == "car":
-        size = car_size(street.split, look)
+        model = car(street.split, look % CARS)
     elif kind in ("truck", "bus", "train"):
-        size = heavy_vehicle_size(street.split, kind, look)
-    else:
-        size = {"cyclist": (1.8, 0.6, 1.75), "motorcyclist": (2.1, 0.8, 1.6)}[kind]
+        model = heavy_vehicle(street.split, kind, look % HEAVY_VEHICLES)
+    size = (model.length, model.width, model.height) if model else _CYCLES[kind]
     length, width, height = size
     return Item(
         kind=kind,
@@ -140,6 +148,79 @@ def vehicle(
     )
 
 
+_PLOTS = ("house", "wall", "fence", "hedge", "lawn")
+_PLOT_SHARES = {
+    "old town": (0.82, 0.06, 0.05, 0.02, 0.05),
+    "centre": (0.72, 0.08, 0.08, 0.03, 0.09),
+    "suburb": (0.26, 0.17, 0.24, 0.2, 0.13),
+    "estate": (0.42, 0.08, 0.17, 0.13, 0.2),
+    "works": (0.3, 0.32, 0.3, 0.03, 0.05),
+    "park": (0.14, 0.17, 0.2, 0.15, 0.34),
+}
+# Smallest and largest height, and thickness, metres.
+_ENCLOSURES = {"wall": (1.2, 3.2, 0.3), "fence": (0.9, 2.2, 0.08), "hedge": (0.8, 2.0, 0.9)}
+
+
+def add_plots(draft: Draft, number: int, side: Side, end: float) -> None:
+    """Add houses, gardens, walls, fences and lawns behind the sidewalk, up to s = ``end``."""
+    rng, s = draft.rng, draft.start
+    while end - s > 2.0:
+        kind = str(rng.choice(_PLOTS, p=_PLOT_SHARES[draft.street.district]))
+        length = float(rng.uniform(9, 20))
+        if kind == "house":
+            look = int(rng.integers(FACADES))
+            wide = facade(draft.street.split, look).width
+            if s + wide > end:
+                wide = length = end - s
+            if wide >= 5:
+                _add_house(draft, number, s, side.plots, wide, look)
+                s += wide + float(rng.choice([0.0, 0.0, 0.0, 2.5]))
+                continue
+            kind = "lawn"
+        length = min(length, end - s)
+        ground = int(rng.choice([VERGE, VERGE, PATCH, WALK]))
+        draft.patches.append(
+            Patch(side=number, start=s, end=s + length, inner=side.plots, material=ground)
+        )
+        _add_garden(draft, number, kind, s, side.plots, length)
+        s += length
+
+
+def _add_house(draft: Draft, number: int, s: float, inner: float, length: float, look: int) -> None:
+    d = (1 if number else -1) * (inner + HOUSE_DEPTH / 2)
+    height = facade(draft.street.split, look).height
+    draft.add("house", s + length / 2, d, (length, HOUSE_DEPTH, height), look=look)
+
+
+def _add_garden(draft: Draft, number: int, kind: str, s: float, edge: float, length: float) -> None:
+    """Furnish an open plot: enclosure, plants, often a house farther back."""
+    rng, sign, lawn = draft.rng, 1 if number else -1, kind == "lawn"
+    if not lawn:
+        low, high, thick = _ENCLOSURES[kind]
+        size = (length, thick, float(rng.uniform(low, high)))
+        look = int(rng.integers(1 << 20))
+        draft.add(kind, s + length / 2, sign * (edge + thick / 2), size, look=look)
+    setback = float(rng.uniform(4.0, 11.0))
+    if rng.random() < (0.3 if lawn else 0.65) and length > 8:
+        look = int(rng.integers(FACADES))
+        wide = min(length - 1.0, facade(draft.street.split, look).width)
+        _add_house(draft, number, s + 0.5, edge + setback, wide, look)
+    for _ in range(int(rng.poisson(length / (6.5 if lawn else 9.0)))):
+        d = sign * (edge + float(rng.uniform(1.4, max(1.6, setback - 0.5))))
+        _add_tree(draft, s + float(rng.uniform(0, length)), d)
+    for _ in range(int(rng.poisson(length / 10.0))):
+        d = sign * (edge + float(rng.uniform(1.0, max(1.2, setback - 0.5))))
+        along, look = s + float(rng.uniform(0, length)), int(rng.integers(1 << 20))
+        plant = bush(draft.street.split, look % BUSHES)
+        draft.add("bush", along, d, (0.4, plant.width, plant.height), look=look)
+
+
+def _add_tree(draft: Draft, s: float, d: float) -> None:
+    look = int(draft.rng.integers(1 << 20))
+    plant, scale = tree(draft.street.split, look % TREES), float(draft.rng.uniform(0.85, 1.15))
+    draft.add("tree", s, d, (0.4, plant.width * scale, plant.height * scale), look=look)
+
+
 def add_street_furniture(draft: Draft, number: int, side: Side, end: float) -> None:
     """Add lamps, masts, signs, trees and bollards along the kerb, up to s = ``end``."""
     rng, sign = draft.rng, 1 if number else -1
@@ -149,40 +230,24 @@ def add_street_furniture(draft: Draft, number: int, side: Side, end: float) -> N
     trams = any(lane.kind == "trams" for lane in draft.street.lanes)
     for s in np.arange(draft.start + 4 + 9 * number, end, 24.0).tolist():
         kind = "mast" if trams and rng.random() < 0.5 else "lamp"
-        draft.items.append(
-            Item(kind=kind, s=s, d=d, length=0.3, width=width, height=height, look=lamp)
-        )
+        draft.add(kind, s, d, (0.3, width, height), look=lamp)
     for s in rng.uniform(draft.start, end, int(rng.poisson(2.4))).tolist():
-        draft.pole("sign", s, d, float(rng.uniform(2.2, 3.3)), 0.07)
+        draft.add("sign", s, d, (0.07, 0.07, float(rng.uniform(2.2, 3.3))))
     if rng.random() < 0.2:
         first = float(rng.uniform(draft.start, max(draft.start + 1, end - 15)))
         for s in np.arange(first, min(first + 15, end), 1.8).tolist():
-            draft.pole("bollard", s, d, 0.95, 0.12)
+            draft.add("bollard", s, d, (0.12, 0.12, 0.95))
     if rng.random() < 0.22:  # a railing along the kerb
-        _rail_off(draft, d, end)
+        length = float(rng.uniform(8, 18))
+        first = float(rng.uniform(draft.start, max(draft.start + 1, end - length)))
+        length = min(length, end - first)
+        size = (length, 0.08, float(rng.uniform(0.85, 1.25)))
+        draft.add("fence", first + length / 2, d, size)
     if side.trees:
         middle = sign * (side.kerb + (side.verge / 2 if side.verge else 0.8))
         for s in np.arange(draft.start + 6, end, float(rng.uniform(8, 13))).tolist():
             if rng.random() < 0.8:
-                draft.items.append(tree_item(rng, s, middle, split=draft.street.split))
-
-
-def _rail_off(draft: Draft, d: float, end: float) -> None:
-    rng = draft.rng
-    length = float(rng.uniform(8, 18))
-    first = float(rng.uniform(draft.start, max(draft.start + 1, end - length)))
-    length = min(length, end - first)
-    draft.items.append(
-        Item(
-            kind="fence",
-            s=first + length / 2,
-            d=d,
-            length=length,
-            width=0.08,
-            height=float(rng.uniform(0.85, 1.25)),
-            look=draft.look(),
-        )
-    )
+                _add_tree(draft, s, middle)
 
 
 def add_parked_vehicles(draft: Draft, number: int, side: Side, end: float) -> None:
@@ -202,18 +267,15 @@ def add_parked_vehicles(draft: Draft, number: int, side: Side, end: float) -> No
         look = draft.look()
         if kind == "motorcycle":
             for index in range(int(rng.integers(1, 4))):
-                draft.items.append(
-                    Item(
-                        kind=kind,
-                        s=s + 0.7 + 1.3 * index,
-                        d=d,
-                        length=2.1,
-                        width=0.8,
-                        height=1.15,
-                        look=look + index,
-                        facing=sign * float(rng.uniform(1.1, 1.7)),
-                        number=draft.number(kind),
-                    )
+                facing = sign * float(rng.uniform(1.1, 1.7))
+                draft.add(
+                    kind,
+                    s + 0.7 + 1.3 * index,
+                    d,
+                    (2.1, 0.8, 1.15),
+                    look=look + index,
+                    facing=facing,
+                    number=draft.number(kind),
                 )
             s += 5.0
             continue
@@ -223,21 +285,19 @@ def add_parked_vehicles(draft: Draft, number: int, side: Side, end: float) -> No
         s += item.length + float(rng.uniform(0.7, 2.0))
 
 
-def add_waiting_vehicle(draft: Draft, side_street: SideStreet) -> None:
-    """Add a vehicle that waits in a side street, seen from the side."""
-    rng, sign = draft.rng, 1 if side_street.side else -1
+def add_waiting_vehicle(draft: Draft, number: int, side: Side, start: float, end: float) -> None:
+    """Add a vehicle that waits in the side street from s = ``start`` to ``end``, seen sideways."""
+    rng, sign = draft.rng, 1 if number else -1
     if rng.random() > 0.6:
         return
-    inner = draft.street.sides[side_street.side].kerb
     kind = str(rng.choice(["car", "truck", "bus", "motorcyclist"], p=[0.6, 0.15, 0.13, 0.12]))
-    number = draft.number("motorcycle" if kind == "motorcyclist" else kind)
+    count = draft.number("motorcycle" if kind == "motorcyclist" else kind)
     towards = bool(rng.random() < 0.6)
     facing = -sign * np.pi / 2 if towards else sign * np.pi / 2
-    share = 0.7 if towards == (sign > 0) else 0.3
-    s = side_street.start + (side_street.end - side_street.start) * share
-    item = vehicle(draft.street, kind, s, 0.0, draft.look(), facing, number)
-    d = sign * (inner + 1.0 + item.length / 2 + float(rng.uniform(0, 4)))
-    draft.items.append(replace(item, s=s, d=d))
+    s = start + (end - start) * (0.7 if towards == (sign > 0) else 0.3)
+    item = vehicle(draft.street, kind, s, 0.0, draft.look(), facing, count)
+    d = sign * (side.kerb + 1.0 + item.length / 2 + float(rng.uniform(0, 4)))
+    draft.items.append(replace(item, d=d))
 
 
 def add_traffic_lights(draft: Draft, s: float) -> None:
@@ -246,18 +306,9 @@ def add_traffic_lights(draft: Draft, s: float) -> None:
     look, phase = draft.look(), int(rng.integers(3))
     for number, side in enumerate(draft.street.sides):
         sign = 1 if number else -1
-        draft.items.append(
-            Item(
-                kind="signal",
-                s=s - 2.2,
-                d=sign * (side.kerb + 0.5),
-                length=0.2,
-                width=0.14,
-                height=5.6 if look % 3 == 0 and number else 3.3,
-                look=look,
-                number=phase,
-            )
-        )
+        size = (0.2, 0.14, 5.6 if look % 3 == 0 and number else 3.3)
+        d = sign * (side.kerb + 0.5)
+        draft.add("signal", s - 2.2, d, size, look=look, number=phase)
 
 
 _PEOPLE = {"old town": 4.5, "centre": 6.0, "suburb": 1.8, "estate": 2.2, "works": 1.2, "park": 3.5}
@@ -286,20 +337,20 @@ def add_people(draft: Draft, number: int, side: Side, end: float) -> None:
         s, against = float(rng.uniform(draft.start + 2, end - 4)), rng.random() < 0.5
         d = sign * (side.plots - 0.4 if against else side.kerb + 0.7)
         for index in range(int(rng.integers(1, 5))):
-            turn = np.pi / 2 * float(rng.normal(1, 0.15))
-            facing = float(rng.choice([0, np.pi])) if against and index == 0 else turn
-            draft.items.append(
-                Item(
-                    kind="bicycle",
-                    s=s + (0.65 if not against else 1.9) * index,
-                    d=d,
-                    length=1.75,
-                    width=0.5,
-                    height=1.05,
-                    look=draft.look(),
-                    facing=facing if not against else float(rng.choice([0, np.pi])),
-                    number=draft.number("bicycle"),
-                )
+            facing = np.pi / 2 * float(rng.normal(1, 0.15))
+            if against and index == 0:
+                rng.choice([0, np.pi])  # unused; without it, all later choices would change
+            look = draft.look()
+            if against:
+                facing = float(rng.choice([0, np.pi]))
+            draft.add(
+                "bicycle",
+                s + (1.9 if against else 0.65) * index,
+                d,
+                (1.75, 0.5, 1.05),
+                look=look,
+                facing=facing,
+                number=draft.number("bicycle"),
             )
 
 
@@ -391,28 +442,19 @@ def lay_block(street: Street, index: int) -> Block:
     rng = street.rng("block", index)
     draft = Draft(street=street, index=index, rng=rng)
     width, end = float(rng.uniform(6.5, 9.5)), draft.start + BLOCK
-    open_sides = [side for side in (0, 1) if rng.random() < 0.5]
-    side_streets = tuple(SideStreet(side=side, start=end - width, end=end) for side in open_sides)
+    side_streets = [number for number in (0, 1) if rng.random() < 0.5]
     crosswalk = end - width - 3.0 if rng.random() < 0.6 else None
     for number, side in enumerate(street.sides):
-        own = [side_street for side_street in side_streets if side_street.side == number]
-        free = own[0].start if own else end
-        for side_street in own:
+        free = parking = end
+        if number in side_streets:
+            free, parking = end - width, end - width - _NO_PARKING
             draft.patches.append(
-                Patch(
-                    side=number,
-                    start=side_street.start,
-                    end=side_street.end,
-                    inner=side.kerb - 0.01,
-                    material=ASPHALT,
-                )
+                Patch(side=number, start=free, end=end, inner=side.kerb - 0.01, material=ASPHALT)
             )
-            add_waiting_vehicle(draft, side_street)
-        items, patches = furnish_plots(street, number, draft.start, free, rng)
-        draft.items += items
-        draft.patches += patches
+            add_waiting_vehicle(draft, number, side, free, end)
+        add_plots(draft, number, side, free)
         add_street_furniture(draft, number, side, free)
-        add_parked_vehicles(draft, number, side, free - (_NO_PARKING if own else 0.0))
+        add_parked_vehicles(draft, number, side, parking)
         add_people(draft, number, side, free)
         add_unknown_objects(draft, number, side, free)
     if crosswalk is not None:
@@ -424,7 +466,6 @@ def lay_block(street: Street, index: int) -> Block:
         items=tuple(draft.items),
         walks=tuple(draft.walks),
         patches=tuple(draft.patches),
-        side_streets=side_streets,
         crosswalk=crosswalk,
         obstacles=tuple(draft.obstacles),
     )

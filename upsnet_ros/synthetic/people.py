@@ -284,18 +284,14 @@ def _bicycle(split: str, look: int) -> _Cycle:
     )
 
 
-def paint_bicycle(stage: Stage, item: Item) -> None:
-    """Paint a bicycle without a rider."""
-    _paint_bicycle(stage, item)
-
-
 def paint_cyclist(stage: Stage, item: Item) -> None:
     """Paint a bicycle and its rider, two instances with the same number."""
-    _paint_bicycle(stage, item)
+    paint_bicycle(stage, item)
     paint_rider(stage, item, upright=True)
 
 
-def _paint_bicycle(stage: Stage, item: Item) -> None:
+def paint_bicycle(stage: Stage, item: Item) -> None:
+    """Paint a bicycle without a rider."""
     cycle, pose = _bicycle(stage.street.split, item.look), stage.pose(item)
     surface = stage.canvas.surfaces.add(BICYCLE * 1000 + item.number, stage.depth(pose.origin))
     for z in (-0.52, 0.54):
@@ -304,13 +300,7 @@ def _paint_bicycle(stage: Stage, item: Item) -> None:
 
 
 def _wheel(
-    stage: Stage,
-    pose: Pose,
-    z: float,
-    radius: float,
-    tyre: float,
-    surface: int,
-    spokes: float,
+    stage: Stage, pose: Pose, z: float, radius: float, tyre: float, surface: int, spokes: float
 ) -> None:
     """Paint a wheel; its disc is translucent, but all of its pixels belong to the wheel."""
     rim = np.stack(
@@ -383,18 +373,14 @@ def _motorcycle(split: str, look: int) -> _Cycle:
     )
 
 
-def paint_motorcycle(stage: Stage, item: Item) -> None:
-    """Paint a motorcycle or a scooter without a rider."""
-    _paint_motorcycle(stage, item)
-
-
 def paint_motorcyclist(stage: Stage, item: Item) -> None:
     """Paint a motorcycle and its rider, two instances with the same number."""
-    _paint_motorcycle(stage, item)
+    paint_motorcycle(stage, item)
     paint_rider(stage, item, upright=False)
 
 
-def _paint_motorcycle(stage: Stage, item: Item) -> None:
+def paint_motorcycle(stage: Stage, item: Item) -> None:
+    """Paint a motorcycle or a scooter without a rider."""
     cycle, pose = _motorcycle(stage.street.split, item.look), stage.pose(item)
     surface = stage.canvas.surfaces.add(MOTORCYCLE * 1000 + item.number, stage.depth(pose.origin))
     for z in (-0.68, 0.72):

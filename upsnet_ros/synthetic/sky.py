@@ -13,7 +13,7 @@ from upsnet_ros.synthetic import texture as tiles
 from upsnet_ros.synthetic.canvas import Camera, Canvas
 from upsnet_ros.synthetic.labels import BUILDING, SKY, VEGETATION
 from upsnet_ros.synthetic.street import FAR, Street
-from upsnet_ros.synthetic.texture import Color, generator, noise
+from upsnet_ros.synthetic.texture import Color, generator, noise, scaled
 
 KINDS = ("clear", "hazy", "overcast", "rain", "fog", "evening", "dusk")
 _WEIGHTS = (0.3, 0.14, 0.2, 0.1, 0.08, 0.1, 0.08)
@@ -80,11 +80,8 @@ def make_weather(street: Street) -> Weather:
     kind = str(rng.choice(KINDS, p=np.array(_WEIGHTS) / sum(_WEIGHTS)))
     azimuth = float(rng.uniform(0, 2 * np.pi))
     bright = float(rng.uniform(0.92, 1.08))
-    low, high = {
-        "clear": (0.45, 1.1),
-        "hazy": (0.4, 1.0),
-        "evening": (0.14, 0.32),
-    }.get(kind, (0.5, 1.0))
+    heights = {"clear": (0.45, 1.1), "hazy": (0.4, 1.0), "evening": (0.14, 0.32)}
+    low, high = heights.get(kind, (0.5, 1.0))
     elevation = float(rng.uniform(low, high))
     sun, sky_light = _LIGHT[kind]
     zenith, skyline = _SKY[kind]
@@ -96,10 +93,10 @@ def make_weather(street: Street) -> Weather:
         kind=kind,
         azimuth=azimuth,
         elevation=elevation,
-        sun=_scaled(sun, bright),
-        sky_light=_scaled(sky_light, bright),
-        zenith=_scaled(zenith, float(rng.uniform(0.85, 1.1))),
-        skyline=_scaled(skyline, float(rng.uniform(0.93, 1.05))),
+        sun=scaled(sun, bright),
+        sky_light=scaled(sky_light, bright),
+        zenith=scaled(zenith, float(rng.uniform(0.85, 1.1))),
+        skyline=scaled(skyline, float(rng.uniform(0.93, 1.05))),
         clouds=float(rng.uniform(*clouds)),
         haze=float(rng.uniform(*haze)),
         wet=float(rng.uniform(0.6, 1.0)) if kind == "rain" else float(rng.random() < 0.08) * 0.4,
@@ -126,10 +123,6 @@ _SKY: dict[str, tuple[Color, Color]] = {
     "evening": ((170, 120, 95), (150, 190, 236)),
     "dusk": ((95, 58, 42), (128, 112, 138)),
 }
-
-
-def _scaled(color: Color, factor: float) -> Color:
-    return color[0] * factor, color[1] * factor, color[2] * factor
 
 
 # The distant town: columns over half a turn, rows, and the metres that its rows span.

@@ -1,6 +1,6 @@
 """One frame while it is rendered: canvas, camera, light, painting order, and solid shapes.
 
-Painters build objects from the shapes: rods, limbs, discs and boxes.
+Painters build objects from the shapes: rods, limbs and boxes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -244,6 +243,21 @@ class Stage:
             presence=self.presence,
         )
 
+    def side(
+        self,
+        pose: Pose,
+        corners: Sequence[Sequence[float]],
+        texture: Texture,
+        label: int,
+        surface: int,
+        *,
+        tint: Color = (1.0, 1.0, 1.0),
+    ) -> None:
+        """Paint a texture between its upper left, upper right and lower left corner in a pose."""
+        world = pose.world(np.array(corners))
+        across, down = world[1] - world[0], world[2] - world[0]
+        self.sheet(world[0], across, down, texture, label, surface=surface, tint=tint)
+
     def face(self, points: Array, color: Color, surface: int, *, gain: float = 1.0) -> None:
         """Fill the flat convex polygon of world points (N, 3), lit by its normal."""
         outline = self.camera.outline(points)
@@ -276,11 +290,9 @@ class Stage:
         return np.array([x / size, y / size, z / size])
 
 
-_SHIFT = 4
 _THIN = 2.2  # limbs of a smaller radius are drawn as lines, pixels
 _FINEST = 0.4  # limbs of a smaller radius on the picture are left out, pixels
 _NEAREST = 2.0  # limbs nearer than this would fill the picture, metres
-_UNIT = 1 << _SHIFT
 
 #: Outward faces of a box as indices of corners (see `box_corners`), and their normals.
 _FACES: tuple[tuple[tuple[int, int, int, int], tuple[float, float, float]], ...] = (
@@ -327,6 +339,7 @@ def limbs(stage: Stage, joints: Array, bones: Sequence[Bone], surface: int) -> N
         return
     scale = (stage.camera.focal / depth).tolist()
     ahead, above = stage.light(np.array([0.0, 0.0, -1.0])), stage.light(UP)
+    light = (ahead[0] + above[0]) / 2, (ahead[1] + above[1]) / 2, (ahead[2] + above[2]) / 2
     sun = stage.sun
     order = sorted(bones, key=lambda bone: 2 * bone.over - depth[bone.start] - depth[bone.end])
     for bone in order:
@@ -338,15 +351,9 @@ def limbs(stage: Stage, joints: Array, bones: Sequence[Bone], surface: int) -> N
         _limb(stage, a, b, wide, _times(bone.color, ahead, 0.85), surface)
         if wide[0] > 2.5:  # the lit half
             shift = np.array([np.sign(sun[0]) * 0.3, -0.18])
-            light = tuple((x + y) / 2 for x, y in zip(ahead, above, strict=True))
-            _limb(
-                stage,
-                a + shift * wide[0],
-                b + shift * wide[1],
-                (wide[0] * 0.55, wide[1] * 0.55),
-                _times(bone.color, (light[0], light[1], light[2]), 1.08),
-                surface,
-            )
+            half = wide[0] * 0.55, wide[1] * 0.55
+            lit = _times(bone.color, light, 1.08)
+            _limb(stage, a + shift * wide[0], b + shift * wide[1], half, lit, surface)
 
 
 def _limb(
@@ -365,20 +372,7 @@ def _limb(
         stage.canvas.polygon(points, color, surface)
     for end, radius in ((a, wide[0]), (b, wide[1])):
         if radius > 1.0:
-            disc(stage, end, radius, color, surface)
-
-
-def disc(stage: Stage, middle: Array, radius: float, color: Color, surface: int) -> None:
-    """Fill a circle of ``radius`` pixels around a pixel (2,)."""
-    canvas = stage.canvas
-    if not (
-        -radius < middle[0] < canvas.columns + radius and -radius < middle[1] < canvas.rows + radius
-    ):
-        return
-    centre = (round(float(middle[0]) * _UNIT), round(float(middle[1]) * _UNIT))
-    size = max(1, round(radius * _UNIT))
-    cv2.circle(canvas.color, centre, size, color, -1, cv2.LINE_8, _SHIFT)
-    cv2.circle(canvas.surface, centre, size, (surface,), -1, cv2.LINE_8, _SHIFT)
+            stage.canvas.disc(end, radius, color, surface)
 
 
 def rod(

@@ -9,7 +9,7 @@ import numpy as np
 
 from upsnet_ros.synthetic.canvas import Array
 from upsnet_ros.synthetic.labels import LIGHT, POLE, SIGN
-from upsnet_ros.synthetic.stage import UP, Item, Pose, Stage, box, disc, rod
+from upsnet_ros.synthetic.stage import UP, Item, Pose, Stage, box, rod
 from upsnet_ros.synthetic.texture import Color, Image, Texture, generator
 
 #: Number of different signs in a split.
@@ -27,13 +27,9 @@ _RED, _BLUE, _WHITE, _BLACK, _YELLOW, _GREEN = (
 )
 
 
-def sign(split: str, look: int) -> tuple[Texture, float]:
-    """Return the sign with a look: its texture with alpha, and its width divided by its height."""
-    return _sign(split, look % SIGNS)
-
-
 @lru_cache(maxsize=2 * SIGNS)
-def _sign(split: str, number: int) -> tuple[Texture, float]:
+def sign(split: str, number: int) -> tuple[Texture, float]:
+    """Return sign ``number``: its texture with alpha, and its width divided by its height."""
     rng = generator(split, "sign", number)
     kind = str(rng.choice(["ring", "disc", "triangle", "octagon", "diamond", "plate", "board"]))
     wide = {"plate": rng.uniform(0.7, 1.3), "board": rng.uniform(1.6, 3.0)}.get(kind, 1.0)
@@ -179,7 +175,7 @@ def paint_lamp(stage: Stage, item: Item) -> None:
         uv, depth = stage.camera.project(np.array([head]))
         if depth[0] > 1:
             radius = 0.16 * stage.camera.focal / float(depth[0])
-            disc(stage, uv[0], max(1.0, radius), (190.0, 235.0, 255.0), surface)
+            stage.canvas.disc(uv[0], max(1.0, radius), (190.0, 235.0, 255.0), surface)
     elif reach:
         box(stage, pose_of_head, (-0.3, -0.1, -0.1), (0.3, -0.06, 0.1), glass, surface)
 
@@ -207,7 +203,7 @@ def paint_sign(stage: Stage, item: Item) -> None:
     _pole(stage, item, pose)
     top = item.height - 0.05
     for number in range(1 + (item.look // 7) % 2):
-        picture, wide = sign(stage.street.split, item.look + 11 * number)
+        picture, wide = sign(stage.street.split, (item.look + 11 * number) % SIGNS)
         size = (0.75 if wide < 1.5 else 0.6) * (0.85 if number else 1.0)
         across = pose.right * (size * wide)
         stage.sheet(

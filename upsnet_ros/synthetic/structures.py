@@ -22,6 +22,7 @@ from upsnet_ros.synthetic.texture import (
     bricks,
     generator,
     noise,
+    scaled,
     shaded,
 )
 
@@ -45,10 +46,8 @@ def tree(split: str, number: int) -> Plant:
     """Return tree ``number``, from 0 to `TREES` - 1."""
     rng = generator(split, "tree", number)
     kind = str(rng.choice(["round", "tall", "fir", "bare"], p=[0.55, 0.18, 0.12, 0.15]))
-    color, alpha = (
-        np.zeros((_TREE_ROWS, _TREE_COLUMNS, 3), np.float32),
-        np.zeros((_TREE_ROWS, _TREE_COLUMNS), np.float32),
-    )
+    size = _TREE_ROWS, _TREE_COLUMNS
+    color, alpha = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
     bark = np.array([58, 68, 82]) * rng.uniform(0.5, 1.3) + rng.normal(0, 6, 3)
     _branches(color, alpha, bark, rng, depth={"bare": 8, "fir": 0}.get(kind, 2))
     if kind != "bare":
@@ -115,10 +114,7 @@ def _green(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 def _crown(rng: np.random.Generator, *, slim: bool) -> Gain:
     """Return the depth of each pixel inside the crown, float32; negative outside."""
-    rows, columns = (
-        _TREE_ROWS // 2,
-        _TREE_COLUMNS // 2,
-    )  # half the size is enough for round clumps
+    rows, columns = _TREE_ROWS // 2, _TREE_COLUMNS // 2  # enough for round clumps
     v, u = np.mgrid[:rows, :columns].astype(np.float32)
     depth = np.full((rows, columns), -9.0, np.float32)
     low = rng.uniform(0.68, 0.86)
@@ -197,16 +193,8 @@ def _branches(
             continue
         for _ in range(2 if left < depth else 3):
             turn = rng.normal(0, 0.42)
-            stack.append(
-                (
-                    end[0],
-                    end[1],
-                    angle + turn,
-                    length * rng.uniform(0.6, 0.85),
-                    wide * rng.uniform(0.55, 0.75),
-                    left - 1,
-                )
-            )
+            long, thick = length * rng.uniform(0.6, 0.85), wide * rng.uniform(0.55, 0.75)
+            stack.append((*end, angle + turn, long, thick, left - 1))
 
 
 #: Number of different walls, and of different fences, in a split.
@@ -232,18 +220,9 @@ class Enclosure:
     solid: bool
 
 
-def wall(split: str, look: int) -> Enclosure:
-    """Return the wall with a look."""
-    return _wall(split, look % ENCLOSURES)
-
-
-def fence(split: str, look: int) -> Enclosure:
-    """Return the fence with a look."""
-    return _fence(split, look % ENCLOSURES)
-
-
 @lru_cache(maxsize=2 * ENCLOSURES)
-def _wall(split: str, number: int) -> Enclosure:
+def wall(split: str, number: int) -> Enclosure:
+    """Return wall ``number``, from 0 to `ENCLOSURES` - 1."""
     rng = generator(split, "wall", number)
     kind = str(rng.choice(["brick", "stone", "concrete", "plaster"]))
     level = rng.uniform(75, 195)
@@ -277,7 +256,8 @@ def _graffiti(image: Image, rng: np.random.Generator) -> None:
 
 
 @lru_cache(maxsize=2 * ENCLOSURES)
-def _fence(split: str, number: int) -> Enclosure:
+def fence(split: str, number: int) -> Enclosure:
+    """Return fence ``number``, from 0 to `ENCLOSURES` - 1."""
     rng = generator(split, "fence", number)
     kind = str(rng.choice(["bars", "mesh", "planks", "pickets", "rails", "panels"]))
     level = float(rng.choice([35, 60, 110, 170, 225])) + rng.uniform(-15, 15)
@@ -367,58 +347,38 @@ HOUSE_DEPTH = 10.0
 _CHIMNEY = (70.0, 80.0, 110.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Box:
-    """Ground corners (3,) of an item: near and far end on the street's side, then at the back."""
-
-    near: Array
-    far: Array
-    near_back: Array
-    far_back: Array
-
-
-def _box(stage: Stage, item: Item) -> _Box:
+def _corners(stage: Stage, item: Item) -> Array:
+    """Return the ground corners (4, 3): near and far end on the street's side, then at the back."""
     start, end, low, high = item.bounds
     front, back = (low, high) if item.d > 0 else (high, low)
-    s = np.array([start, end, start, end])
-    d = np.array([front, front, back, back])
-    near, far, near_back, far_back = stage.path.place(s, d, np.zeros(4))
-    return _Box(near=near, far=far, near_back=near_back, far_back=far_back)
+    s, d = np.array([start, end, start, end]), np.array([front, front, back, back])
+    return stage.path.place(s, d, np.zeros(4))
 
 
 def paint_house(stage: Stage, item: Item) -> None:
     """Paint a house: roof, gable end, then front."""
     house = facade(stage.street.split, item.look % FACADES)
-    box, top, rise = _box(stage, item), item.height * UP, house.pitch * UP
-    ridge = (box.near + box.near_back) / 2 + top + rise, (box.far + box.far_back) / 2 + top + rise
-    label = stage.canvas.surfaces.add(BUILDING, stage.depth((box.near + box.far) / 2))
+    near, far, near_back, far_back = _corners(stage, item)
+    top, rise = item.height * UP, house.pitch * UP
+    label = stage.canvas.surfaces.add(BUILDING, stage.depth((near + far) / 2))
     tint = item.tint(0.16)
-    plain = (house.plain[0] * tint[0], house.plain[1] * tint[1], house.plain[2] * tint[2])
-    if house.pitch and house.gabled:
-        peak = (box.near + box.far) / 2 + top + rise
-        back = (box.near_back + box.far_back) / 2 + top + rise
-        for side in (box.far, box.near):
-            stage.sheet(peak, back - peak, side + top - peak, house.roof, BUILDING)
-    elif house.pitch:
-        stage.sheet(ridge[0], ridge[1] - ridge[0], box.near + top - ridge[0], house.roof, BUILDING)
-        _chimney(stage, ridge[0] + (ridge[1] - ridge[0]) * (0.2 + 0.6 * (item.look % 7) / 7))
-    stage.sheet(
-        box.near_back + top,
-        box.near - box.near_back,
-        -top,
-        house.gable,
-        BUILDING,
-        gain=0.92,
-        tint=tint,
-    )
-    if house.pitch and not house.gabled:
-        stage.face(
-            np.array([box.near + top, box.near_back + top, ridge[0]]), plain, label, gain=0.92
-        )
-    stage.sheet(box.near + top, box.far - box.near, -top, house.front, BUILDING, tint=tint)
-    if house.pitch and house.gabled:
-        peak = (box.near + box.far) / 2 + top + rise
-        stage.face(np.array([box.near + top, box.far + top, peak]), plain, label)
+    plain, gable = scaled(house.plain, tint), house.pitch and house.gabled
+    if gable:
+        start, end = (near + far) / 2 + top + rise, (near_back + far_back) / 2 + top + rise
+        for side in (far, near):
+            stage.sheet(start, end - start, side + top - start, house.roof, BUILDING)
+    else:
+        start, end = (near + near_back) / 2 + top + rise, (far + far_back) / 2 + top + rise
+        if house.pitch:
+            stage.sheet(start, end - start, near + top - start, house.roof, BUILDING)
+            _chimney(stage, start + (end - start) * (0.2 + 0.6 * (item.look % 7) / 7))
+    blind = near - near_back
+    stage.sheet(near_back + top, blind, -top, house.gable, BUILDING, gain=0.92, tint=tint)
+    if house.pitch and not gable:
+        stage.face(np.array([near + top, near_back + top, start]), plain, label, gain=0.92)
+    stage.sheet(near + top, far - near, -top, house.front, BUILDING, tint=tint)
+    if gable:
+        stage.face(np.array([near + top, far + top, start]), plain, label)
 
 
 def _chimney(stage: Stage, foot: Array) -> None:
@@ -430,65 +390,47 @@ def _chimney(stage: Stage, foot: Array) -> None:
 
 def paint_wall(stage: Stage, item: Item) -> None:
     """Paint a free-standing wall with its end."""
-    _enclose(stage, item, wall(stage.street.split, item.look), WALL)
+    _enclose(stage, item, wall(stage.street.split, item.look % ENCLOSURES), WALL)
 
 
 def paint_fence(stage: Stage, item: Item) -> None:
     """Paint a fence; the gaps are labelled as fence too, as in Cityscapes."""
-    _enclose(stage, item, fence(stage.street.split, item.look), FENCE)
+    _enclose(stage, item, fence(stage.street.split, item.look % ENCLOSURES), FENCE)
 
 
 def _enclose(stage: Stage, item: Item, enclosure: Enclosure, label: int) -> None:
-    box, top = _box(stage, item), item.height * UP
+    (near, far, near_back, _), top = _corners(stage, item), item.height * UP
     # The texture spans a few metres; a long wall repeats it.
     picture = enclosure.picture.repeated(max(1, round(item.length / enclosure.length)))
     if enclosure.solid:
-        surface = stage.canvas.surfaces.add(label, stage.depth(box.near))
-        end = np.array([box.near, box.near_back, box.near_back + top, box.near + top])
+        surface = stage.canvas.surfaces.add(label, stage.depth(near))
+        end = np.array([near, near_back, near_back + top, near + top])
         stage.face(end, enclosure.color, surface, gain=0.85)
     tint = item.tint(0.15)
-    stage.sheet(box.near + top, box.far - box.near, -top, picture, label, tint=tint, solid=True)
+    stage.sheet(near + top, far - near, -top, picture, label, tint=tint, solid=True)
 
 
 def paint_hedge(stage: Stage, item: Item) -> None:
     """Paint a clipped hedge with its end."""
     leaves = hedge(stage.street.split, item.look % HEDGES)
-    box, top = _box(stage, item), item.height * UP
-    stage.sheet(box.near_back + top, box.near - box.near_back, -top, leaves, VEGETATION, gain=0.8)
+    (near, far, near_back, far_back), top = _corners(stage, item), item.height * UP
+    stage.sheet(near_back + top, near - near_back, -top, leaves, VEGETATION, gain=0.8)
     long = leaves.repeated(max(1, round(item.length / (item.height * 4))))
-    stage.sheet(box.near + top, box.far - box.near, -top, long, VEGETATION)
+    stage.sheet(near + top, far - near, -top, long, VEGETATION)
     if item.height < stage.camera.height:
-        stage.sheet(
-            box.near_back + top,
-            box.far_back - box.near_back,
-            box.near - box.near_back,
-            long,
-            VEGETATION,
-        )
+        across, down = far_back - near_back, near - near_back
+        stage.sheet(near_back + top, across, down, long, VEGETATION)
 
 
 def paint_plant(stage: Stage, item: Item) -> None:
     """Paint a tree or a bush, a texture that faces the camera."""
     split = stage.street.split
-    if item.kind == "tree":
-        plant = tree(split, item.look % TREES)
-    else:
-        plant = bush(split, item.look % BUSHES)
+    tall = item.kind == "tree"
+    plant = tree(split, item.look % TREES) if tall else bush(split, item.look % BUSHES)
     foot = stage.pose(item).origin
     wide = np.array([item.width if item.look % 2 else -item.width, 0.0, 0.0])
     top = item.height * UP
-    stage.sheet(
-        foot + top - wide / 2,
-        wide,
-        -top,
-        plant.picture,
-        VEGETATION,
-        gain=_plant_light(stage),
-        tint=item.tint(0.2),
-    )
-
-
-def _plant_light(stage: Stage) -> float:
     # The normal of the texture does not apply to a round crown, part of which is always sunlit.
-    sun = stage.sun
-    return 1.0 + 0.25 * max(0.0, float(sun[1])) * stage.weather.sun[1]
+    gain = 1.0 + 0.25 * max(0.0, stage.sun[1]) * stage.weather.sun[1]
+    corner, tint = foot + top - wide / 2, item.tint(0.2)
+    stage.sheet(corner, wide, -top, plant.picture, VEGETATION, gain=gain, tint=tint)

@@ -54,6 +54,12 @@ def bgr(values: npt.ArrayLike) -> Color:
     return blue, green, red
 
 
+def scaled(color: Color, factor: float | Color) -> Color:
+    """Return a colour times a factor, or times factors BGR; not clipped."""
+    blue, green, red = factor if isinstance(factor, tuple) else (factor, factor, factor)
+    return color[0] * blue, color[1] * green, color[2] * red
+
+
 class Texture:
     """An image and copies of half the size each (mipmaps), so that distant surfaces do not flicker.
 

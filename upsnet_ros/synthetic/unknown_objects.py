@@ -14,29 +14,22 @@ import cv2
 import numpy as np
 
 from upsnet_ros.synthetic.labels import UNKNOWN
-from upsnet_ros.synthetic.stage import UP, Bone, Item, Pose, Stage, box, limbs, prism, rod
+from upsnet_ros.synthetic.stage import (
+    UP,
+    Bone,
+    Item,
+    Pose,
+    Stage,
+    box,
+    box_corners,
+    limbs,
+    prism,
+    rod,
+)
 from upsnet_ros.synthetic.texture import Color, Texture, bgr, bricks, generator, noise, shaded
 
 #: Kinds that are animals.
 ANIMALS = frozenset({"dog", "sheep", "cow", "deer", "horse"})
-
-#: Kinds that occur in every split.
-COMMON = (
-    "dog",
-    "sheep",
-    "cow",
-    "carton",
-    "pallet",
-    "barrel",
-    "tyre",
-    "suitcase",
-    "rock",
-    "branch",
-    "stroller",
-    "cone",
-    "bin",
-    "sack",
-)
 
 #: Kinds that occur in "val" and "test" only.
 NOVEL = ("deer", "horse", "trolley", "armchair", "ball", "wheelbarrow")
@@ -46,8 +39,6 @@ _SIZES: dict[str, tuple[float, float, float]] = {
     "dog": (0.85, 0.25, 0.6),
     "sheep": (1.1, 0.4, 0.85),
     "cow": (2.2, 0.65, 1.4),
-    "deer": (1.6, 0.4, 1.3),
-    "horse": (2.2, 0.55, 1.65),
     "carton": (0.6, 0.55, 0.5),
     "pallet": (1.2, 0.8, 0.35),
     "barrel": (0.6, 0.6, 0.9),
@@ -59,6 +50,8 @@ _SIZES: dict[str, tuple[float, float, float]] = {
     "cone": (0.4, 0.4, 0.75),
     "bin": (0.6, 0.6, 1.05),
     "sack": (0.7, 0.55, 0.6),
+    "deer": (1.6, 0.4, 1.3),
+    "horse": (2.2, 0.55, 1.65),
     "trolley": (0.9, 0.55, 1.0),
     "armchair": (0.9, 0.95, 0.9),
     "ball": (0.35, 0.35, 0.35),
@@ -71,7 +64,7 @@ class UnknownObject:
     """An object outside the classes.
 
     Attributes:
-        kind: One of `COMMON` or `NOVEL`.
+        kind: A key of `_SIZES`.
         length: Length, metres.
         width: Width, metres.
         height: Height, metres.
@@ -93,7 +86,7 @@ class UnknownObject:
 
 def kinds(split: str) -> tuple[str, ...]:
     """Return the kinds that occur in a split."""
-    return COMMON if split == "train" else COMMON + NOVEL
+    return tuple(kind for kind in _SIZES if split != "train" or kind not in NOVEL)
 
 
 @lru_cache(maxsize=512)
@@ -216,16 +209,9 @@ def paint_unknown_object(stage: Stage, item: Item) -> None:
 
 
 def _cuboid(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
-    half = thing.width / 2, thing.length / 2
-    box(
-        stage,
-        pose,
-        (-half[0], 0, -half[1]),
-        (half[0], thing.height, half[1]),
-        thing.color,
-        surface,
-        skin=thing.skin,
-    )
+    w, long = thing.width / 2, thing.length / 2
+    low, high = (-w, 0, -long), (w, thing.height, long)
+    box(stage, pose, low, high, thing.color, surface, skin=thing.skin)
 
 
 def _lump(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
@@ -239,6 +225,9 @@ def _lump(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
         uv = stage.camera.outline(points + pose.origin)
         color = stage.lit(thing.color, UP)
         stage.canvas.shape(uv, bgr(np.array(color) * gain * 0.8), surface)
+
+
+_LOWER = [0, 1, 4, 5]  # corners of a box
 
 
 def _barrel(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
@@ -328,12 +317,8 @@ def _trolley(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> No
         [0, 0.2 * h, long],
     ]
     bones = [Bone(0, 1, 0.03, 0.03, thing.second), Bone(2, 3, 0.025, 0.025, wire)]
-    _wheels(
-        joints,
-        bones,
-        0.07,
-        [[-w, long * 0.9], [w, long * 0.9], [-w, -long * 0.9], [w, -long * 0.9]],
-    )
+    z = long * 0.9
+    _wheels(joints, bones, 0.07, [[-w, z], [w, z], [-w, -z], [w, -z]])
     limbs(stage, pose.world(np.array(joints)), bones, surface)
 
 
@@ -350,23 +335,12 @@ def _cone(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
 
 def _bin(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     w, h = thing.width / 2, thing.height
-    corners = np.array(
-        [
-            [x * w * (1.0 if y else 0.82), y * h, z * w * (1.0 if y else 0.82)]
-            for z in (-1, 1)
-            for y in (0, 1)
-            for x in (-1, 1)
-        ]
-    )
+    corners = box_corners(np.array([-w, 0, -w]), np.array([w, h, w]))
+    corners[_LOWER] *= (0.82, 1.0, 0.82)
     prism(stage, pose, corners, thing.color, surface)
-    box(
-        stage,
-        pose,
-        (-w * 1.06, h * 0.93, -w * 1.06),
-        (w * 1.06, h, w * 1.06),
-        thing.second,
-        surface,
-    )
+    rim = w * 1.06
+    low, high = (-rim, h * 0.93, -rim), (rim, h, rim)
+    box(stage, pose, low, high, thing.second, surface)
 
 
 def _suitcase(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
@@ -405,27 +379,21 @@ def _ball(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
 
 def _wheelbarrow(stage: Stage, thing: UnknownObject, pose: Pose, surface: int) -> None:
     w, long, h = thing.width / 2, thing.length / 2, thing.height
-    corners = np.array(
-        [
-            [x * w * (1.0 if y else 0.6), (0.4 + 0.6 * y) * h, z * long * (0.65 if y else 0.4)]
-            for z in (-1, 1)
-            for y in (0, 1)
-            for x in (-1, 1)
-        ]
-    )
+    corners = box_corners(np.array([-w, 0.4 * h, -long * 0.65]), np.array([w, h, long * 0.65]))
+    corners[_LOWER] = box_corners(
+        np.array([-w * 0.6, 0.4 * h, -long * 0.4]), np.array([w * 0.6, h, long * 0.4])
+    )[_LOWER]
     joints: list[list[float]] = [
         [-w, 0.8 * h, -long],
         [-w * 0.4, 0.3 * h, long],
         [w, 0.8 * h, -long],
         [w * 0.4, 0.3 * h, long],
     ]
-    bones = [
-        Bone(0, 1, 0.03, 0.03, (60.0, 90.0, 120.0)),
-        Bone(2, 3, 0.03, 0.03, (60.0, 90.0, 120.0)),
-    ]
+    wood: Color = (60.0, 90.0, 120.0)
+    bones = [Bone(0, 1, 0.03, 0.03, wood), Bone(2, 3, 0.03, 0.03, wood)]
     for side in (-w * 0.6, w * 0.6):
         joints += [[side, 0.5 * h, -0.45 * long], [side, 0.0, -0.6 * long]]
-        bones.append(Bone(len(joints) - 2, len(joints) - 1, 0.025, 0.025, (60.0, 90.0, 120.0)))
+        bones.append(Bone(len(joints) - 2, len(joints) - 1, 0.025, 0.025, wood))
     _wheels(joints, bones, 0.3 * h, [[0, long]])
     limbs(stage, pose.world(np.array(joints)), bones, surface)
     prism(stage, pose, corners, thing.color, surface)
