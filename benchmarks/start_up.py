@@ -4,7 +4,8 @@
     python benchmarks/start_up.py --frames 64 --processes 4   # what further processes cost
 
 Measures user and system time of fresh processes and of all that they start (Linux). Commands run
-in turn, so that load affects all of them.
+in turn, so that load affects all of them. Modules are compiled beforehand, as those of an installed
+package are, also where PYTHONDONTWRITEBYTECODE is set.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def main(
     """Print medians and quartiles of CPU seconds, and of ratios within each turn."""
     # Orphaned processes, such as multiprocessing's server, become children of this one.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{folder}/compiled"
         upsnet = shutil.which("upsnet", path=Path(sys.executable).parent)
         assert upsnet is not None, "install upsnet_ros beside this interpreter"
         files = write_frames(Path(folder), frames)

@@ -238,7 +238,9 @@ def test_only_close_options_are_suggested() -> None:
     assert "--help)" not in said
 
 
-@pytest.mark.parametrize(("option", "kind"), [("--scale", "integer"), ("--overlay-alpha", "")])
+@pytest.mark.parametrize(
+    ("option", "kind"), [("--scale", "an integer"), ("--overlay-alpha", "a number")]
+)
 def test_a_word_in_place_of_a_number(option: str, kind: str) -> None:
     done = CliRunner().invoke(app, ["node", option, "abc"], env={"COLUMNS": "200"})
     assert done.exit_code == 2

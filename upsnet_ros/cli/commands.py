@@ -124,6 +124,14 @@ EXTRAS = {
     "zstandard": ("bags",),
 }
 
+#: Words for kinds of numbers, by typer's and pydantic's names of them.
+_NUMBERS = {
+    "int": "an integer",
+    "integer": "an integer",
+    "float": "a number",
+    "number": "a number",
+}
+
 app = typer.Typer(
     name="upsnet",
     help="UPSNet panoptic segmentation for ROS 2.",
@@ -239,11 +247,11 @@ def _clarify(error: Any) -> None:
     if names := getattr(error, "possibilities", None):
         error.possibilities = [one for one in names if _is_close(error.option_name, one)]
     elif getattr(error, "param", None) is not None:
-        # A text of pydantic, which newer versions of typer use.
-        found = re.match(r"Input should be a valid (\w+)", str(error.message))
-        if found is not None:
-            article = "an" if found[1][0] in "aeiou" else "a"
-            error.message = f"must be {article} {found[1]}"
+        # typer says "'abc' is not a valid int.", and from 0.29 on, by pydantic, "Input should be a
+        # valid integer, unable to parse string as an integer".
+        found = re.search(r"(?:not|be) a valid (\w+)", str(error.message))
+        if found is not None and found[1] in _NUMBERS:
+            error.message = f"must be {_NUMBERS[found[1]]}"
 
 
 def _is_close(option: str, other: str) -> bool:
