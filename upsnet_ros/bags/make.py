@@ -27,8 +27,7 @@ from upsnet_ros.bags.messages import (
 from upsnet_ros.bags.sources import FOLDER_RATE_HZ, FrameSource, open_source
 from upsnet_ros.bags.writer import BagWriter, Compression, Storage, check_form
 from upsnet_ros.datasets.base import Sample
-from upsnet_ros.datasets.images import read_labels
-from upsnet_ros.datasets.readers import Folder, sample_of_ids
+from upsnet_ros.datasets.readers import LABELS, Folder, read_sample, sample_of_ids
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, Taxonomy
 from upsnet_ros.errors import BagError
 from upsnet_ros.evaluation.datasets import map_from_sample
@@ -59,8 +58,6 @@ _SECOND = 1_000_000_000
 FOCAL_SHARE = 2262.52 / 2048
 #: Frame of the simulated lidar; its clouds are on ``/lidar/points``.
 LIDAR = "lidar"
-_LABELS = "_gtFine_instanceIds.png"
-_UNKNOWN = "_gtFine_unknownMask.png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -180,22 +177,16 @@ class CityscapesDrive(ImagesDrive):
         if images is None:
             raise BagError(f"{root} has no split {split}: there is no {kinds[0]}/{split}")
         super().__init__(open_source(images, skip_bad=skip_bad))
-        paths = (root / "gtFine" / split).glob(f"*/*{_LABELS}")
-        self._labels = {path.name.removesuffix(_LABELS): path for path in paths}
+        paths = (root / "gtFine" / split).glob(f"*/*{LABELS}")
+        self._labels = {path.name.removesuffix(LABELS): path for path in paths}
         if not self._labels:
-            raise BagError(f"{root} has no labels gtFine/{split}/<city>/*{_LABELS}")
+            raise BagError(f"{root} has no labels gtFine/{split}/<city>/*{LABELS}")
 
     def _truth(self, name: str, image: npt.NDArray[np.uint8]) -> Truth | None:
         frame = frame_name(name)
         if frame not in self._labels:
             return None
-        path = self._labels[frame]
-        size = (image.shape[0], image.shape[1])
-        mask = path.with_name(f"{frame}{_UNKNOWN}")
-        unknown = read_labels(mask, size=size) > 0 if mask.is_file() else None
-        ids = read_labels(path, size=size)
-        sample = sample_of_ids(ids, image, name=frame, source=path, unknown=unknown)
-        return truth_of(sample, CITYSCAPES)
+        return truth_of(read_sample(self._labels[frame], image, name=frame), CITYSCAPES)
 
 
 class ScenesDrive:

@@ -23,6 +23,7 @@ from rosbags.typesys import (
 
 from upsnet_ros.bags.storage import Definition, Limits, raise_it
 from upsnet_ros.datasets.taxonomy import Taxonomy
+from upsnet_ros.drawing.export import fits_16_bits
 from upsnet_ros.errors import BagError, printable
 from upsnet_ros.inference.frame import LABEL_DIVISOR
 
@@ -315,8 +316,7 @@ def stamp_of(header: Any) -> int:
 
 def label_encoding(taxonomy: Taxonomy) -> str:
     """Return the encoding for the label images of a taxonomy: 16UC1, or 32SC1 if needed."""
-    largest = int(taxonomy.public_ids.max()) * LABEL_DIVISOR + LABEL_DIVISOR - 1
-    return "16UC1" if largest <= np.iinfo(np.uint16).max else "32SC1"
+    return "16UC1" if fits_16_bits(taxonomy) else "32SC1"
 
 
 class Messages:

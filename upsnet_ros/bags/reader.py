@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import zstandard
@@ -173,12 +172,7 @@ class Bag:
     def __enter__(self) -> Bag:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def _read(self, topics: frozenset[str]) -> Iterator[Record]:
@@ -279,26 +273,16 @@ def _topics(files: Sequence[StorageFile], types: MessageTypes) -> list[TopicInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopicSummary:
-    """Statistics of one topic; times are those of the recorder.
+class TopicSummary(TopicInfo):
+    """Statistics of one topic, whose ``count`` is of readable messages; times of the recorder.
 
     Attributes:
-        name: The topic.
-        msgtype: Its type.
-        known: Whether its messages can be deserialised.
-        latched: Whether its publisher was latched (transient local).
-        count: Number of readable messages.
         first_ns: Time of the first message; None if there is none.
         last_ns: Time of the last message.
         rate_hz: Mean message rate; None with fewer than two distinct times.
         longest_gap_s: Longest time between two messages in seconds; None as above.
     """
 
-    name: str
-    msgtype: str
-    known: bool
-    latched: bool
-    count: int
     first_ns: int | None
     last_ns: int | None
     rate_hz: float | None
@@ -358,11 +342,7 @@ def summarise_bag(path: Path) -> BagSummary:
             gaps = [after - before for before, after in pairwise(moments)]
             topics.append(
                 TopicSummary(
-                    name=topic.name,
-                    msgtype=topic.msgtype,
-                    known=topic.known,
-                    latched=topic.latched,
-                    count=len(moments),
+                    **{**asdict(topic), "count": len(moments)},
                     first_ns=moments[0] if moments else None,
                     last_ns=moments[-1] if moments else None,
                     rate_hz=(len(moments) - 1) / seconds if seconds else None,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from upsnet_ros.bags.messages import (
     CAMERA_INFO,
@@ -21,7 +21,7 @@ from upsnet_ros.bags.messages import (
     TRUTH,
     stamp_of,
 )
-from upsnet_ros.bags.reader import open_bag
+from upsnet_ros.bags.reader import TopicInfo, open_bag
 from upsnet_ros.errors import BagError, ImageError, TopicError
 from upsnet_ros.messages.images import check
 
@@ -60,22 +60,6 @@ _RESULTS = tuple(f"/{name}" for name in (*OUTPUTS, "detections", "vision_label_i
 _SYSTEM_TOPICS = frozenset({"/rosout", "/parameter_events", "/events/write_split"})
 
 
-class BagTopic(Protocol):
-    """The attributes of `upsnet_ros.bags.TopicInfo` that are used here."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def msgtype(self) -> str: ...  # noqa: D102
-
-    @property
-    def count(self) -> int: ...  # noqa: D102
-
-    @property
-    def latched(self) -> bool: ...  # noqa: D102
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayTopics:
     """The topics of a bag by their role in a replay.
@@ -109,11 +93,7 @@ class ReplayTopics:
     @property
     def clouds(self) -> tuple[str, ...]:
         """Topics of point clouds that are published, without ground truth."""
-        return tuple(
-            name
-            for name, msgtype in self.carried.items()
-            if msgtype == POINT_CLOUD and name not in self.truth
-        )
+        return tuple(name for name in self.sensors if self.carried[name] == POINT_CLOUD)
 
     @property
     def sensors(self) -> tuple[str, ...]:
@@ -169,7 +149,7 @@ def topics_of(
 
 
 def sort_topics(
-    topics: Sequence[BagTopic],
+    topics: Sequence[TopicInfo],
     *,
     camera: str | None = None,
     truth: Collection[str] = (),

@@ -21,12 +21,7 @@ from upsnet_ros.bags.video import (
     VideoFile,
     Webcam,
 )
-from upsnet_ros.datasets.images import (
-    IMAGE_SUFFIXES,
-    image_files,
-    read_file,
-    read_image,
-)
+from upsnet_ros.datasets.images import IMAGE_SUFFIXES, image_files, read_file, read_image
 from upsnet_ros.errors import BagError, DatasetError, ImageError, SourceError, TopicError
 from upsnet_ros.messages.images import to_bgr
 
@@ -57,20 +52,11 @@ class FrameSource(Protocol):
         skipped: The frames that were skipped because they could not be read.
     """
 
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def rate_hz(self) -> float: ...  # noqa: D102
-
-    @property
-    def length(self) -> int | None: ...  # noqa: D102
-
-    @property
-    def live(self) -> bool: ...  # noqa: D102
-
-    @property
-    def skipped(self) -> Skipped: ...  # noqa: D102
+    name: str
+    rate_hz: float
+    length: int | None
+    live: bool
+    skipped: Skipped
 
     def __iter__(self) -> Iterator[SourceFrame]: ...
 
@@ -154,7 +140,7 @@ def _open_path(path: Path, skipped: Skipped) -> FrameSource:
     below = image_files(path, recursive=True)
     sequence = [one for one in below if _CITYSCAPES_NAME.fullmatch(one.name)]
     if sequence:
-        return CityscapesSequence(sequence, root=path, skipped=skipped)
+        return CityscapesSequence(sequence, name=str(path), skipped=skipped)
     raise SourceError(
         f"folder {path} holds no images ({' '.join(sorted(IMAGE_SUFFIXES))}) "
         "and no Cityscapes frames (*_leftImg8bit.*)"
@@ -194,14 +180,14 @@ def count_frames(source: FrameSource, *, at_most: int) -> int:
     """
     if source.live:
         return at_most
-    if isinstance(source, ImageFolder | CityscapesSequence) and not source.skipped.allowed:
+    if isinstance(source, ImageFolder) and not source.skipped.allowed:
         next(iter(source), None)
         for path in source.paths[:at_most]:
             try:
                 read_file(path)
             except DatasetError as error:
                 raise SourceError(str(error)) from None
-        return min(source.length, at_most)
+        return min(len(source.paths), at_most)
     return sum(1 for _ in itertools.islice(source, at_most))
 
 
@@ -209,35 +195,34 @@ class ImageFolder:
     """Image files in the given order, at `FOLDER_RATE_HZ`."""
 
     live = False
+    rate_hz = FOLDER_RATE_HZ
 
-    def __init__(self, paths: list[Path], *, skipped: Skipped | None = None) -> None:
+    def __init__(
+        self, paths: list[Path], *, name: str | None = None, skipped: Skipped | None = None
+    ) -> None:
         self.paths = paths
-        self.name = str(paths[0].parent if len(paths) > 1 else paths[0])
-        self.rate_hz = FOLDER_RATE_HZ
-        self.length = len(paths)
+        self.name = name or str(paths[0].parent if len(paths) > 1 else paths[0])
+        self.length: int | None = len(paths)
         self.skipped = skipped or Skipped()
 
     def __iter__(self) -> Iterator[SourceFrame]:
-        for index, path in enumerate(self.paths):
-            yield from _read_frame(path, round(index * NS / self.rate_hz), self.skipped)
+        for path, time_ns in zip(self.paths, self._times(), strict=True):
+            yield from _read_frame(path, time_ns, self.skipped)
+
+    def _times(self) -> Iterator[int]:
+        """Yield the time of each image in ns."""
+        return (round(index * NS / self.rate_hz) for index in range(len(self.paths)))
 
 
-class CityscapesSequence:
+class CityscapesSequence(ImageFolder):
     """Frames with Cityscapes' file names; times follow the frame numbers, including gaps.
 
     Each sequence starts one second after the end of the previous one.
     """
 
-    live = False
+    rate_hz = CITYSCAPES_RATE_HZ
 
-    def __init__(self, paths: list[Path], *, root: Path, skipped: Skipped | None = None) -> None:
-        self.paths = paths
-        self.name = str(root)
-        self.rate_hz = CITYSCAPES_RATE_HZ
-        self.length = len(paths)
-        self.skipped = skipped or Skipped()
-
-    def __iter__(self) -> Iterator[SourceFrame]:
+    def _times(self) -> Iterator[int]:
         current: tuple[str, str] | None = None
         first_number = start_ns = time_ns = 0
         for path in self.paths:
@@ -249,7 +234,7 @@ class CityscapesSequence:
                 first_number = int(match["frame"])
                 current = sequence
             time_ns = start_ns + round((int(match["frame"]) - first_number) * NS / self.rate_hz)
-            yield from _read_frame(path, time_ns, self.skipped)
+            yield time_ns
 
 
 def _read_frame(path: Path, time_ns: int, skipped: Skipped) -> Iterator[SourceFrame]:
@@ -280,12 +265,12 @@ class BagImages:
         try:
             self._topic = topics_of(path).camera
             with open_bag(path, topics=[self._topic]) as bag:
-                self.length = next(one.count for one in bag.topics if one.name == self._topic)
+                count = next(one.count for one in bag.topics if one.name == self._topic)
                 seconds = bag.seconds
         except (BagError, TopicError) as error:
             raise SourceError(str(error)) from error
-        self.rate_hz = (self.length - 1) / seconds if seconds > 0 else 0.0
-        self.rate_hz = self.rate_hz or FOLDER_RATE_HZ
+        self.length: int | None = count
+        self.rate_hz = (count - 1) / seconds if seconds > 0 and count > 1 else FOLDER_RATE_HZ
 
     def __iter__(self) -> Iterator[SourceFrame]:
         first_ns: int | None = None

@@ -110,7 +110,8 @@ class VideoFile:
         self.rate_hz = rate if 0 < rate <= _PLAUSIBLE_RATE_HZ else self._measured_rate(capture)
         capture.release()
         # Where the container has no count, FFmpeg estimates one.
-        self.length = int(count) if count > 0 and self._container().counts_frames else None
+        counted = count > 0 and self._container().counts_frames
+        self.length: int | None = int(count) if counted else None
 
     def __iter__(self) -> Iterator[SourceFrame]:
         capture = self._open()
@@ -263,7 +264,7 @@ class NetworkStream:
 class Webcam:
     """A local camera, given by index or device file; it does not end by itself."""
 
-    length = None
+    length: int | None = None
     live = True
 
     def __init__(self, device: int | Path) -> None:

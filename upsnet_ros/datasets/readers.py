@@ -31,7 +31,8 @@ from upsnet_ros.errors import DatasetError, listed
 LABEL_IDS = range(34)
 #: Ids below this in an instanceIds map are class ids; others are class * 1000 + number.
 _INSTANCES = 1000
-_LABELS = "_gtFine_instanceIds.png"
+#: Ending of the files with the instanceIds of a frame of Cityscapes.
+LABELS = "_gtFine_instanceIds.png"
 #: An extension of this package: synthetic scenes mark unknown objects in this file.
 _UNKNOWN = "_gtFine_unknownMask.png"
 
@@ -53,11 +54,11 @@ class Cityscapes:
         labels = Path(root).expanduser() / "gtFine" / split
         self._labels = sorted(
             path
-            for path in labels.glob(f"*/*{_LABELS}")
+            for path in labels.glob(f"*/*{LABELS}")
             if not any(part.startswith(".") for part in path.relative_to(labels).parts)
         )
         if not self._labels:
-            raise DatasetError(f"there are no labels {labels}/<city>/*{_LABELS}")
+            raise DatasetError(f"there are no labels {labels}/<city>/*{LABELS}")
         self._images = Path(root).expanduser() / images / split
 
     def __len__(self) -> int:
@@ -65,14 +66,23 @@ class Cityscapes:
 
     def __getitem__(self, index: int) -> Sample:
         labels = self._labels[index]
-        frame = labels.name.removesuffix(_LABELS)
+        frame = labels.name.removesuffix(LABELS)
         image_path = self._images / labels.parent.name / f"{frame}_leftImg8bit.png"
-        image = read_image(image_path)
-        size = (image.shape[0], image.shape[1])
-        unknown_path = labels.with_name(f"{frame}{_UNKNOWN}")
-        unknown = read_labels(unknown_path, size=size) > 0 if unknown_path.is_file() else None
-        ids = read_labels(labels, size=size)
-        return sample_of_ids(ids, image, name=str(image_path), source=labels, unknown=unknown)
+        return read_sample(labels, read_image(image_path), name=str(image_path))
+
+
+def read_sample(labels: Path, image: npt.NDArray[np.uint8], *, name: str) -> Sample:
+    """Return the sample of an image, uint8 (H, W, 3) BGR, with the file of its instanceIds.
+
+    Raises:
+        DatasetError: The file, or the mask of unknown objects beside it, cannot be read or has
+            another size, or an id is not a Cityscapes id.
+    """
+    size = (image.shape[0], image.shape[1])
+    mask = labels.with_name(f"{labels.name.removesuffix(LABELS)}{_UNKNOWN}")
+    unknown = read_labels(mask, size=size) > 0 if mask.is_file() else None
+    ids = read_labels(labels, size=size)
+    return sample_of_ids(ids, image, name=name, source=labels, unknown=unknown)
 
 
 def sample_of_ids(
