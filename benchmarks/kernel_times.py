@@ -75,8 +75,14 @@ def main(
     typer.echo("| kernel | µs | reference, µs |\n|---|---|---|")
     with torch.inference_mode():
         for case in cases("cuda", getattr(torch, dtype), batch=batch):
-            if case.name.startswith(only):
-                typer.echo(row(case, rounds=rounds, eager=eager, reference=reference))
+            if not case.name.startswith(only):
+                continue
+            try:
+                line = row(case, rounds=rounds, eager=eager, reference=reference)
+            except Exception as error:  # noqa: BLE001 - the other kernels can still be timed
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                line = f"| {case.name} | failed: {reason} | |"
+            typer.echo(line)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,101 @@ def test_without_time_no_step_runs_and_each_is_named(part: str, tmp_path: Path) 
     assert found == {name: None for name in STEPS[part] if name not in own}
 
 
+#: A Python that computes nothing: it notes with which settings it was called, and fails where told.
+STAND_IN = r"""#!/bin/bash
+echo "${UPSNET_KERNELS-}|${UPSNET_CUDNN_PLANS-}|${ITERATIONS-}|${*//$'\n'/ }" >>"$CALLS"
+out() { while [ "$1" != --out ]; do shift; done; echo "$2"; }
+case "$*" in
+%s
+esac
+"""
+
+
+class Calls:
+    """What the steps of a part called, with the settings of each."""
+
+    def __init__(self, part: str, folder: Path, faults: dict[str, str]) -> None:
+        folder.mkdir(exist_ok=True)
+        stand_in = folder / "python"
+        cases = [f'*"{words}"*) {action};;' for words, action in faults.items()]
+        stand_in.write_text(STAND_IN % "\n".join(cases))
+        stand_in.chmod(0o755)
+        settings = {"PYTHON": str(stand_in), "CALLS": str(folder / "calls"), "BUDGET": "5000"}
+        settings |= {"UPSNET_KERNELS": "", "UPSNET_CUDNN_PLANS": ""}
+        own = run(part, folder, KERNEL_TESTS=KERNEL_TESTS, **settings)
+        self.steps = {str(step["step"]): step["status"] for step in own}
+        self._lines = [line.split("|", 3) for line in (folder / "calls").read_text().splitlines()]
+
+    def off(self, words: str) -> set[str]:
+        """Names of the kernels that are off in the call whose arguments contain words."""
+        return {name for name in self._settings(words)[0].split(",") if name}
+
+    def plans(self, words: str) -> str:
+        return self._settings(words)[1]
+
+    def _settings(self, words: str) -> list[str]:
+        (found,) = (line for line in self._lines if words in line[3])
+        return found[:3]
+
+
+KERNEL_TESTS = " ".join(
+    f"test/ops/test_{name}.py"
+    for name in ("nms", "decode", "segments", "deform_conv_triton", "panoptic", "graph_on_gpu")
+)
+
+
+def test_what_fails_on_the_gpu_is_off_for_what_follows(tmp_path: Path) -> None:
+    """A wrong value in a test may be the test's fault; a crash or a broken device is not."""
+    faults = {
+        "test/ops/test_nms.py": "exit 1",  # passes in the self-test
+        "test/ops/test_decode.py": "exit 1",  # and this one does not
+        "test/ops/test_segments.py": "echo 'RuntimeError: CUDA error: misaligned'; exit 1",
+        "test/ops/test_deform_conv_triton.py": "exit 139",  # ended by SIGSEGV
+        "test/ops/test_panoptic.py": "exit 2",  # a module that is missing
+        "test/ops/test_graph_on_gpu.py": "exit 1",  # tests no kernel of its own
+        "doctor": "printf 'self-test: %s\\n' 'nms passed' 'merge failed: 3 % are wrong' "
+        "'conv_relu 64 -> 256, 1x1 / 1 failed: no plan: failed' 'graph failed: no' >&2; exit 1",
+    }
+    calls = Calls("A", tmp_path, faults)
+    assert calls.steps == STEPS["A"] | {"kernel_tests": 6, "self_test": 1, "kernel_times": 0}
+    broken = {"-segments", "-deform_conv"}
+    assert calls.off("doctor") == broken
+    later = broken | {"-decode", "-merge", "-conv_relu 64 -> 256"}
+    for words in ("profile_quick", "kernel_times.py", "--only cameras", "train --config"):
+        assert calls.off(words) == later
+    assert calls.plans("profile_quick") == "0" and calls.plans("--only race") == ""
+
+
+@pytest.mark.parametrize("cure", [True, False])
+def test_a_frame_that_reads_what_lay_in_memory(cure: bool, tmp_path: Path) -> None:
+    """Without `conv_relu` from then on, if that helps."""
+    faults = {"work/profile_quick": """echo '"changed_by_nan": true'"""}
+    faults |= {} if cure else {"work/profile_without_conv_relu": "exit 1"}
+    calls = Calls("A", tmp_path, faults)
+    assert calls.steps["profile_without_conv_relu"] == (0 if cure else 1)
+    assert calls.off("work/profile_quick") == set()
+    assert calls.off("work/profile_without_conv_relu") == {"-conv_relu"}
+    assert calls.off("--only race") == ({"-conv_relu"} if cure else set())
+
+
+def test_what_takes_too_long_is_measured_in_less_time(tmp_path: Path) -> None:
+    late = "exit 124"  # of `timeout`
+    calls = Calls("A", tmp_path, {"work/profile_tuned": late, "goals_race.json": late})
+    assert calls.steps == STEPS["A"] | {
+        "kernel_times": 0, "profile_tuned": 124, "goals_race": 124, "goals_race_short": 0
+    }  # fmt: skip
+    assert calls.plans("goals_race.json") == calls.plans("goals_head.json") == "1"
+    assert calls.plans("goals_race_short.json") == "0"
+
+
+def test_training_that_leaves_nothing_is_tried_without_what_may_fail(tmp_path: Path) -> None:
+    weights = 'mkdir -p "$(out "$@")"; echo 1 >"$(out "$@")/weights_last.safetensors"'
+    calls = Calls("B", tmp_path, {"work/train --": "exit 1", "work/train_plain --": weights})
+    assert calls.steps["train"] == 1 and calls.steps["train_plain"] == 0
+    assert (tmp_path / "out" / "weights.0").read_text() == "1\n"
+    assert "train_plain" not in Calls("B", tmp_path / "again", {"work/train --": weights}).steps
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("part", ["A", "B"])
