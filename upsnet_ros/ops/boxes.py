@@ -111,9 +111,10 @@ def decode_boxes(
 
 def centre_form(boxes: Tensor, *, edge: float = INCLUSIVE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return centre x, centre y, width and height of boxes (..., 4)."""
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    w, h = x2 - x1 + edge, y2 - y1 + edge
-    return x1 + 0.5 * w, y1 + 0.5 * h, w, h
+    near, far = boxes[..., :2], boxes[..., 2:]
+    size = far - near + edge
+    (cx, cy), (w, h) = (near + 0.5 * size).unbind(-1), size.unbind(-1)
+    return cx, cy, w, h
 
 
 def clip_boxes(boxes: Tensor, size: tuple[int, int], *, edge: float = INCLUSIVE) -> Tensor:

@@ -99,7 +99,7 @@ class _Candidates:
 
 
 def _areas(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2] - boxes[..., 0] + 1) * (boxes[..., 3] - boxes[..., 1] + 1)
+    return (boxes[..., 2:] - boxes[..., :2] + 1).prod(dim=-1)
 
 
 def intersections(boxes: Tensor, others: Tensor) -> Tensor:

@@ -366,22 +366,23 @@ class Trainer:
         )
         self._optimizer.zero_grad(set_to_none=True)
         images = sum(map(len, passes))
-        sums: dict[str, Tensor] = {}
+        names: list[str] = []
+        sums: list[Tensor] = []
         for index, batch in enumerate(passes):
             share = len(batch) / images
             with self._without_sync() if index + 1 < len(passes) else nullcontext():
                 results = self._losses(batch)
                 self._scaler.scale(results["total"] * share).backward()
-            for name, value in results.items():
-                sums[name] = sums.get(name, value.new_zeros(())) + value.detach() * share
+            names = list(results)
+            sums.append(torch.stack([value.detach() for value in results.values()]) * share)
         self._scaler.unscale_(self._optimizer)
         if settings.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.optimizer.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        means = self.world.mean(torch.stack(list(sums.values()))).tolist()
+        means = self.world.mean(torch.stack(sums).sum(dim=0)).tolist()
         self.elapsed = self.world.of_first(monotonic() - begin)
-        return Step(self.iteration, self.elapsed, rate, dict(zip(sums, means, strict=True)))
+        return Step(self.iteration, self.elapsed, rate, dict(zip(names, means, strict=True)))
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         device = self.world.device
