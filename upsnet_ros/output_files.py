@@ -13,7 +13,6 @@ import glob
 import json
 import logging
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -67,7 +66,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         OutputError: The file cannot be written. The old one is still there.
     """
-    new = path.parent / f".upsnet-{secrets.token_hex(8)}.part"
+    new = path.parent / f".upsnet-{os.urandom(8).hex()}.part"
     try:
         handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -377,7 +376,7 @@ def _check_writable(folder: Path, *, of: Path) -> None:
         folder = folder.parent
     if not folder.is_dir():
         raise OutputError(f"cannot write {of}: {folder} is not a folder")
-    probe = folder / f".upsnet-{secrets.token_hex(8)}.part"
+    probe = folder / f".upsnet-{os.urandom(8).hex()}.part"
     try:  # a question about permissions is answered wrongly for root and by some file systems
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
         probe.unlink()

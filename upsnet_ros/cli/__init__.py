@@ -132,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             interrupts.over = True
             if interrupts.taken:
                 signal.setitimer(signal.ITIMER_REAL, 0)  # its handler goes with the interpreter
-                gc.freeze()  # else the interpreter's last collections walk through all of torch
+            if argv is None:
+                gc.freeze()  # else the interpreter's last collections walk through every module
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None
     except SystemExit:
