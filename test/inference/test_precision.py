@@ -8,6 +8,7 @@ import torch
 
 from upsnet_ros.inference import model as precision
 from upsnet_ros.inference.model import PRECISIONS, resolve_precision, sums_in_float32
+from upsnet_ros.inference.predictor import Predictor
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -77,3 +78,30 @@ def test_sums_are_in_float32_until_the_last_one_is_done(before: bool) -> None:
     with pytest.raises(ArithmeticError), sums_in_float32():
         raise ArithmeticError
     assert switches() == [before, before]
+
+
+@pytest.mark.parametrize(("device", "reduced"), [(CUDA, [False, False]), (CPU, [True, True])])
+def test_a_frame_on_a_gpu_is_summed_in_float32(device: torch.device, reduced: list[bool]) -> None:
+    """The device is pretended; the frame is computed on the CPU."""
+    products = torch.backends.cuda.matmul
+    before = [getattr(products, name) for name in SUMS]
+    predictor = Predictor(
+        variant="cityscapes-r18", device="cpu", scale=32, allow_random_weights=True
+    )
+    predictor.device = device
+    found: list[list[bool]] = []
+
+    def look(*_: object) -> None:
+        found.append([getattr(products, name) for name in SUMS])
+
+    predictor.network.rcnn.register_forward_pre_hook(look)
+    predictor.network.fcn_head.register_forward_pre_hook(look)
+    try:
+        for name in SUMS:
+            setattr(products, name, True)
+        pixels = torch.zeros(32, 64, 3, dtype=torch.uint8)
+        predictor.compute_batch([pixels], predictor.settings())
+    finally:
+        for name, value in zip(SUMS, before, strict=True):
+            setattr(products, name, value)
+    assert found and all(switches == reduced for switches in found)

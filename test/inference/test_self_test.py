@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from upsnet_ros.errors import SettingsError
+from upsnet_ros.inference import predictor as predictor_module
 from upsnet_ros.inference import self_test, self_test_steps
 from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.inference.self_test import Limits, Request, Verdict, run, usable_device
@@ -326,6 +327,47 @@ def test_a_frame_may_differ_by_rounding_and_not_by_a_fault() -> None:
     for result in wrong:
         with pytest.raises(self_test_steps._MismatchError, match="of a frame's classes"):
             self_test_steps._compare_frames(result, expected)
+
+
+class _TestedError(Exception):
+    pass
+
+
+class _LoadedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("setting", "options", "expected"),
+    [
+        ("1", {}, _TestedError),
+        ("0", {}, _LoadedError),
+        ("off", {}, _LoadedError),
+        ("1", {"self_test": False}, _LoadedError),
+        ("1", {"plain": True}, _LoadedError),  # has no kernels
+        ("1", {"device": "cpu", "precision": "fp32"}, _LoadedError),
+    ],
+)
+def test_whether_a_predictor_asks_for_the_test(
+    setting: str,
+    options: dict[str, Any],
+    expected: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def tested(*_: Any, **__: Any) -> None:
+        raise _TestedError
+
+    def loaded(*_: Any, **__: Any) -> None:
+        raise _LoadedError
+
+    monkeypatch.setenv("UPSNET_SELF_TEST", setting)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(predictor_module, "usable_device", tested)
+    # What comes next, before anything is put onto the GPU.
+    monkeypatch.setattr(predictor_module, "fold_batch_norm_", loaded)
+    with pytest.raises(expected):
+        Predictor(**{"device": "cuda", "precision": "fp16", **options})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

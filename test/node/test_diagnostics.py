@@ -151,6 +151,7 @@ def test_what_is_not_known_yet_is_not_a_number():
         ({"state": "unconfigured", "model": {}}, DiagnosticStatus.WARN, "unconfigured"),
         ({"enabled": False}, DiagnosticStatus.WARN, "active, disabled"),
         ({"output_mismatches": {"/labels": "no"}}, DiagnosticStatus.WARN, "active"),
+        ({"kernel_failures": {"nms": "no"}}, DiagnosticStatus.WARN, "active"),
     ],
 )
 def test_level_and_message_of_the_node(changes, level, message):

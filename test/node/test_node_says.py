@@ -25,6 +25,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from upsnet_ros.msg import PanopticInstanceArray
 from upsnet_ros.node import camera as camera_module
+from upsnet_ros.ops import dispatch
 
 pytestmark = pytest.mark.dds
 
@@ -180,6 +181,14 @@ def test_a_signal_ends_a_node_that_is_loading(run, number):
     assert "stopped while loading" in process.output
     for text in ("active", "configured", "Traceback"):
         assert text not in process.output
+
+
+def test_a_kernel_that_failed_is_named(active, monkeypatch):
+    monkeypatch.setattr(dispatch, "_failures", {"nms": "self-test: 3 % of the values are wrong"})
+    told = lambda: active.values("model").get("kernel_failed nms", "")  # noqa: E731
+    active.until(lambda: "self-test: 3 %" in told(), "diagnostics name it")
+    monkeypatch.undo()
+    active.until(lambda: active.statuses() and not told(), "it is gone")
 
 
 # The same while a child tests a GPU that this process believes in, in which nothing can be ended.
