@@ -132,8 +132,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             interrupts.over = True
             if interrupts.taken:
                 signal.setitimer(signal.ITIMER_REAL, 0)  # its handler goes with the interpreter
-            if argv is None:
-                gc.freeze()  # else the interpreter's last collections walk through every module
+            # Else the interpreter's last collections walk through every module. `RosProcess` has
+            # frozen them at its start, and what was made since is collected.
+            if argv is None and (interrupts.taken or "rclpy" not in sys.modules):
+                gc.freeze()
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None
     except SystemExit:

@@ -6,21 +6,16 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleState
-from rclpy.logging import get_logger
 
-from upsnet_ros.errors import SettingsError
 from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.messages.images import converter
 from upsnet_ros.node.camera import Camera
@@ -33,8 +28,8 @@ from upsnet_ros.node.diagnostics import (
 )
 from upsnet_ros.node.lifecycle import ManagedNode, Services, first_line, transition
 from upsnet_ros.node.model import SHIPPED_WEIGHTS, Model
-from upsnet_ros.node.parameters import LenientParameters, NodeParameters, warn_of_files
-from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within, plain_line
+from upsnet_ros.node.parameters import LenientParameters, NodeParameters
+from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within
 from upsnet_ros.node.segment_service import SERVICE, SegmentService
 from upsnet_ros.node.settings import CameraSettings, NodeSettings
 from upsnet_ros.node.statistics import StageTimes
@@ -392,7 +387,6 @@ class UpsnetNode(LenientParameters, ManagedNode):
         )
 
 
-_RCLError = rclpy_implementation.RCLError
 # `ros2 launch` sends SIGTERM 5 s after SIGINT, and SIGKILL another 5 s later.
 _STOP_SECONDS = 4.0
 # What is loaded is thrown away, so nothing is waited for but a callback that ends at once.
@@ -410,14 +404,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     protect_children()
     with RosProcess(args) as ros:
-        try:
-            node = ros.own(UpsnetNode())
-            warn_of_files(node, sys.argv[1:] if args is None else args)
-        except (SettingsError, ParameterException, NameValidationException, _RCLError) as error:
-            # A topic's name that cannot be, for one.
-            get_logger("upsnet").error(plain_line(error))
-            ros.exit_code = 1
-            return 1
+        node = ros.make(UpsnetNode, log="upsnet")
+        if node is None:
+            return ros.exit_code
         ros.exit_code = _run(node, ros)
     if node.computing:
         # Python would wait for that thread, which no signal can end, and whoever stops the node

@@ -18,22 +18,25 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import rclpy
 from rclpy.exceptions import NameValidationException, ParameterException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import LoggingSeverity, get_logger, set_logger_level
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from upsnet_ros.errors import UpsnetError
 from upsnet_ros.node.lifecycle import first_line
+from upsnet_ros.node.parameters import warn_of_files
 from upsnet_ros.processes.transport import own_segments, remove_leftovers, use_shared_memory_profile
 
-__all__ = ["TEARDOWN_SECONDS", "RosProcess", "end_within", "plain_line", "stop_on_signals"]
+__all__ = ["TEARDOWN_SECONDS", "RosProcess", "end_within", "stop_on_signals"]
 
 
 def stop_on_signals() -> Future:
@@ -70,6 +73,7 @@ TEARDOWN_SECONDS = 5.0
 _UNLINK_SECONDS = 0.5
 
 _Node = TypeVar("_Node", bound=Node)
+_RCLError = rclpy_implementation.RCLError
 
 
 class RosProcess:
@@ -149,6 +153,26 @@ class RosProcess:
         """Destroy a node at the end; returns it."""
         self._nodes.append(node)
         return node
+
+    def make(self, node: Callable[[], _Node], *, log: str) -> _Node | None:
+        """Make a node and destroy it at the end.
+
+        Args:
+            node: Makes it.
+            log: Name in the log for the reason why it cannot be made.
+
+        Returns:
+            The node, or None where it cannot be made, which sets the exit code.
+        """
+        try:
+            made = self.own(node())
+            warn_of_files(made, sys.argv[1:] if self._args is None else self._args)
+        except (UpsnetError, ParameterException, NameValidationException, _RCLError) as error:
+            # A topic's name that cannot be, for one.
+            get_logger(log).error(plain_line(error))
+            self.exit_code = 1
+            return None
+        return made
 
 
 def plain_line(error: BaseException) -> str:

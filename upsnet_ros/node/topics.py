@@ -35,6 +35,7 @@ __all__ = [
     "output_qos",
     "stamp_ns",
     "stamp_of",
+    "transforms_qos",
     "why_no_image",
     "with_arrival",
 ]
@@ -82,6 +83,15 @@ def label_info_qos() -> QoSProfile:
     return QoSProfile(
         history=QoSHistoryPolicy.KEEP_LAST,
         depth=1,
+        reliability=QoSReliabilityPolicy.RELIABLE,
+        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+    )
+
+
+def transforms_qos() -> QoSProfile:
+    """Of /tf_static: each of its publishers keeps its transforms for who comes later."""
+    return QoSProfile(
+        depth=100,
         reliability=QoSReliabilityPolicy.RELIABLE,
         durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
     )

@@ -7,7 +7,6 @@ It reads the outputs of the segmenting node (`upsnet_ros.node.node`). `main` run
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +15,9 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleState
-from rclpy.logging import get_logger
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -32,9 +28,16 @@ from upsnet_ros.messages.frames import NearestJoiner, StampJoiner
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo, PanopticObjectArray
 from upsnet_ros.node.diagnostics import Diagnostics, status
 from upsnet_ros.node.lifecycle import ManagedNode, first_line, transition
-from upsnet_ros.node.parameters import DeclaredParameters, LenientParameters, warn_of_files
-from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within, plain_line
-from upsnet_ros.node.topics import QosWatch, input_qos, label_info_qos, output_qos, stamp_ns
+from upsnet_ros.node.parameters import DeclaredParameters, LenientParameters
+from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within
+from upsnet_ros.node.topics import (
+    QosWatch,
+    input_qos,
+    label_info_qos,
+    output_qos,
+    stamp_ns,
+    transforms_qos,
+)
 from upsnet_ros.points.labelling import LabelledPoints, PointLabeller
 from upsnet_ros.points.objects import (
     ObjectSettings,
@@ -232,7 +235,7 @@ class PointsNode(LenientParameters, ManagedNode):
             return
         self._listens_since = time.monotonic()
         if self._reads_transforms:
-            self._subscribe(_STATIC, _tf_message(), self._on_setting, _transforms_qos())
+            self._subscribe(_STATIC, _tf_message(), self._on_setting, transforms_qos())
             # Some publish fixed frames there; and it says whether the lidar moves.
             self._subscribe(_MOVING, _tf_message(), self._on_setting, input_qos("best_effort"))
         self._subscribe("camera_info", CameraInfo, self._on_setting, input_qos("best_effort"))
@@ -496,15 +499,6 @@ def _tf_message() -> type:
     return TFMessage
 
 
-def _transforms_qos() -> QoSProfile:
-    """Of /tf_static: each of its publishers keeps its transforms for who comes later."""
-    return QoSProfile(
-        depth=100,
-        reliability=QoSReliabilityPolicy.RELIABLE,
-        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
-    )
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM.
 
@@ -515,14 +509,9 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0, or 1 where the node could not start (the log says why, in one line).
     """
     with RosProcess(args) as ros:
-        try:
-            node = ros.own(PointsNode())
-            warn_of_files(node, sys.argv[1:] if args is None else args)
-        except (UpsnetError, ParameterException, NameValidationException, _RCLError) as error:
-            # A topic's name that cannot be, for one.
-            get_logger("panoptic_points").error(plain_line(error))
-            ros.exit_code = 1
-            return 1
+        node = ros.make(PointsNode, log="panoptic_points")
+        if node is None:
+            return ros.exit_code
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         try:
@@ -535,6 +524,3 @@ def main(args: Sequence[str] | None = None) -> int:
         finally:
             executor.shutdown()
     return ros.exit_code
-
-
-_RCLError = rclpy_implementation.RCLError
