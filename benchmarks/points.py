@@ -24,7 +24,7 @@ from upsnet_ros.datasets.taxonomy import CITYSCAPES
 from upsnet_ros.messages.results import image_message, label_info_message
 from upsnet_ros.msg import PanopticInstance, PanopticInstanceArray
 from upsnet_ros.points.labelling import PointLabeller
-from upsnet_ros.points.objects import ObjectSettings, find_objects
+from upsnet_ros.points.objects import find_objects
 from upsnet_ros.points.settings import PointsSettings
 
 HEIGHT, WIDTH, LIDAR_POINTS = 720, 1280, 130_000
@@ -186,7 +186,7 @@ def main() -> None:
     same = float((looped_labels == ours).mean())
     assert same > 0.998, same
 
-    measures = ObjectSettings(quantile=0.02, min_points=5)
+    measures = {"quantile": 0.02, "min_points": 5}
     rows = {
         "depth 1280x720: labels of points": (
             lambda: labeller.label_depth(image, dict(messages), settings=DEPTH),
@@ -207,11 +207,11 @@ def main() -> None:
         "depth: message": (of_depth.cloud.serialize, None),
         "lidar: message": (of_cloud.cloud.serialize, None),
         "depth: objects": (
-            lambda: find_objects(of_depth, measures),
+            lambda: find_objects(of_depth, **measures),
             None,
         ),
         "lidar: objects": (
-            lambda: find_objects(of_cloud, measures),
+            lambda: find_objects(of_cloud, **measures),
             None,
         ),
     }

@@ -17,7 +17,7 @@ from upsnet_ros.errors import PointsError
 from upsnet_ros.messages.results import image_message
 from upsnet_ros.points.camera_model import RigidTransform
 from upsnet_ros.points.labels import UNKNOWN_RGB
-from upsnet_ros.points.objects import ObjectSettings, find_objects
+from upsnet_ros.points.objects import find_objects
 from upsnet_ros.points.settings import PointsSettings
 
 DEPTH = PointsSettings()
@@ -93,8 +93,8 @@ def test_organized_points_form_the_grid_of_the_image(holes):
     unknown, expected = (one.cloud.select(one.unknown).points for one in (points, row))
     assert expected.size
     np.testing.assert_array_equal(unknown, expected)
-    measures = ObjectSettings(quantile=0.02, min_points=1)
-    assert find_objects(row, measures) == find_objects(points, measures)
+    measures = {"quantile": 0.02, "min_points": 1}
+    assert find_objects(row, **measures) == find_objects(points, **measures)
     kept = np.isfinite(points.xyz[2])
     np.testing.assert_array_equal(points.xyz[:, kept], row.xyz)
     np.testing.assert_array_equal(points.rows[kept], row.rows)

@@ -9,10 +9,10 @@ import point_scene as scene
 import pytest
 
 from upsnet_ros.messages.results import image_message
-from upsnet_ros.points.objects import ObjectSettings, find_objects
+from upsnet_ros.points.objects import find_objects
 from upsnet_ros.points.settings import PointsSettings
 
-EXACT = ObjectSettings(quantile=0.0, min_points=1)
+EXACT = {"quantile": 0.0, "min_points": 1}
 
 
 def points(depth=None, frame=None):
@@ -22,7 +22,7 @@ def points(depth=None, frame=None):
 
 
 def found(labelled, settings=EXACT):
-    return find_objects(labelled, settings)
+    return find_objects(labelled, **settings)
 
 
 def test_instances_then_unknown_regions_in_the_order_of_their_message():
@@ -57,16 +57,16 @@ def test_a_few_points_of_the_background_do_not_stretch_a_box():
     labelled = points(depth)
     car = found(labelled)[1]
     assert car.size.z > 50
-    car = found(labelled, ObjectSettings(quantile=0.03, min_points=1))[1]
+    car = found(labelled, {"quantile": 0.03, "min_points": 1})[1]
     assert (car.size.z, car.centroid.z) == (0, pytest.approx(5))
     assert car.distance > 4.9
     assert car.num_points == inside.size
 
 
 def test_objects_with_few_points_are_not_listed():
-    listed = found(points(), ObjectSettings(quantile=0.02, min_points=200))
+    listed = found(points(), {"quantile": 0.02, "min_points": 200})
     assert [one.is_unknown for one in listed] == [False, False]
-    assert found(points(), ObjectSettings(quantile=0.02, min_points=10_000)) == []
+    assert found(points(), {"quantile": 0.02, "min_points": 10_000}) == []
 
 
 def test_an_object_without_a_point_is_not_listed():
@@ -109,8 +109,8 @@ def test_a_large_object_is_measured_by_some_of_its_points():
         rows=np.tile(labelled.rows, 20),
         pixels=np.tile(labelled.pixels, 20),
     )
-    few = found(labelled, ObjectSettings(quantile=0.02, min_points=1))
-    more = found(many, ObjectSettings(quantile=0.02, min_points=1))
+    few = found(labelled, {"quantile": 0.02, "min_points": 1})
+    more = found(many, {"quantile": 0.02, "min_points": 1})
     for one, other in zip(few, more, strict=True):
         assert other.num_points == 20 * one.num_points
         assert other.size.x == pytest.approx(one.size.x, rel=0.1)

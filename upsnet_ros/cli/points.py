@@ -58,8 +58,7 @@ def points(
     check_topic("--camera-info-topic", camera_info_topic)
     check_ros_arguments(ctx.obj or ())
     # Arguments of ROS may set extrinsics too.
-    reads_transforms = settings.input == "cloud" and not any(settings.extrinsics) and not ctx.obj
-    if reads_transforms and find_spec("tf2_msgs") is None:
+    if settings.reads_transforms and not ctx.obj and find_spec("tf2_msgs") is None:
         raise SettingsError(NO_TF2_MSGS)
     from upsnet_ros.points.node import main
 

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from upsnet_ros.errors import ImageError, PointsError, UpsnetError, printable
+from upsnet_ros.errors import ImageError, PointsError, SettingsError, UpsnetError, printable
 from upsnet_ros.points.camera_model import CameraModel, RigidTransform, StaticTransforms
 from upsnet_ros.points.cloud import LABEL_WORDS, Cloud, labelled_cloud, whole_rows
 from upsnet_ros.points.labels import FrameLabels, LabelTable, size_text
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.settings import NO_TF2_MSGS, PointsSettings
 
 __all__ = [
     "DepthPoints",
@@ -28,6 +28,7 @@ __all__ = [
     "depth_points",
     "lidar_rows",
     "occlusion_window",
+    "tf_message",
 ]
 
 # Points that are computed together, so that the temporaries stay in the cache.
@@ -276,6 +277,19 @@ class LabelledPoints:
     def unknown(self) -> npt.NDArray[np.bool_]:
         """Whether each point is of an unknown object, bool (N,)."""
         return self.rows == self.labels.unknown_row
+
+
+def tf_message() -> type:
+    """Return tf2_msgs/TFMessage.
+
+    Raises:
+        SettingsError: If tf2_msgs is not installed.
+    """
+    try:
+        from tf2_msgs.msg import TFMessage
+    except ImportError:
+        raise SettingsError(NO_TF2_MSGS) from None
+    return TFMessage
 
 
 class PointLabeller:

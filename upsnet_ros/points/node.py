@@ -22,7 +22,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from upsnet_ros.errors import PointsError, SettingsError, UpsnetError, listed
+from upsnet_ros.errors import PointsError, UpsnetError, listed
 from upsnet_ros.messages.cdr_image import read_cloud, read_image
 from upsnet_ros.messages.frames import NearestJoiner, StampJoiner
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo, PanopticObjectArray
@@ -38,15 +38,14 @@ from upsnet_ros.node.topics import (
     stamp_ns,
     transforms_qos,
 )
-from upsnet_ros.points.labelling import LabelledPoints, PointLabeller
+from upsnet_ros.points.labelling import LabelledPoints, PointLabeller, tf_message
 from upsnet_ros.points.objects import (
-    ObjectSettings,
     detections_message,
     find_objects,
     objects_message,
     vision_msgs,
 )
-from upsnet_ros.points.settings import NO_TF2_MSGS, PointsSettings
+from upsnet_ros.points.settings import PointsSettings
 
 __all__ = ["OUTPUTS", "PointsNode", "main"]
 
@@ -129,15 +128,15 @@ class PointsNode(LenientParameters, ManagedNode):
     @transition
     def on_configure(self, state: LifecycleState) -> None:
         """Create the publishers."""
-        if self._reads_transforms:
-            _tf_message()  # says what to do where there is none
+        if self.settings.reads_transforms:
+            tf_message()  # says what to do where there is none
         outputs = dict(OUTPUTS)
         vision = vision_msgs()
         if vision is not None:
             outputs[_DETECTIONS] = vision.Detection3DArray
         try:
             for topic, message in outputs.items():
-                name = self.resolve_topic_name(topic)
+                name = self._name(topic)
                 self._outputs[topic] = self.create_lifecycle_publisher(
                     message,
                     topic,
@@ -198,17 +197,8 @@ class PointsNode(LenientParameters, ManagedNode):
     def _name(self, topic: str) -> str:
         return self.resolve_topic_name(topic)
 
-    @property
-    def _reads_transforms(self) -> bool:
-        return self.settings.input == "cloud" and self.settings.pose is None
-
     def _settings_changed(self) -> None:
-        self._pairs.max_offset_ns = self._max_offset_ns
-
-    @property
-    def _max_offset_ns(self) -> int:
-        settings = self.settings
-        return round(1e9 * settings.max_offset) if settings.input == "cloud" else 0
+        self._pairs.max_offset_ns = self.settings.max_offset_ns
 
     # Subscriptions.
 
@@ -234,10 +224,10 @@ class PointsNode(LenientParameters, ManagedNode):
             self._forget_inputs()
             return
         self._listens_since = time.monotonic()
-        if self._reads_transforms:
-            self._subscribe(_STATIC, _tf_message(), self._on_setting, transforms_qos())
+        if self.settings.reads_transforms:
+            self._subscribe(_STATIC, tf_message(), self._on_setting, transforms_qos())
             # Some publish fixed frames there; and it says whether the lidar moves.
-            self._subscribe(_MOVING, _tf_message(), self._on_setting, input_qos("best_effort"))
+            self._subscribe(_MOVING, tf_message(), self._on_setting, input_qos("best_effort"))
         self._subscribe("camera_info", CameraInfo, self._on_setting, input_qos("best_effort"))
         for topic, message in _LABELS.items():
             self._subscribe(topic, message, self._on_labels, output_qos())
@@ -291,7 +281,7 @@ class PointsNode(LenientParameters, ManagedNode):
         self._last_input.clear()
         self._frames = StampJoiner(tuple(_LABELS), limit=_LABEL_FRAMES)
         self._pairs = NearestJoiner(
-            max_offset_ns=self._max_offset_ns, limit=settings.queue, references=_LABEL_FRAMES
+            max_offset_ns=settings.max_offset_ns, limit=settings.queue, references=_LABEL_FRAMES
         )
         self._labeller = PointLabeller()
         self._rejection = ""  # why the last sensor message was rejected; empty if it was not
@@ -378,10 +368,7 @@ class PointsNode(LenientParameters, ManagedNode):
             return
         settings = self.settings
         objects = find_objects(
-            points,
-            ObjectSettings(
-                quantile=settings.object_quantile, min_points=settings.object_min_points
-            ),
+            points, quantile=settings.object_quantile, min_points=settings.object_min_points
         )
         if "objects" in wanted:
             self._outputs["objects"].publish(objects_message(objects, header))
@@ -484,19 +471,6 @@ class PointsNode(LenientParameters, ManagedNode):
         if topic == self.sensor and (wanted := _TYPES[self.settings.input]) not in types:
             return f"{name} (published as {listed(sorted(types))}, not {wanted})"
         return name
-
-
-def _tf_message() -> type:
-    """Return tf2_msgs/TFMessage.
-
-    Raises:
-        SettingsError: If tf2_msgs is not installed.
-    """
-    try:
-        from tf2_msgs.msg import TFMessage
-    except ImportError:
-        raise SettingsError(NO_TF2_MSGS) from None
-    return TFMessage
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -19,7 +18,7 @@ from upsnet_ros.msg import PanopticObject, PanopticObjectArray
 from upsnet_ros.points.labelling import LabelledPoints
 from upsnet_ros.points.labels import FrameLabels
 
-__all__ = ["ObjectSettings", "detections_message", "find_objects", "objects_message", "vision_msgs"]
+__all__ = ["detections_message", "find_objects", "objects_message", "vision_msgs"]
 
 
 # Of objects with more points only so many are measured: their quantile of 2 % is one of 1.7 to
@@ -30,25 +29,15 @@ _MOST_POINTS = 2000
 _SAMPLE = (np.arange(_MOST_POINTS) + np.arange(_MOST_POINTS) * 0.618034 % 1) / _MOST_POINTS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectSettings:
-    """How objects are measured.
-
-    Attributes:
-        quantile: Share of the points left out at each side of the box, 0 to 0.15.
-        min_points: Objects with fewer points are not listed.
-    """
-
-    quantile: float
-    min_points: int
-
-
-def find_objects(points: LabelledPoints, settings: ObjectSettings) -> list[PanopticObject]:
+def find_objects(
+    points: LabelledPoints, *, quantile: float, min_points: int
+) -> list[PanopticObject]:
     """Return the objects among points, instances first, each kind in the order of its message.
 
     Args:
         points: Points of a frame; the objects are in their frame.
-        settings: How objects are measured.
+        quantile: Share of the points left out at each side of an object's box, 0 to 0.15.
+        min_points: Objects with fewer points are not listed.
     """
     labels = points.labels
     number = _object_numbers(points)
@@ -60,11 +49,11 @@ def find_objects(points: LabelledPoints, settings: ObjectSettings) -> list[Panop
     objects = []
     for index, described in enumerate(_described(labels), start=1):
         count = int(counts[index])
-        if count >= settings.min_points:
+        if count >= min_points:
             own = chosen[ends[index] - count : ends[index]]
             if count > _MOST_POINTS:
                 own = own.take((count * _SAMPLE).astype(np.intp))
-            _measure(described, np.ascontiguousarray(points.xyz[:, own]), settings.quantile)
+            _measure(described, np.ascontiguousarray(points.xyz[:, own]), quantile)
             described.num_points = count
             objects.append(described)
     return objects

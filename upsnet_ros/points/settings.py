@@ -155,6 +155,16 @@ class PointsSettings:
             return None
         return RigidTransform.from_values(self.extrinsics, name="extrinsics")
 
+    @property
+    def reads_transforms(self) -> bool:
+        """Whether the pose of clouds is read from /tf_static."""
+        return self.input == "cloud" and self.pose is None
+
+    @property
+    def max_offset_ns(self) -> int:
+        """``max_offset`` in nanoseconds; 0 for depth images."""
+        return round(1e9 * self.max_offset) if self.input == "cloud" else 0
+
 
 if __name__ == "__main__":
     sys.stdout.write(as_markdown(infos(PointsSettings)))
