@@ -64,9 +64,8 @@ def test_all_comes_back_to_the_bit(whole: PartialResult):
 
 def test_parts_from_bytes_merge_with_others(whole: PartialResult, bags: list[Path]):
     other = evaluate_bag(BagTask(bag=bags[1], prefix="other"))
-    assert figures(decode(encode(whole)).merge(decode(encode(other)))) == figures(
-        whole.merge(other)
-    )
+    read = [decode(encode(part)) for part in (whole, other)]
+    assert figures(PartialResult.merged(read)) == figures(PartialResult.merged([whole, other]))
 
 
 def test_damaged_bytes_are_no_result(whole: PartialResult):

@@ -149,7 +149,7 @@ def test_parts_merge_exactly_however_they_are_grouped(outputs, drive, from_files
         task = outputs_task(path, drive, allow_missing=True, pictures=20)
         parts.append(pickle.loads(pickle.dumps(evaluate_bag(pickle.loads(pickle.dumps(task))))))
     assert [len(part.frames) for part in parts] == [FRAMES, FRAMES]
-    merged = parts[1].merge(parts[0])
+    merged = PartialResult.merged(parts[::-1])
     assert figures(merged.result()) == figures(whole.result()) == from_files
     assert len(merged.snapshots(20)) == len(whole.snapshots(20)) == 2 * FRAMES
     assert 2 <= len(merged.snapshots(4)) <= 4
@@ -171,7 +171,7 @@ def test_parts_of_other_classes_or_none_are_refused(outputs, drive):
     part = evaluate_bag(outputs_task(outputs, drive))
     other = replace(part, categories=type(part.categories).from_taxonomy(COCO))
     with pytest.raises(EvaluationError, match="different classes"):
-        part.merge(other)
+        PartialResult.merged([part, other])
     with pytest.raises(EvaluationError, match="nothing to evaluate"):
         PartialResult.merged([])
 

@@ -249,56 +249,40 @@ class BagFrames:
             )
 
     def _add_timing(self, images: BagIndex) -> None:
-        timing = Timing.from_bags(self._bag, images)
-        self.series += timing.series(name=self._task.prefix)
-        if timing.dropped:
-            count = f"{len(timing.dropped)} of {timing.images}"
-            self.notes.append(f"{count} images have no result in {self._bag.path}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """Latency of the results in a bag, and the images without a result.
-
-    Attributes:
-        title: How latency was measured; empty if the clocks are unrelated.
-        latencies: Latency in ns by frame.
-        dropped: Images without a result.
-        images: Number of images; 0 if the bag has none.
-    """
-
-    title: str
-    latencies: Mapping[FrameKey, int]
-    dropped: tuple[FrameKey, ...]
-    images: int
-
-    @classmethod
-    def from_bags(cls, outputs: BagIndex, images: BagIndex) -> Timing:
-        """Compare the arrival of the outputs with the arrival or the stamps of the images."""
-        arrived = outputs.arrivals.get(Role.LABELS, {})
+        """Add the latency of the results in the bag, and the images without a result."""
+        arrived = self._bag.arrivals.get(Role.LABELS, {})
         sent = images.arrivals.get(Role.IMAGE, {})
-        by_arrival = {key: arrived[key] - sent[key] for key in arrived if key in sent}
-        by_stamp = {key: time_ns - key.stamp_ns for key, time_ns in arrived.items()}
-        chosen, latencies = "", dict[FrameKey, int]()
-        for title, candidate in ((_BY_ARRIVAL, by_arrival), (_BY_STAMP, by_stamp)):
-            if candidate and all(0 <= wait < _MAX_LATENCY_NS for wait in candidate.values()):
-                chosen, latencies = title, candidate
-                break
-        dropped = tuple(sorted(key for key in sent if key not in arrived))
-        return cls(title=chosen, latencies=latencies, dropped=dropped, images=len(sent))
-
-    def series(self, *, name: str = "") -> list[Series]:
-        """Return latency over stamp time as a plot series; an empty list if it is not known."""
-        if not self.latencies:
-            return []
-        keys = sorted(self.latencies)
-        begin = min([*keys, *self.dropped]).stamp_ns
-        return [
+        dropped = sorted(key for key in sent if key not in arrived)
+        if dropped:
+            count = f"{len(dropped)} of {len(sent)}"
+            self.notes.append(f"{count} images have no result in {self._bag.path}")
+        title, latencies = _latency(arrived, sent)
+        if not latencies:
+            return
+        keys, begin = sorted(latencies), min([*latencies, *dropped]).stamp_ns
+        self.series.append(
             Series(
-                title=f"{name}: {self.title}" if name else self.title,
+                title=f"{self._task.prefix}: {title}" if self._task.prefix else title,
                 times=[(key.stamp_ns - begin) / _SECOND for key in keys],
-                values=[self.latencies[key] / 1e6 for key in keys],
-                marks=[(key.stamp_ns - begin) / _SECOND for key in self.dropped],
-                marks_title="images without a result" if self.dropped else "",
+                values=[latencies[key] / 1e6 for key in keys],
+                marks=[(key.stamp_ns - begin) / _SECOND for key in dropped],
+                marks_title="images without a result" if dropped else "",
             )
-        ]
+        )
+
+
+def _latency(
+    arrived: Mapping[FrameKey, int], sent: Mapping[FrameKey, int]
+) -> tuple[str, Mapping[FrameKey, int]]:
+    """Return how latency was measured, and it in ns by frame; nothing if clocks are unrelated.
+
+    Args:
+        arrived: When the recorder received the labels, ns.
+        sent: When it received the images, ns; their stamps are used if that gives no latency.
+    """
+    by_arrival = {key: arrived[key] - sent[key] for key in arrived if key in sent}
+    by_stamp = {key: time_ns - key.stamp_ns for key, time_ns in arrived.items()}
+    for title, latencies in ((_BY_ARRIVAL, by_arrival), (_BY_STAMP, by_stamp)):
+        if latencies and all(0 <= wait < _MAX_LATENCY_NS for wait in latencies.values()):
+            return title, latencies
+    return "", {}

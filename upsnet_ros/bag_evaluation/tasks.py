@@ -46,6 +46,7 @@ def describe(task: BagTask, model: ModelSettings | None) -> str:
     Files are identified by path, size and modification time. Missing files are skipped here and
     reported when they are read.
     """
+    label_map = None if model is None else model.label_map
     content = {
         "code": code_digest(),
         "task": asdict(task),
@@ -53,7 +54,7 @@ def describe(task: BagTask, model: ModelSettings | None) -> str:
         "truth": None if task.truth is None else _files(task.truth),
         "model": None if model is None else asdict(model),
         "weights": None if model is None else _weights(model),
-        "label_map": None if model is None or model.label_map is None else _label_map(model),
+        "label_map": None if label_map is None else _files(label_map_path(label_map)),
     }
     return json.dumps(content, sort_keys=True, default=str)
 
@@ -81,10 +82,6 @@ def _weights(model: ModelSettings) -> list[tuple[str, int, int]]:
         return _files(find_weights(model.weights))
     path = shipped_weights(model.variant or SHIPPED_VARIANT)
     return [] if path is None else _files(path)
-
-
-def _label_map(model: ModelSettings) -> list[tuple[str, int, int]]:
-    return _files(label_map_path(model.label_map or ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import contextlib
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,20 @@ class Instances:
         return cls((height, width), annotations, results)
 
 
+class InstancePrecision(NamedTuple):
+    """AP of things; nan without ground truth.
+
+    Attributes:
+        ap: AP averaged over IoU thresholds from 0.5 to 0.95.
+        ap50: AP at an IoU threshold of 0.5.
+        classes: `ap` by class id.
+    """
+
+    ap: float
+    ap50: float
+    classes: dict[int, float]
+
+
 def _things(side: PanopticMap, categories: Categories) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield segment index, and category and RLE mask, of each thing that has pixels."""
     from pycocotools import mask as coco_mask
@@ -101,10 +115,8 @@ def _segment_runs(
             yield index, (starts[own], lengths[own])
 
 
-def average_precision(
-    frames: Iterable[Instances], categories: Categories
-) -> tuple[float, float, dict[int, float]]:
-    """Return AP over IoUs 0.5 to 0.95, AP at IoU 0.5, and AP by class id; nan without truth."""
+def average_precision(frames: Iterable[Instances], categories: Categories) -> InstancePrecision:
+    """Return the AP of the things of some frames."""
     from pycocotools import mask as coco_mask
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -119,7 +131,8 @@ def average_precision(
         images.append({"id": image_id, "height": height, "width": width})
     things = [info.id for info in categories.classes if info.is_thing]
     if not annotations:
-        return np.nan, np.nan, dict.fromkeys(things, np.nan)
+        classes = dict.fromkeys(things, np.nan)
+        return InstancePrecision(ap=np.nan, ap50=np.nan, classes=classes)
     truth, prediction = COCO(), COCO()
     for side, items in ((truth, annotations), (prediction, results)):
         dataset: Any = {
@@ -149,7 +162,7 @@ def average_precision(
         class_id: _mean(precision[:, :, index])
         for index, class_id in enumerate(coco_eval.params.catIds)
     }
-    return _mean(precision), _mean(precision[0]), by_class
+    return InstancePrecision(ap=_mean(precision), ap50=_mean(precision[0]), classes=by_class)
 
 
 def _mean(values: Any) -> float:

@@ -307,8 +307,8 @@ class Overlaps:
             )
         truth_values, prediction_values, lengths = _runs(truth.pixels, prediction.pixels)
         # 0 is void, 1 to S are the segments, S + 1 stands for unlisted ids.
-        ranks = _ranks(truth_values, truth.segments.ids)
-        others = _ranks(prediction_values, prediction.segments.ids)
+        ranks = ranks_of(truth_values, truth.segments.ids)
+        others = ranks_of(prediction_values, prediction.segments.ids)
         count = len(prediction.segments)
         unlisted = others == count + 1
         if unlisted.any():
@@ -392,7 +392,7 @@ def _runs(
     return a[starts].astype(np.int64), b[starts].astype(np.int64), lengths
 
 
-def _ranks(values: IntArray, ids: IntArray) -> IntArray:
+def ranks_of(values: IntArray, ids: IntArray) -> IntArray:
     """Return 1 + the index in ``ids`` of each value; 0 for void, ``len(ids) + 1`` if not in it."""
     order = np.argsort(ids)
     known = np.concatenate((ids[order], np.array([np.iinfo(np.int64).max])))

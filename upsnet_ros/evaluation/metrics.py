@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet_ros.errors import EvaluationError
-from upsnet_ros.evaluation.instance_ap import Instances, average_precision
+from upsnet_ros.evaluation.instance_ap import InstancePrecision, Instances, average_precision
 from upsnet_ros.evaluation.maps import Categories, Overlaps, PanopticMap
 from upsnet_ros.evaluation.panoptic_quality import (
     WINDOWS,
@@ -242,21 +242,6 @@ _NO_SEQUENCES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class InstancePrecision:
-    """AP of things; nan without ground truth.
-
-    Attributes:
-        ap: AP averaged over IoU thresholds from 0.5 to 0.95.
-        ap50: AP at an IoU threshold of 0.5.
-        classes: `ap` by class id.
-    """
-
-    ap: float
-    ap50: float
-    classes: dict[int, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EvaluationResult:
     """The metrics of an evaluation, as fractions; nan where undefined.
 
@@ -328,6 +313,7 @@ def summarise(frames: Iterable[FrameMeasures], categories: Categories) -> Evalua
     ious = class_ious(np.sum([frame.pixels for frame in frames], axis=0))
     edges = [frame.boundary for frame in frames if frame.boundary is not None]
     unknown = [frame.unknown for frame in frames if frame.unknown is not None]
+    things = [frame.instances for frame in frames if frame.instances is not None]
     points = [frame.points for frame in frames if frame.points is not None]
     sequences = _sequences(frames)
     notes = []
@@ -344,7 +330,7 @@ def summarise(frames: Iterable[FrameMeasures], categories: Categories) -> Evalua
         boundary=sum(edges, PanopticCounts.zero(size)).quality(categories) if edges else None,
         video=_video(sequences, categories) if sequences else None,
         tracks=_tracks(sequences, counts, categories) if sequences else None,
-        instances=_instances(frames, categories),
+        instances=average_precision(things, categories) if things else None,
         unknown=sum(unknown, UnknownCounts()) if unknown else None,
         points=sum(points, PointCounts.zero(size)) if points else None,
         intervals=intervals(frames, categories),
@@ -397,13 +383,3 @@ def _tracks(
         for one in sequences
     ]
     return TrackQuality.from_counts(counts, np.sum(switches, axis=0), categories)
-
-
-def _instances(
-    frames: tuple[FrameMeasures, ...], categories: Categories
-) -> InstancePrecision | None:
-    things = [frame.instances for frame in frames if frame.instances is not None]
-    if not things:
-        return None
-    ap, ap50, classes = average_precision(things, categories)
-    return InstancePrecision(ap=ap, ap50=ap50, classes=classes)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from upsnet_ros.drawing.birds_eye_view import draw_birds_eye_view, reach_of
 from upsnet_ros.errors import EvaluationError
-from upsnet_ros.evaluation.maps import Categories, PanopticMap
+from upsnet_ros.evaluation.maps import Categories, PanopticMap, ranks_of
 from upsnet_ros.evaluation.metrics import (
     EvaluationFrame,
     EvaluationResult,
@@ -102,13 +102,8 @@ def _class_image(
 ) -> npt.NDArray[np.uint8]:
     """Return uint8 (h, w, 3) BGR: outline, high byte and low byte of the class index."""
     ids = _reduced(side.pixels.astype(np.int32), size)
-    order = np.argsort(side.segments.ids)
-    known = side.segments.ids[order]
-    ranks = categories.indices(side.segments.classes)[order] + 1
-    indices = np.zeros(ids.shape, np.int64)
-    if len(known):
-        nearest = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-        indices = np.where(known[nearest] == ids, ranks[nearest], 0)
+    known = categories.indices(side.segments.classes) + 1
+    indices = np.concatenate(([0], known, [0]))[ranks_of(ids, side.segments.ids)]
     outline = np.zeros(ids.shape, bool)
     outline[:, 1:] |= ids[:, 1:] != ids[:, :-1]
     outline[1:] |= ids[1:] != ids[:-1]
@@ -128,9 +123,8 @@ def _unknown(frame: EvaluationFrame, size: tuple[int, int]) -> bytes | None:
 
 def _view_of(cloud: LabelledCloud, side: PointLabels, categories: Categories) -> bytes:
     ids = np.array([info.id for info in categories.classes])
-    order = np.argsort(ids)
-    nearest = order[np.minimum(np.searchsorted(ids, side.class_ids, sorter=order), len(ids) - 1)]
-    codes = np.where(ids[nearest] == side.class_ids, nearest + 1, 0)
+    codes = ranks_of(side.class_ids, ids)
+    codes[codes > len(ids)] = 0
     codes[side.unknown] = UNKNOWN_POINT
     view = draw_birds_eye_view(
         cloud.xyz,
@@ -284,10 +278,6 @@ class PartialResult:
             notes=tuple(note for part in parts for note in part.notes),
             series=tuple(series for part in parts for series in part.series),
         )
-
-    def merge(self, other: PartialResult) -> PartialResult:
-        """Merge two partial results; see `merged`."""
-        return self.merged((self, other))
 
     def result(self) -> EvaluationResult:
         """Return the metrics.
