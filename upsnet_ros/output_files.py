@@ -31,6 +31,7 @@ __all__ = [
     "user_cache",
     "write_file",
     "write_whole",
+    "writing",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -53,6 +54,15 @@ def user_cache(name: str) -> Path | None:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise `OutputError` with the name of the file for errors of the system in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield the path of a new, empty file that takes the place of ``path`` when the block ends.
 
@@ -67,7 +77,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         OutputError: The file cannot be written. The old one is still there.
     """
     new = path.parent / f".upsnet-{os.urandom(8).hex()}.part"
-    try:
+    with writing(path):
         handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             mode = stat.S_IMODE(os.fstat(handle).st_mode)
@@ -85,8 +95,6 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         if durable:
             with suppress(OSError):  # not every file system can; the file is there all the same
                 _sync(path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:

@@ -11,7 +11,7 @@ import pytest
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
 from upsnet_ros.drawing import overlay
 from upsnet_ros.drawing import overlay as captions
-from upsnet_ros.drawing.overlay import Caption, colorize, draw_captions, draw_overlay
+from upsnet_ros.drawing.overlay import Caption, draw_captions, draw_overlay
 from upsnet_ros.errors import ImageError, SettingsError
 from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment
 
@@ -75,7 +75,7 @@ def test_instances_of_a_class_differ_and_are_outlined() -> None:
     labels = np.full((100, 200), ROAD, np.int32)
     labels[20:80, 20:80] = CAR * 1000 + 1
     labels[20:80, 80:140] = CAR * 1000 + 2
-    plain = colorize(labels, CITYSCAPES)
+    plain = painted(labels, CITYSCAPES)
     drawn = draw_overlay(plain, frame_of(labels), CITYSCAPES, alpha=0.0)
     left, right = plain[50, 50], plain[50, 110]
     assert (left != right).any()
@@ -253,18 +253,22 @@ def test_a_caption_wider_than_the_image_is_left_out() -> None:
     assert not canvas.any()
 
 
-def test_colorize_follows_the_map() -> None:
+def painted(labels, taxonomy, color=overlay._shade) -> npt.NDArray[np.uint8]:
+    return overlay._Segments(labels, taxonomy).paint(color)
+
+
+def test_colours_follow_the_map() -> None:
     labels = np.array([[0, ROAD], [CAR * 1000 + 1, CAR * 1000 + 2]], np.int32)
-    flat = colorize(labels, CITYSCAPES, shade_instances=False)
+    flat = painted(labels, CITYSCAPES, overlay._class_color)
     assert flat.dtype == np.uint8
     assert flat.tolist() == [[[0, 0, 0], [128, 64, 128]], [[142, 0, 0], [142, 0, 0]]]
-    shaded = colorize(labels, CITYSCAPES)
+    shaded = painted(labels, CITYSCAPES)
     assert (shaded[1, 0] != shaded[1, 1]).any()
 
 
-def test_colorize_takes_ids_beyond_16_bits() -> None:
+def test_colours_of_ids_beyond_16_bits() -> None:
     labels = np.array([[200, 90 * 1000 + 999]], np.int32)
-    flat = colorize(labels, COCO, shade_instances=False)
+    flat = painted(labels, COCO, overlay._class_color)
     for column, class_id in enumerate((200, 90)):
         assert flat[0, column].tolist() == list(COCO.by_id[class_id].color[::-1])
 
@@ -272,7 +276,7 @@ def test_colorize_takes_ids_beyond_16_bits() -> None:
 @pytest.mark.parametrize(("value", "message"), [(99, "class 99 is not in"), (-1, "negative")])
 def test_labels_outside_the_taxonomy_are_named(value: int, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        colorize(np.full((2, 2), value, np.int32), CITYSCAPES)
+        painted(np.full((2, 2), value, np.int32), CITYSCAPES)
 
 
 def test_bad_arguments_are_named() -> None:

@@ -158,26 +158,6 @@ def _roomiest_point(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
     return (x - 1) * step, (y - 1) * step
 
 
-def colorize(
-    labels: npt.NDArray[np.int32], taxonomy: Taxonomy, *, shade_instances: bool = True
-) -> npt.NDArray[np.uint8]:
-    """Draw a label map in the taxonomy's colours.
-
-    Args:
-        labels: int32 (H, W) as in `PanopticFrame.labels`; void (0) is drawn black.
-        taxonomy: Classes of ``labels``.
-        shade_instances: Vary the class colour between instances.
-
-    Returns:
-        uint8 (H, W, 3), BGR.
-
-    Raises:
-        SettingsError: If ``labels`` holds a class id that the taxonomy does not have.
-    """
-    segments = _Segments(labels, taxonomy)
-    return segments.paint(_shade if shade_instances else _class_color)
-
-
 def draw_overlay(
     image_bgr: npt.NDArray[np.uint8],
     frame: PanopticFrame,

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ from upsnet_ros.drawing.export import encode_png, fits_16_bits, rgb_ids
 from upsnet_ros.drawing.overlay import draw_overlay
 from upsnet_ros.errors import OutputError, SettingsError, VideoError, printable
 from upsnet_ros.inference.frame import LABEL_DIVISOR, PanopticFrame
-from upsnet_ros.output_files import OutputFolder, write_whole
+from upsnet_ros.output_files import OutputFolder, write_whole, writing
 from upsnet_ros.processes.child_processes import child_command
 
 #: ``mp4v`` (MPEG-4 part 2) takes 3 ms per frame of 512x1024, but browsers do not play it;
@@ -205,7 +205,8 @@ class Recording:
             if owned is not None:
                 stack.enter_context(owned)
             _make_folders(folder, settings)
-            self._table = _open_table(folder / TABLE)
+            with writing(folder / TABLE):
+                self._table = (folder / TABLE).open("x", newline="", encoding="utf-8")
             stack.callback(self._close_table)
             self._rows = csv.writer(self._table)
             self._write_row(_COLUMNS)
@@ -264,17 +265,13 @@ class Recording:
             self._write_index({"complete": True, **summary})
 
     def _write_row(self, row: Sequence[object]) -> None:
-        try:
+        with writing(self._folder / TABLE):
             self._rows.writerow(row)
             self._table.flush()
-        except OSError as error:
-            raise OutputError(f"cannot write {self._folder / TABLE}: {error.strerror}") from error
 
     def _close_table(self) -> None:
-        try:
+        with writing(self._folder / TABLE):
             self._table.close()
-        except OSError as error:
-            raise OutputError(f"cannot write {self._folder / TABLE}: {error.strerror}") from error
 
     def _label_image(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
         if self._fits_16_bit:
@@ -316,13 +313,6 @@ def _make_folders(folder: Path, settings: RecordingSettings) -> None:
                 (folder / name).mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write to {error.filename}: {error.strerror}") from error
-
-
-def _open_table(path: Path) -> TextIO:
-    try:
-        return path.open("x", newline="", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _cell(text: str) -> str:

@@ -120,7 +120,7 @@ _UPSNET = "https://github.com/uber-research/UPSNet"
 _VAL = "COCO val2017"
 
 
-def _detectron2(name: str, *, files: tuple[File, ...], megabytes: int) -> Entry:
+def _detectron2(name: str, *files: File, megabytes: int) -> Entry:
     return Entry(
         name=name,
         dataset="coco",
@@ -134,18 +134,28 @@ def _detectron2(name: str, *, files: tuple[File, ...], megabytes: int) -> Entry:
     )
 
 
-def _upsnet(
-    name: str, dataset: Literal["cityscapes", "coco"], file: File, *, megabytes: int
-) -> Entry:
+def _zoo_file(folder: str, md5: str, *, quality: float, schedule: str) -> File:
+    name = f"model_final_{md5}.pkl"
+    return File(
+        name=name,
+        url=f"{_ZOO}{folder}/{name}",
+        md5=md5,
+        quality=quality,
+        measured_on=_VAL,
+        note=f"{schedule} schedule",
+    )
+
+
+def _upsnet(name: str, file: str, *, quality: float, measured_on: str, megabytes: int) -> Entry:
     return Entry(
         name=name,
-        dataset=dataset,
+        dataset="cityscapes" if name.startswith("cityscapes") else "coco",
         origin="UPSNet",
         page=_UPSNET,
         attribution="UPSNet: Yuwen Xiong, Renjie Liao, Hengshuang Zhao, Rui Hu, Min Bai, Ersin"
         " Yumer and Raquel Urtasun, CVPR 2019; (c) Uber, 2018-2019",
         licence=_UBER,
-        files=(file,),
+        files=(File(name=file, url=None, quality=quality, measured_on=measured_on),),
         megabytes=megabytes,
     )
 
@@ -155,77 +165,41 @@ CATALOGUE: dict[str, Entry] = {
     for entry in (
         _detectron2(
             "coco-fpn-r50",
-            files=(
-                File(
-                    name="model_final_c10459.pkl",
-                    url=f"{_ZOO}panoptic_fpn_R_50_3x/139514569/model_final_c10459.pkl",
-                    md5="c10459",
-                    quality=41.5,
-                    measured_on=_VAL,
-                    note="3x schedule",
-                ),
-                File(
-                    name="model_final_dbfeb4.pkl",
-                    url=f"{_ZOO}panoptic_fpn_R_50_1x/139514544/model_final_dbfeb4.pkl",
-                    md5="dbfeb4",
-                    quality=39.4,
-                    measured_on=_VAL,
-                    note="1x schedule",
-                ),
-            ),
+            _zoo_file("panoptic_fpn_R_50_3x/139514569", "c10459", quality=41.5, schedule="3x"),
+            _zoo_file("panoptic_fpn_R_50_1x/139514544", "dbfeb4", quality=39.4, schedule="1x"),
             megabytes=184,
         ),
         _detectron2(
             "coco-fpn-r101",
-            files=(
-                File(
-                    name="model_final_cafdb1.pkl",
-                    url=f"{_ZOO}panoptic_fpn_R_101_3x/139514519/model_final_cafdb1.pkl",
-                    md5="cafdb1",
-                    quality=43.0,
-                    measured_on=_VAL,
-                    note="3x schedule",
-                ),
-            ),
+            _zoo_file("panoptic_fpn_R_101_3x/139514519", "cafdb1", quality=43.0, schedule="3x"),
             megabytes=260,
         ),
         _upsnet(
             "cityscapes-r50",
-            "cityscapes",
-            File(
-                name="upsnet_resnet_50_cityscapes_12000.pth",
-                url=None,
-                quality=59.3,
-                measured_on="Cityscapes val",
-            ),
+            "upsnet_resnet_50_cityscapes_12000.pth",
+            quality=59.3,
+            measured_on="Cityscapes val",
             megabytes=178,
         ),
         _upsnet(
             "cityscapes-r101-coco",
-            "cityscapes",
-            File(
-                name="upsnet_resnet_101_cityscapes_w_coco_3000.pth",
-                url=None,
-                quality=61.8,
-                measured_on="Cityscapes val, at several scales",
-            ),
+            "upsnet_resnet_101_cityscapes_w_coco_3000.pth",
+            quality=61.8,
+            measured_on="Cityscapes val, at several scales",
             megabytes=255,
         ),
         _upsnet(
             "coco-r50",
-            "coco",
-            File(name="upsnet_resnet_50_coco_90000.pth", url=None, quality=42.5, measured_on=_VAL),
+            "upsnet_resnet_50_coco_90000.pth",
+            quality=42.5,
+            measured_on=_VAL,
             megabytes=185,
         ),
         _upsnet(
             "coco-r101-dcn",
-            "coco",
-            File(
-                name="upsnet_resnet_101_dcn_coco_270000.pth",
-                url=None,
-                quality=46.6,
-                measured_on="COCO test-dev",
-            ),
+            "upsnet_resnet_101_dcn_coco_270000.pth",
+            quality=46.6,
+            measured_on="COCO test-dev",
             megabytes=266,
         ),
         Entry(

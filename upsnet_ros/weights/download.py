@@ -33,7 +33,7 @@ from urllib.request import (
 
 from upsnet_ros import __version__
 from upsnet_ros.errors import DownloadError, OutputError, printable
-from upsnet_ros.output_files import write_whole
+from upsnet_ros.output_files import write_whole, writing
 
 __all__ = ["Download", "download", "file_name"]
 
@@ -128,8 +128,9 @@ def download(
                 left = list(pauses)
             if not left:
                 raise DownloadError(
-                    f"the download from {transfer.host} broke off {transfer.have}"
-                    f" ({transfer.reason}): the same command continues it"
+                    f"the download from {transfer.host} broke off after"
+                    f" {transfer.size / 1e6:.1f} MB ({transfer.reason})"
+                    ": the same command continues it"
                 )
             time.sleep(left.pop(0))
         yield files
@@ -138,11 +139,10 @@ def download(
 @contextmanager
 def _opened(files: Download) -> Iterator[IO[bytes]]:
     path = files.path
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    with os.fdopen(handle, "r+b", buffering=0) as file:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    with writing(path):
+        handle = os.open(path, flags, 0o666)
+    with os.fdopen(handle, "ab", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -173,16 +173,12 @@ class _Transfer:
         self._started = False
         self._version = _read_note(files.note, url)
         if not self._version:
-            self._restart()
-        self._most = self._size
+            self._file.truncate(0)
+        self._most = self.size
 
     @property
-    def have(self) -> str:
-        """How much has come, in words."""
-        return f"after {self._size / 1e6:.1f} MB"
-
-    @property
-    def _size(self) -> int:
+    def size(self) -> int:
+        """How many bytes have come."""
         return os.fstat(self._file.fileno()).st_size
 
     def attempt(self) -> bool:
@@ -192,7 +188,7 @@ class _Transfer:
             DownloadError: Another attempt would not help.
             OutputError: The file cannot be written.
         """
-        before = self._size
+        before = self.size
         if before and self._version.get("total") == str(before):
             return True
         try:
@@ -202,16 +198,14 @@ class _Transfer:
             with error:
                 done = self._refused(error, before)
         except (URLError, HTTPException, OSError) as error:
-            if isinstance(error, OutputError):
-                raise
             self.reason = _describe(error)
             if not self._started:
                 where = f"{self.host}{_proxy(self._url)}"
                 raise DownloadError(f"cannot reach {where}: {self.reason}") from None
             done = False
         # More than ever: a server may break off after what an attempt before had to throw away.
-        self.advanced = self._size > self._most
-        self._most = max(self._most, self._size)
+        self.advanced = self.size > self._most
+        self._most = max(self._most, self.size)
         return done
 
     def _open(self, have: int) -> HTTPResponse:
@@ -234,7 +228,7 @@ class _Transfer:
             total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
             if total and int(total[1]) == have:
                 return True
-            self._restart()
+            self._file.truncate(0)
             self._started, self.reason = True, "the server has another file by now"
             return False
         self.reason = f"HTTP {error.code} {printable(str(error.reason))[:80]}".strip()
@@ -258,7 +252,7 @@ class _Transfer:
             self.reason = "the server closed the connection"
             return False
         if total is not None and have > total:
-            self._restart()
+            self._file.truncate(0)
             raise DownloadError(f"{self.host} sent more than it said it would")
         return True
 
@@ -267,14 +261,13 @@ class _Transfer:
         if response.status == 206:
             where = response.headers.get("Content-Range", "")
             found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", where)
-            if found and int(found[1]) == self._size:
-                self._file.seek(0, os.SEEK_END)
+            if found and int(found[1]) == self.size:
                 if found[3] == "*":  # the rest was asked for, so its end is the file's
-                    return self._size, int(found[2]) + 1
-                return self._size, int(found[3])
-            self._restart()
+                    return self.size, int(found[2]) + 1
+                return self.size, int(found[3])
+            self._file.truncate(0)
             raise OSError(f"the server sent {printable(where)[:80] or 'no range'}")
-        self._restart()
+        self._file.truncate(0)
         headers = response.headers
         etag = headers.get("ETag", "")
         # A weak tag does not promise that the bytes are the same.
@@ -285,18 +278,11 @@ class _Transfer:
         return 0, int(length) if length.isdecimal() else None
 
     def _write(self, chunk: bytes) -> int:
-        try:
+        with writing(self._files.path):
             written = self._file.write(chunk)
             while written < len(chunk):  # what the disk has no room for comes as an error next
                 written += self._file.write(chunk[written:])
-        except OSError as error:
-            path = self._files.path
-            raise OutputError(f"cannot write {path}: {error.strerror}") from error
         return written
-
-    def _restart(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
 
 
 class _Redirects(HTTPRedirectHandler):
