@@ -13,31 +13,14 @@ from upsnet_ros.synthetic.labels import BICYCLE, MOTORCYCLE, PERSON, RIDER
 from upsnet_ros.synthetic.stage import Bone, Item, Pose, Stage, limbs
 from upsnet_ros.synthetic.texture import Color, bgr, generator
 
-# Joints of a body, in the order of its array.
-(
-    _PELVIS,
-    _CHEST,
-    _NECK,
-    _HEAD,
-    _CROWN,
-    _LEFT_HIP,
-    _LEFT_KNEE,
-    _LEFT_ANKLE,
-    _LEFT_TOE,
-    _RIGHT_HIP,
-    _RIGHT_KNEE,
-    _RIGHT_ANKLE,
-    _RIGHT_TOE,
-    _LEFT_SHOULDER,
-    _LEFT_ELBOW,
-    _LEFT_HAND,
-    _RIGHT_SHOULDER,
-    _RIGHT_ELBOW,
-    _RIGHT_HAND,
-    _HEM,
-    _BAG_TOP,
-    _BAG_END,
-) = range(22)
+# Joints of a body, in the order of its array. After a hip come knee, ankle and toe; after a
+# shoulder come elbow and hand.
+_PELVIS, _CHEST, _NECK, _HEAD, _CROWN = range(5)
+_LEFT_HIP, _RIGHT_HIP = 5, 9
+_LEFT_SHOULDER, _LEFT_HAND, _RIGHT_SHOULDER, _RIGHT_HAND = 13, 15, 16, 18
+_HEM, _BAG_TOP, _BAG_END = 19, 20, 21
+
+_SIDES = ((-1, _LEFT_HIP, _LEFT_SHOULDER), (1, _RIGHT_HIP, _RIGHT_SHOULDER))
 
 _SKINS: tuple[Color, ...] = (
     (150.0, 175.0, 220.0),
@@ -61,13 +44,11 @@ class _Body:
 
     Attributes:
         bones: All limbs with their clothes.
-        stride: Length of a step, metres.
         swing: Amplitude of arms and legs, radians.
         broad: Half the width of the shoulders, as a share of the height.
     """
 
     bones: tuple[Bone, ...]
-    stride: float
     swing: float
     broad: float
 
@@ -80,17 +61,19 @@ def _body(split: str, look: int, height: float, rider: bool) -> _Body:
     stout = float(rng.uniform(0.9, 1.2)) * height
     sleeves = top if rng.random() < 0.75 else skin
     legs = trousers if rng.random() < 0.85 else skin
-    bones = [
-        Bone(_LEFT_HIP, _LEFT_KNEE, 0.055 * stout, 0.042 * stout, trousers),
-        Bone(_LEFT_KNEE, _LEFT_ANKLE, 0.041 * stout, 0.028 * stout, legs),
-        Bone(_LEFT_ANKLE, _LEFT_TOE, 0.026 * stout, 0.02 * stout, shoes),
-        Bone(_RIGHT_HIP, _RIGHT_KNEE, 0.055 * stout, 0.042 * stout, trousers),
-        Bone(_RIGHT_KNEE, _RIGHT_ANKLE, 0.041 * stout, 0.028 * stout, legs),
-        Bone(_RIGHT_ANKLE, _RIGHT_TOE, 0.026 * stout, 0.02 * stout, shoes),
-        Bone(_LEFT_SHOULDER, _LEFT_ELBOW, 0.033 * stout, 0.028 * stout, top),
-        Bone(_LEFT_ELBOW, _LEFT_HAND, 0.027 * stout, 0.021 * stout, sleeves),
-        Bone(_RIGHT_SHOULDER, _RIGHT_ELBOW, 0.033 * stout, 0.028 * stout, top),
-        Bone(_RIGHT_ELBOW, _RIGHT_HAND, 0.027 * stout, 0.021 * stout, sleeves),
+    bones = []
+    for hip in (_LEFT_HIP, _RIGHT_HIP):
+        bones += [
+            Bone(hip, hip + 1, 0.055 * stout, 0.042 * stout, trousers),
+            Bone(hip + 1, hip + 2, 0.041 * stout, 0.028 * stout, legs),
+            Bone(hip + 2, hip + 3, 0.026 * stout, 0.02 * stout, shoes),
+        ]
+    for shoulder in (_LEFT_SHOULDER, _RIGHT_SHOULDER):
+        bones += [
+            Bone(shoulder, shoulder + 1, 0.033 * stout, 0.028 * stout, top),
+            Bone(shoulder + 1, shoulder + 2, 0.027 * stout, 0.021 * stout, sleeves),
+        ]
+    bones += [
         Bone(_LEFT_SHOULDER, _RIGHT_SHOULDER, 0.042 * stout, 0.042 * stout, top),
         Bone(_PELVIS, _CHEST, 0.088 * stout, 0.098 * stout, top),
         Bone(_LEFT_HAND, _LEFT_HAND, 0.024 * height, 0.024 * height, skin),
@@ -113,7 +96,6 @@ def _body(split: str, look: int, height: float, rider: bool) -> _Body:
         bones.append(Bone(_BAG_TOP, _BAG_END, size, size, _cloth(rng)))
     return _Body(
         bones=tuple(bones),
-        stride=0.42 * height,
         swing=float(rng.uniform(0.35, 0.55)),
         broad=float(rng.uniform(0.1, 0.125)),
     )
@@ -138,7 +120,7 @@ def paint_person(stage: Stage, item: Item) -> None:
 
 
 def _walking(height: float, body: _Body, gait: float) -> Array:
-    phase = np.pi * gait / body.stride
+    phase = np.pi * gait / (0.42 * height)  # for steps of that length
     swing = body.swing * np.sin(phase) if gait else 0.06
     joints = np.zeros((22, 3))
     bob = 0.012 * height * abs(np.cos(phase)) if gait else 0.0
@@ -151,10 +133,7 @@ def _walking(height: float, body: _Body, gait: float) -> Array:
     joints[_HEM] = 0, 0.34 * height, 0
     joints[_BAG_TOP] = 0, 0.76 * height, -0.1 * height
     joints[_BAG_END] = 0, 0.62 * height, -0.11 * height
-    for side, first, shoulder in (
-        (-1, _LEFT_HIP, _LEFT_SHOULDER),
-        (1, _RIGHT_HIP, _RIGHT_SHOULDER),
-    ):
+    for side, first, shoulder in _SIDES:
         leg = swing * side
         # The knee of the leg that swings forward bends.
         bend = max(0.0, 0.9 * np.cos(phase) * side) * body.swing * 1.6 if gait else 0.02
@@ -196,10 +175,7 @@ def _riding(body: _Body, gait: float, *, upright: bool) -> Array:
     joints[_CROWN] = 0, seat + 0.7, 0.09
     joints[_BAG_TOP] = 0, seat + 0.45, -0.17
     joints[_BAG_END] = 0, seat + 0.2, -0.3
-    for side, first, shoulder in (
-        (-1, _LEFT_HIP, _LEFT_SHOULDER),
-        (1, _RIGHT_HIP, _RIGHT_SHOULDER),
-    ):
+    for side, first, shoulder in _SIDES:
         if upright:
             angle = gait * 1.6 + (0 if side > 0 else np.pi)
             foot = np.array([side * 0.12, 0.3 + 0.16 * np.cos(angle), 0.06 + 0.16 * np.sin(angle)])
@@ -257,7 +233,6 @@ class _Cycle:
     bones: tuple[Bone, ...]
     size: float
     tyre: float
-    spokes: Color
 
 
 @lru_cache(maxsize=512)
@@ -280,7 +255,6 @@ def _bicycle(split: str, look: int) -> _Cycle:
         bones=tuple(bones),
         size=float(rng.uniform(0.92, 1.06)),
         tyre=float(rng.uniform(0.035, 0.06)),
-        spokes=(105.0, 105.0, 108.0),
     )
 
 
@@ -292,11 +266,19 @@ def paint_cyclist(stage: Stage, item: Item) -> None:
 
 def paint_bicycle(stage: Stage, item: Item) -> None:
     """Paint a bicycle without a rider."""
-    cycle, pose = _bicycle(stage.street.split, item.look), stage.pose(item)
-    surface = stage.canvas.surfaces.add(BICYCLE * 1000 + item.number, stage.depth(pose.origin))
-    for z in (-0.52, 0.54):
-        _wheel(stage, pose, z * cycle.size, 0.34 * cycle.size, cycle.tyre, surface, 0.3)
-    limbs(stage, pose.world(_FRAME * cycle.size), cycle.bones, surface)
+    cycle = _bicycle(stage.street.split, item.look)
+    _paint_cycle(stage, item, cycle, joints=_FRAME, label=BICYCLE, spokes=0.3)
+
+
+def _paint_cycle(
+    stage: Stage, item: Item, cycle: _Cycle, *, joints: Array, label: int, spokes: float
+) -> None:
+    """Paint a cycle, whose first two joints are its hubs, on wheels that touch the ground."""
+    pose, joints = stage.pose(item), joints * cycle.size
+    surface = stage.canvas.surfaces.add(label * 1000 + item.number, stage.depth(pose.origin))
+    for _, radius, z in joints[:2].tolist():
+        _wheel(stage, pose, z, radius, cycle.tyre, surface, spokes)
+    limbs(stage, pose.world(joints), cycle.bones, surface)
 
 
 def _wheel(
@@ -369,7 +351,6 @@ def _motorcycle(split: str, look: int) -> _Cycle:
         bones=tuple(bones),
         size=float(rng.uniform(0.92, 1.08)),
         tyre=float(rng.uniform(0.1, 0.14)),
-        spokes=dark,
     )
 
 
@@ -381,8 +362,5 @@ def paint_motorcyclist(stage: Stage, item: Item) -> None:
 
 def paint_motorcycle(stage: Stage, item: Item) -> None:
     """Paint a motorcycle or a scooter without a rider."""
-    cycle, pose = _motorcycle(stage.street.split, item.look), stage.pose(item)
-    surface = stage.canvas.surfaces.add(MOTORCYCLE * 1000 + item.number, stage.depth(pose.origin))
-    for z in (-0.68, 0.72):
-        _wheel(stage, pose, z * cycle.size, 0.31 * cycle.size, cycle.tyre, surface, 0.75)
-    limbs(stage, pose.world(_MOTOR * cycle.size), cycle.bones, surface)
+    cycle = _motorcycle(stage.street.split, item.look)
+    _paint_cycle(stage, item, cycle, joints=_MOTOR, label=MOTORCYCLE, spokes=0.75)
