@@ -30,17 +30,6 @@ from upsnet_ros.messages.images import plane, to_bgr
 if TYPE_CHECKING:
     from upsnet_ros.evaluation.datasets import Predict
 
-__all__ = [
-    "BagPrediction",
-    "FramePosition",
-    "FramePositions",
-    "ModelReader",
-    "OutputReader",
-    "Pairing",
-    "PredictionReader",
-    "label_map",
-]
-
 
 class FramePosition(NamedTuple):
     """The name of a frame, its sequence and its number along the sequence."""

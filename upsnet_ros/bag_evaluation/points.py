@@ -16,8 +16,6 @@ from upsnet_ros.evaluation.maps import Categories
 from upsnet_ros.evaluation.points import LabelledCloud, PointCounts, PointLabels
 from upsnet_ros.inference.frame import LABEL_DIVISOR
 
-__all__ = ["PointFrames"]
-
 # PointField's numbers of types, as NumPy's codes.
 _CODES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 _COORDINATES = ("x", "y", "z")
@@ -150,11 +148,7 @@ def _both(outputs: BagIndex, truth: BagIndex) -> Iterator[Part]:
 
 
 def _cloud(truth: Any, predicted: Any, *, axes: npt.NDArray[np.float64]) -> LabelledCloud:
-    """Return the points of two sensor_msgs/PointCloud2.
-
-    Raises:
-        EvaluationError: They do not have the same points, or lack a field.
-    """
+    """Return the points of two sensor_msgs/PointCloud2."""
     own = _fields(truth, (*_COORDINATES, *_LABELS))
     answer = _fields(predicted, (*_COORDINATES, *_LABELS))
     if len(own) == len(answer) and any(
@@ -185,9 +179,6 @@ def _cloud_of_pixels(
         labels: int32 (H, W), ground truth of the pixels.
         unknown: bool (H, W): pixels of objects outside the classes; None if not annotated.
         axes: As of `LabelledCloud`.
-
-    Raises:
-        EvaluationError: The message lacks a field.
     """
     answer = _fields(predicted, (*_COORDINATES, *_LABELS))
     xyz = _coordinates(answer)
@@ -215,11 +206,7 @@ def _labels_of(points: npt.NDArray[np.void]) -> PointLabels:
 
 
 def _fields(message: Any, names: tuple[str, ...]) -> npt.NDArray[np.void]:
-    """Return some fields of a sensor_msgs/PointCloud2 as a structured array (N,).
-
-    Raises:
-        EvaluationError: A field is missing, or the sizes of the message make no sense.
-    """
+    """Return some fields of a sensor_msgs/PointCloud2 as a structured array (N,)."""
     fields = {field.name: field for field in message.fields}
     order = ">" if message.is_bigendian else "<"
     missing = [name for name in names if name not in fields]

@@ -35,8 +35,6 @@ from upsnet_ros.messages.images import plane, to_bgr
 if TYPE_CHECKING:
     from upsnet_ros.evaluation.datasets import Predict
 
-__all__ = ["BagFrames", "BagTask", "evaluate_bag"]
-
 _TRUTH_ROLES = frozenset({Role.TRUTH, Role.TRUTH_UNKNOWN})
 _SECOND = 1_000_000_000
 #: A longer latency means that the two clocks are unrelated.

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from upsnet_ros.inference.model import Model
     from upsnet_ros.inference.predictor import Predictor
 
-__all__ = ["ResultError", "State", "code_digest", "decode", "describe", "encode"]
-
-
 #: Packages whose code affects the metrics.
 METRIC_PACKAGES = (
     "bag_evaluation", "bags", "datasets", "evaluation", "inference", "messages", "network", "ops",

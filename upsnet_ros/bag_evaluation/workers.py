@@ -34,20 +34,6 @@ if TYPE_CHECKING:
     from upsnet_ros.bag_evaluation.tasks import ModelSettings
     from upsnet_ros.inference.predictor import Predictor
 
-__all__ = [
-    "ATTEMPTS",
-    "Failed",
-    "Finished",
-    "Found",
-    "Outcome",
-    "Retried",
-    "evaluate_bags",
-    "evaluate_encoded",
-    "evaluate_locally",
-    "evaluate_on_ray",
-    "gather",
-]
-
 
 def evaluate_bags(tasks: Sequence[BagTask], *, processes: int) -> Iterator[PartialResult]:
     """Evaluate the recorded outputs of bags in worker processes; yield results in order.
@@ -282,9 +268,6 @@ def _evaluate(task: BagTask, model: ModelSettings | None, code: str | None) -> b
 
     Returns:
         The encoded result, or why the bag cannot be evaluated; a retry would not help then.
-
-    Raises:
-        ClusterError: This machine has other code or cannot load the model.
     """
     cv2.setNumThreads(1)  # workers already use all cores
     if code is not None and code != code_digest():
@@ -368,23 +351,14 @@ def _job_config() -> Any:
 
 
 def _check_reachable(address: str | None) -> None:
-    """Check that the address accepts connections; Ray itself takes minutes to time out.
-
-    Raises:
-        OSError: The address cannot be reached.
-        ValueError: The port is not a number.
-    """
+    """Check that the address accepts connections; Ray itself takes minutes to time out."""
     host, colon, port = (address or "").rpartition(":")
     if colon and "//" not in host:
         socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
 
 
 def _gpus(model: ModelSettings | None, resources: dict[str, float]) -> int:
-    """Return the number of GPUs that one bag takes: 0 or 1.
-
-    Raises:
-        ClusterError: The cluster has no CPU for a worker.
-    """
+    """Return the number of GPUs that one bag takes: 0 or 1."""
     if resources.get("CPU", 0) < 1:
         raise ClusterError(f"the cluster has no CPU for a worker: its resources are {resources}")
     return int(model is not None and model.device != "cpu" and resources.get("GPU", 0) >= 1)

@@ -23,17 +23,6 @@ from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.errors import BagError
 from upsnet_ros.messages.frames import taxonomy_from_message
 
-__all__ = [
-    "BagIndex",
-    "FrameKey",
-    "Part",
-    "Role",
-    "index_bag",
-    "parts_of",
-    "recorded_classes",
-    "topic_roles",
-]
-
 _SECOND = 1_000_000_000
 
 
@@ -228,11 +217,7 @@ def parts_of(index: BagIndex, wanted: frozenset[Role]) -> Iterator[Part]:
 
 
 def _key_of(record: Record, header: Any = None) -> FrameKey:
-    """Return the frame of a message.
-
-    Raises:
-        BagError: The message is damaged, or the bag defines its type differently.
-    """
+    """Return the frame of a message."""
     try:
         header = record.message.header if header is None else header
         return FrameKey(stamp_of(header), str(header.frame_id))
@@ -241,11 +226,7 @@ def _key_of(record: Record, header: Any = None) -> FrameKey:
 
 
 def _taxonomy_of(record: Record) -> Taxonomy:
-    """Return the classes of a label_info message.
-
-    Raises:
-        BagError: The message is damaged, or its classes are not a valid `Taxonomy`.
-    """
+    """Return the classes of a label_info message."""
     try:
         return taxonomy_from_message(record.message)
     except BagError:

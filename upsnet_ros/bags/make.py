@@ -36,23 +36,6 @@ from upsnet_ros.synthetic.dataset import read_depth, scene_frame
 from upsnet_ros.synthetic.lidar import POINT, TRUTH_FIELDS, Lidar, Sweep, sweep
 from upsnet_ros.synthetic.renderer import RATE_HZ, SceneFrame, world
 
-__all__ = [
-    "FOCAL_SHARE",
-    "LIDAR",
-    "BagJob",
-    "CityscapesDrive",
-    "Drive",
-    "DriveFrame",
-    "FolderDrive",
-    "ImagesDrive",
-    "ScenesDrive",
-    "Truth",
-    "make_bag",
-    "read_classes",
-    "truth_of",
-]
-
-
 _SECOND = 1_000_000_000
 #: Focal length divided by image width of the Cityscapes camera; used for unknown cameras.
 FOCAL_SHARE = 2262.52 / 2048
@@ -302,11 +285,7 @@ class LidarDrive(CityscapesDrive):
 
 
 class FolderDrive:
-    """A folder of images with a folder of label maps (see `upsnet_ros.datasets.readers.Folder`).
-
-    Raises:
-        DatasetError: As `Folder`.
-    """
+    """A folder of images with a folder of label maps (see `upsnet_ros.datasets.readers.Folder`)."""
 
     rate_hz = FOLDER_RATE_HZ
 

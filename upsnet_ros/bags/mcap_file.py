@@ -33,8 +33,6 @@ from upsnet_ros.bags.storage import (
 )
 from upsnet_ros.errors import BagError, TooLargeError
 
-__all__ = ["McapFile"]
-
 # Exceptions of the mcap library and its decompressors for damaged data; lz4: RuntimeError.
 _DAMAGE = (
     McapError, zstandard.ZstdError, RuntimeError, ValueError, OverflowError, struct.error,

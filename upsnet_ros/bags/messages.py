@@ -27,23 +27,6 @@ from upsnet_ros.drawing.export import fits_16_bits
 from upsnet_ros.errors import BagError, printable
 from upsnet_ros.inference.frame import LABEL_DIVISOR
 
-__all__ = [
-    "CAMERA_INFO",
-    "COMPRESSED",
-    "HEADER",
-    "IMAGE",
-    "INSTANCES",
-    "LABEL_INFO",
-    "POINT_CLOUD",
-    "TRANSFORMS",
-    "TRUTH",
-    "MessageTypes",
-    "Messages",
-    "label_encoding",
-    "stamp_of",
-]
-
-
 _PACKAGE = "upsnet_ros"
 #: Separator that rosbag2 writes between the files of a definition.
 _RULE = "=" * 80 + "\n"
@@ -150,12 +133,7 @@ class MessageTypes:
             raise BagError(f"the message is no {msgtype}: {error}") from None
 
     def _register(self, definition: Definition) -> None:
-        """Register a definition.
-
-        Raises:
-            BagError: It contains itself, refers to a missing type, or exceeds a limit.
-            TypesysError: It cannot be parsed.
-        """
+        """Register a definition."""
         if len(definition.text) > self._definition_bytes:
             raise BagError(f"it is too long; {raise_it('definition_bytes')}")
         self._text_bytes -= len(definition.text)
@@ -183,9 +161,6 @@ def _depth(name: str, fields: Mapping[str, Sequence[Any]], known: dict[str, int]
         name: The type.
         fields: Field descriptions of all types, in the format of rosbags.
         known: Depths already computed; 0 marks types on the current path.
-
-    Raises:
-        BagError: The type contains itself, is missing, or is nested too deeply.
     """
     if known.get(name) == 0:
         raise BagError(f"{name} holds itself")
@@ -267,11 +242,7 @@ def _house() -> Any:
 
 
 def _definitions_folder() -> Path:
-    """Return the ``msg/`` folder: next to the package in a source tree, else in the share folder.
-
-    Raises:
-        FileNotFoundError: The definitions are not installed.
-    """
+    """Return the ``msg/`` folder: beside the package in a source tree, else the share folder."""
     package = Path(__file__).resolve().parents[1]
     share = Path("share", _PACKAGE, "msg")
     candidates = [

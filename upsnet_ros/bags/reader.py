@@ -31,9 +31,6 @@ from upsnet_ros.bags.storage import (
 )
 from upsnet_ros.errors import BagError, TooLargeError, printable
 
-__all__ = ["Bag", "BagSummary", "Record", "TopicInfo", "TopicSummary", "open_bag", "summarise_bag"]
-
-
 #: Larger than any time in MCAP, which are unsigned 64-bit.
 _FOREVER = 1 << 64
 

@@ -22,8 +22,6 @@ from upsnet_ros.bags.storage import (
 )
 from upsnet_ros.errors import BagError, printable
 
-__all__ = ["SqliteFile"]
-
 #: Suffixes of the files that SQLite leaves beside a database that was not closed.
 _JOURNAL, _WAL = "-journal", "-wal"
 #: End of a journal that names a super-journal, which SQLite deletes after the rollback.

@@ -317,11 +317,7 @@ def _open(path: Path, stack: ExitStack, limits: Limits) -> StorageFile:
 
 
 def _regular(path: Path) -> Path:
-    """Return the path if it is a regular file; opening a pipe or device could block forever.
-
-    Raises:
-        BagError: The path is not a regular file.
-    """
+    """Return the path if it is a regular file; opening a pipe or device could block forever."""
     if not path.is_file():
         raise BagError(f"{path} is not a file" if path.exists() else f"there is no file {path}")
     return path

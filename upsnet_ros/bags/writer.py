@@ -26,9 +26,6 @@ from upsnet_ros.bags.messages import MessageTypes
 from upsnet_ros.errors import BagError
 from upsnet_ros.processes.child_processes import uninterrupted
 
-__all__ = ["BagThread", "BagWriter", "Compression", "Storage", "check_form"]
-
-
 Storage = Literal["mcap", "sqlite3"]
 Compression = Literal["none", "zstd"]
 

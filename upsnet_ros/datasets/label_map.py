@@ -27,8 +27,6 @@ from upsnet_ros.datasets.taxonomy import ClassInfo, Taxonomy, get_taxonomy, know
 from upsnet_ros.errors import SettingsError
 from upsnet_ros.shipped_files import shipped_path
 
-__all__ = ["LabelMap", "label_map_path", "read_label_map"]
-
 _KEYS = ("from", "to", "unmapped", "classes")
 _CLASS_KEYS = ("from", "kind", "id", "color")
 _UNMAPPED = ("void", "keep")

@@ -8,8 +8,6 @@ import numpy.typing as npt
 
 from upsnet_ros.errors import ImageError
 
-__all__ = ["BODY_AXES", "OPTICAL_AXES", "draw_birds_eye_view", "reach_of", "view_axes"]
-
 FloatArray = npt.NDArray[np.floating]
 _Color = tuple[int, int, int]
 

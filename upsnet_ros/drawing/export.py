@@ -24,16 +24,6 @@ from upsnet_ros.inference.frame import (
 )
 from upsnet_ros.output_files import write_file
 
-__all__ = [
-    "CocoFrame",
-    "draw",
-    "encode_png",
-    "fits_16_bits",
-    "rgb_ids",
-    "save_cityscapes_png",
-    "to_coco",
-]
-
 
 def draw(
     image: AnyImage, frame: PanopticFrame, *, alpha: float = 0.5, taxonomy: Taxonomy | None = None

@@ -198,9 +198,6 @@ def evaluation_frame(
         prediction: The prediction; its optional score maps are evaluated too.
         taxonomy: The taxonomy of both.
         tracks: Use track ids as segment ids.
-
-    Raises:
-        EvaluationError: As `map_from_frame`.
     """
     name = sample_name(sample)
     sequence, number = sequence_position(name, video=tracks)

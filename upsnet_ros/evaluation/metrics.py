@@ -286,11 +286,7 @@ class EvaluationResult:
 def evaluate(
     frames: Iterable[EvaluationFrame], categories: Categories, metrics: Metrics | None = None
 ) -> EvaluationResult:
-    """Return the metrics of frames, evaluated one by one in this process.
-
-    Raises:
-        EvaluationError: As `measure` and `summarise`.
-    """
+    """Return the metrics of frames, evaluated one by one in this process."""
     return summarise([measure(frame, categories, metrics) for frame in frames], categories)
 
 

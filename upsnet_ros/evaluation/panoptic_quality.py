@@ -156,11 +156,7 @@ def match(overlaps: Overlaps, boundary: Overlaps | None = None) -> Matching:
 
 
 def _ious(overlaps: Overlaps, truth_areas: IntArray) -> FloatArray:
-    """Return the IoU of each pair, float64 (K,), without pixels where the ground truth is void.
-
-    Raises:
-        EvaluationError: An annotated area is smaller than the segment.
-    """
+    """Return the IoU of each pair, float64 (K,), without pixels where the ground truth is void."""
     rows, columns, shared = overlaps.rows, overlaps.columns, overlaps.shared
     union = overlaps.prediction_areas[columns] + truth_areas[rows] - shared
     union -= overlaps.void[columns]

@@ -17,8 +17,6 @@ from upsnet_ros.errors import EvaluationError
 from upsnet_ros.evaluation.maps import Categories
 from upsnet_ros.evaluation.panoptic_quality import class_ious, mean_iou
 
-__all__ = ["DISTANCES", "LabelledCloud", "PointCounts", "PointLabels"]
-
 IntArray = npt.NDArray[np.int64]
 
 #: Limits between the ranges of distance, metres: 0 to 10, 10 to 20, 20 to 40, and beyond.

@@ -280,11 +280,7 @@ class PartialResult:
         )
 
     def result(self) -> EvaluationResult:
-        """Return the metrics.
-
-        Raises:
-            EvaluationError: As `summarise`.
-        """
+        """Return the metrics."""
         return summarise(self.frames, self.categories)
 
     def snapshots(self, capacity: int) -> list[Snapshot]:
@@ -339,11 +335,7 @@ class Evaluator:
     snapshots: bool = False
 
     def evaluate(self, frame: EvaluationFrame, categories: Categories) -> EvaluatedFrame:
-        """Evaluate one frame.
-
-        Raises:
-            EvaluationError: As `measure`.
-        """
+        """Evaluate one frame."""
         measures = measure(frame, categories, self.metrics)
         quality = float(measures.panoptic.quality(categories).all[0])
         snapshot = take_snapshot(frame, categories) if self.snapshots else None

@@ -17,8 +17,6 @@ from upsnet_ros.synthetic.canvas import Array, Camera
 from upsnet_ros.synthetic.labels import VOID
 from upsnet_ros.synthetic.renderer import SceneFrame
 
-__all__ = ["POINT", "TRUTH_FIELDS", "Lidar", "Sweep", "sweep"]
-
 #: A point as a lidar measures it: coordinates in metres in the lidar's frame, the brightness of
 #: what it hit (0 to 255), and the number of the laser from below.
 POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4"), ("ring", "<u2")])

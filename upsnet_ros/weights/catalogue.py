@@ -12,8 +12,6 @@ from typing import Literal
 
 from upsnet_ros.errors import SettingsError
 
-__all__ = ["CATALOGUE", "Entry", "File", "Licence", "find_entry"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Licence:

@@ -35,8 +35,6 @@ from upsnet_ros import __version__
 from upsnet_ros.errors import DownloadError, OutputError, printable
 from upsnet_ros.output_files import write_whole, writing
 
-__all__ = ["Download", "download", "file_name"]
-
 #: Called with the bytes that are there and how many there will be; None if the server does not say.
 Progress = Callable[[int, "int | None"], None]
 
@@ -182,12 +180,7 @@ class _Transfer:
         return os.fstat(self._file.fileno()).st_size
 
     def attempt(self) -> bool:
-        """Get what is missing; False if the transfer broke off.
-
-        Raises:
-            DownloadError: Another attempt would not help.
-            OutputError: The file cannot be written.
-        """
+        """Get what is missing; False if the transfer broke off."""
         before = self.size
         if before and self._version.get("total") == str(before):
             return True

@@ -25,20 +25,6 @@ from upsnet_ros.weights.catalogue import Entry, File
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "Digests",
-    "Installed",
-    "check_kind",
-    "digests_of",
-    "install",
-    "licence_text",
-    "prepare_folder",
-    "public_source",
-    "read_installed",
-    "read_metadata",
-    "source_of",
-]
-
 _CHUNK = 1 << 20
 _MAX_HEADER = 100 << 20  # bytes, as safetensors has it
 #: In our metadata; whoever lacks it was not written here.
@@ -135,11 +121,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def digests_of(path: Path) -> Digests:
-    """Return the digests of a file.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return the digests of a file."""
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -152,9 +134,6 @@ def source_of(entry: Entry, path: Path) -> tuple[str, Digests]:
     """Return the source of a user's file, and the digests of that source.
 
     A file that `install` wrote on another machine has them in its metadata, if it is intact.
-
-    Raises:
-        OSError: It cannot be read.
     """
     try:
         metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
