@@ -28,12 +28,13 @@ from rich.console import Console
 from rich.table import Table
 
 from upsnet_ros.benchmark.measure import describe_machine
+from upsnet_ros.datasets.coco_format import rgb_ids
 from upsnet_ros.evaluation.maps import Categories, Overlaps
 from upsnet_ros.evaluation.metrics import EvaluationFrame
 from upsnet_ros.evaluation.panoptic_files import PanopticFiles
 from upsnet_ros.evaluation.panoptic_quality import PanopticCounts
 from upsnet_ros.synthetic.dataset import scene_frame
-from upsnet_ros.synthetic.labels import categories, panoptic_image, segments
+from upsnet_ros.synthetic.labels import categories, segments
 
 
 def write_frames(folder: Path, count: int, size: tuple[int, int]) -> None:
@@ -44,7 +45,7 @@ def write_frames(folder: Path, count: int, size: tuple[int, int]) -> None:
         for street in range(count):
             ids = scene_frame("val", street, later, size).instances
             name = f"{street}.png"
-            assert cv2.imwrite(str(folder / side / name), panoptic_image(ids))
+            assert cv2.imwrite(str(folder / side / name), rgb_ids(ids)[..., ::-1])
             row = {"image_id": str(street), "file_name": name, "segments_info": segments(ids)}
             rows.append(row)
         content = {"annotations": rows, "categories": categories()}

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from upsnet_ros.synthetic.layout import blocks_between
-from upsnet_ros.synthetic.renderer import camera_position, swerve, traffic, walkers
+from upsnet_ros.synthetic.renderer import swerve, traffic, walkers
 from upsnet_ros.synthetic.street import FAR, lay_street
 
 _CLASS = {"cyclist": "bicycle", "motorcyclist": "motorcycle"}
@@ -16,7 +16,7 @@ _THINGS = {"person", "car", "truck", "bus", "train", "bicycle", "motorcycle", *_
 @pytest.mark.parametrize("seconds", [0.0, 4.3, 1000.0])
 def test_no_two_things_in_sight_share_a_number(number: int, seconds: float) -> None:
     street = lay_street("train", 0, number)
-    eye = camera_position(street, seconds)
+    eye = street.camera_speed * seconds
     blocks = list(blocks_between(street, eye - 30, eye + FAR))
     items = [item for block in blocks for item in block.items]
     items += [*walkers(blocks, seconds), *traffic(street, seconds, eye, blocks)]

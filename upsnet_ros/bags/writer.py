@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -246,8 +247,9 @@ class BagThread:
         types: MessageTypes | None = None,
         latched: Collection[str] = (),
     ) -> None:
-        self.path = path
-        self._storage, self._compression, self._types = storage, compression, types
+        self._make_writer = partial(
+            BagWriter, path=path, storage=storage, compression=compression, types=types
+        )
         self._latched = frozenset(latched)
         self._entries: queue.Queue[_Entry | None] = queue.Queue(_QUEUE)
         self._failure: Exception | None = None
@@ -280,12 +282,7 @@ class BagThread:
     def _run(self) -> None:
         # SQLite requires that the thread that writes is the one that opened the file.
         try:
-            writer = BagWriter(
-                path=self.path,
-                storage=self._storage,
-                compression=self._compression,
-                types=self._types,
-            )
+            writer = self._make_writer()
         except Exception as error:  # noqa: BLE001 - raised again in the other thread
             self._failure = error
             self._opened.set()

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet_ros.datasets.images import RGB, RGBA, read_file
+from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.errors import DatasetError, printable
 
 #: The largest id that three bytes hold.
@@ -169,6 +170,24 @@ def read_segment_ids(path: Path) -> npt.NDArray[np.uint32]:
     ids = rgba.view("<u4")[..., 0]
     ids &= np.uint32(MAX_SEGMENT_ID)
     return ids
+
+
+def rgb_ids(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """Return the pixels of a PNG of segment ids: uint8 (H, W, 3) **RGB**, R + 256 G + 65536 B."""
+    return np.stack([ids, ids >> 8, ids >> 16], axis=2).astype(np.uint8)
+
+
+def categories_of(taxonomy: Taxonomy) -> list[dict[str, Any]]:
+    """Return the ``categories`` of a panoptic JSON file, in the order of the taxonomy."""
+    return [
+        {
+            "id": info.id,
+            "name": info.name,
+            "isthing": int(info.is_thing),
+            "color": list(info.color),
+        }
+        for info in taxonomy.classes
+    ]
 
 
 class _Row:

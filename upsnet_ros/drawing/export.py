@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from upsnet_ros.datasets.coco_format import categories_of, rgb_ids
 from upsnet_ros.datasets.images import AnyImage, as_bgr
 from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.drawing.overlay import draw_overlay
@@ -120,15 +121,7 @@ def to_coco(
             }
             for instance in frame.instances
         ],
-        categories=[
-            {
-                "id": info.id,
-                "name": info.name,
-                "isthing": int(info.is_thing),
-                "color": list(info.color),
-            }
-            for info in classes.classes
-        ],
+        categories=categories_of(classes),
     )
 
 
@@ -171,11 +164,6 @@ def fits_16_bits(taxonomy: Taxonomy) -> bool:
     """Return whether all label values of a taxonomy fit into uint16."""
     largest = int(taxonomy.public_ids.max()) * LABEL_DIVISOR + LABEL_DIVISOR - 1
     return largest <= np.iinfo(np.uint16).max
-
-
-def rgb_ids(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-    """Return labels in COCO's panoptic format: uint8 (H, W, 3) RGB, id = R + 256 G + 65536 B."""
-    return np.stack([labels, labels >> 8, labels >> 16], axis=2).astype(np.uint8)
 
 
 def encode_png(pixels: npt.NDArray[Any], path: Path) -> bytes:

@@ -22,8 +22,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from upsnet_ros.datasets.coco_format import rgb_ids
 from upsnet_ros.datasets.taxonomy import Taxonomy
-from upsnet_ros.drawing.export import encode_png, fits_16_bits, rgb_ids
+from upsnet_ros.drawing.export import encode_png, fits_16_bits
 from upsnet_ros.drawing.overlay import draw_overlay
 from upsnet_ros.errors import OutputError, SettingsError, VideoError, printable
 from upsnet_ros.inference.frame import LABEL_DIVISOR, PanopticFrame

@@ -199,7 +199,7 @@ def evaluation_frame(
         taxonomy: The taxonomy of both.
         tracks: Use track ids as segment ids.
     """
-    name = sample_name(sample)
+    name = sample.frame or frame_name(sample.name)
     sequence, number = sequence_position(name, video=tracks)
     return EvaluationFrame(
         name=name,
@@ -212,11 +212,6 @@ def evaluation_frame(
         prediction_unknown=prediction.unknown,
         unknown_scores=unknown_scores(prediction),
     )
-
-
-def sample_name(sample: Sample) -> str:
-    """Return the name of a sample in reports."""
-    return sample.frame or frame_name(sample.name)
 
 
 def map_from_sample(sample: Sample, taxonomy: Taxonomy) -> PanopticMap:

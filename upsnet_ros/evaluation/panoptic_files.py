@@ -395,15 +395,12 @@ def _folder(path: Path | None, endings: Sequence[str], *, before: str = "") -> _
     files: dict[str, Path] = {}
     ambiguous: dict[str, tuple[Path, Path]] = {}
     for file in sorted(marked or found, key=lambda file: endings.index(_ending(file))):
-        for key in _file_keys(file.relative_to(path)):
+        inside = file.relative_to(path)
+        for key in dict.fromkeys((frame_path(inside), frame_name(inside))):
             other = files.setdefault(key, file)
             if other != file and _ending(other) == _ending(file):
                 ambiguous[key] = (other, file)
     return _Folder(path, {k: file for k, file in files.items() if k not in ambiguous}, ambiguous)
-
-
-def _file_keys(file: PurePath) -> Iterable[str]:
-    return dict.fromkeys((frame_path(file), frame_name(file)))
 
 
 def _ending(file: PurePath) -> str:

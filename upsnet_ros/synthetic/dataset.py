@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet_ros.datasets.base import Sample
+from upsnet_ros.datasets.coco_format import rgb_ids
 from upsnet_ros.datasets.images import read_image, read_labels
 from upsnet_ros.datasets.readers import sample_of_ids
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
@@ -35,7 +36,7 @@ from upsnet_ros.errors import DatasetError, OutputError, SettingsError
 from upsnet_ros.output_files import OutputFolder, replacing, write_whole
 from upsnet_ros.processes.task_pool import in_order
 from upsnet_ros.synthetic.canvas import Camera
-from upsnet_ros.synthetic.labels import categories, entry, panoptic_folder, panoptic_image
+from upsnet_ros.synthetic.labels import categories, entry, panoptic_folder
 from upsnet_ros.synthetic.renderer import SceneFrame, world
 from upsnet_ros.synthetic.texture import check_split
 
@@ -294,7 +295,8 @@ def _write_truth(
         write_whole(path, content, durable=False)
     image, annotation = entry(name, scene.instances)
     folder = panoptic_folder(job.out, job.split)
-    _write(folder / annotation["file_name"], panoptic_image(scene.instances), _LABELS)
+    ids = np.ascontiguousarray(rgb_ids(scene.instances)[..., ::-1])
+    _write(folder / annotation["file_name"], ids, _LABELS)
     return image, annotation
 
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from upsnet_ros.datasets.coco_format import categories_of
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
 
 _IDS = {info.name: info.id for info in CITYSCAPES.classes}
@@ -41,16 +42,8 @@ _SUPERCATEGORIES = {
 def categories() -> list[dict[str, Any]]:
     """Return the ``categories`` of the JSON file, ordered by label id."""
     of_class = {name: group for group, names in _SUPERCATEGORIES.items() for name in names}
-    return [
-        {
-            "id": info.id,
-            "name": info.name,
-            "color": list(info.color),
-            "supercategory": of_class[info.name],
-            "isthing": int(info.is_thing),
-        }
-        for info in sorted(CITYSCAPES.classes, key=lambda info: info.id)
-    ]
+    rows = [row | {"supercategory": of_class[row["name"]]} for row in categories_of(CITYSCAPES)]
+    return sorted(rows, key=lambda row: row["id"])
 
 
 def segments(instances: npt.NDArray[np.int32]) -> list[dict[str, Any]]:
@@ -86,15 +79,6 @@ def segments(instances: npt.NDArray[np.int32]) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def panoptic_image(instances: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-    """Return the panoptic PNG's pixels, BGR uint8 (H, W, 3): id = R + 256 G + 65536 B, 0 void."""
-    image = np.zeros((*instances.shape, 3), np.uint8)
-    image[..., 2] = instances % 256
-    image[..., 1] = instances // 256 % 256
-    image[..., 0] = instances // 65536
-    return image
 
 
 def entry(name: str, instances: npt.NDArray[np.int32]) -> tuple[dict[str, Any], dict[str, Any]]:

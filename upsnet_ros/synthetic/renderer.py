@@ -67,11 +67,6 @@ _SWERVE = 13.0  # distance at which drivers begin and end to swerve, metres
 _CLEARANCE = 1.9  # lateral distance that they keep from an obstacle, metres
 
 
-def camera_position(street: Street, seconds: float) -> float:
-    """Return the position of the camera along the street, metres."""
-    return street.camera_speed * seconds
-
-
 def swerve(s: float, d: float, obstacles: Sequence[tuple[float, float]]) -> float:
     """Return the lateral position of a driver at ``s`` in the lane at ``d``, metres."""
     moved = d
@@ -362,7 +357,7 @@ class World:
     def frame(self, number: int, rows: int, columns: int) -> SceneFrame:
         """Render frame ``number`` at ``rows`` x ``columns`` pixels."""
         seconds = number / RATE_HZ
-        s = _START + camera_position(self.street, seconds)
+        s = _START + self.street.camera_speed * seconds
         blocks = list(blocks_between(self.street, s - 30, s + FAR))
         stage = self._stage(seconds, s, blocks, rows, columns)
         items = self._items(seconds, s, blocks, stage)
