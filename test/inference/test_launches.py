@@ -22,7 +22,7 @@ pytest.importorskip("triton")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 
-#: Launches of each stage; docs/performance.md lists them.
+#: Launches of each stage; docs/kernels.md lists them.
 LIMITS = {
     "inputs": 2,
     "preprocess": 1,
