@@ -24,6 +24,7 @@ from upsnet_ros.bags.storage import (
     Limits,
     StorageFile,
     StoredMessage,
+    StoredTopic,
     is_leap,
     open_files,
     raise_it,
@@ -36,21 +37,13 @@ _FOREVER = 1 << 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopicInfo:
-    """A topic of a bag.
+class TopicInfo(StoredTopic):
+    """A topic of a bag, whose ``count`` is of messages in all of its files.
 
     Attributes:
-        name: For example "/camera/image_raw".
-        msgtype: For example "sensor_msgs/msg/Image"; empty where the bag does not tell.
-        count: Messages in the whole bag.
-        latched: Whether its publisher kept the last message for late joiners.
         known: Whether its messages can be deserialised.
     """
 
-    name: str
-    msgtype: str
-    count: int
-    latched: bool
     known: bool
 
 

@@ -103,7 +103,7 @@ class StoredTopic:
 
     Attributes:
         name: As it was recorded.
-        msgtype: For example "sensor_msgs/msg/Image".
+        msgtype: For example "sensor_msgs/msg/Image"; empty where the file does not tell.
         count: Messages in the file.
         latched: Whether its publisher kept the last message for late joiners.
     """

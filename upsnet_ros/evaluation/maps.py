@@ -354,20 +354,15 @@ class Overlaps:
         pair, index = np.unique(first * max(len(prediction), 1) + second, return_inverse=True)
         row, column = np.divmod(pair, max(len(prediction), 1))
         row_of, column_of = np.concatenate(rows), np.concatenate(columns)
+        truth_areas = np.concatenate([frame.truth_areas for frame in frames])
+        prediction_areas = np.concatenate([frame.prediction_areas for frame in frames])
+        void = np.concatenate([frame.void for frame in frames])
         return cls(
             truth=truth,
             prediction=prediction,
-            truth_areas=_sums(
-                row_of, np.concatenate([frame.truth_areas for frame in frames]), len(truth)
-            ),
-            prediction_areas=_sums(
-                column_of,
-                np.concatenate([frame.prediction_areas for frame in frames]),
-                len(prediction),
-            ),
-            void=_sums(
-                column_of, np.concatenate([frame.void for frame in frames]), len(prediction)
-            ),
+            truth_areas=_sums(row_of, truth_areas, len(truth)),
+            prediction_areas=_sums(column_of, prediction_areas, len(prediction)),
+            void=_sums(column_of, void, len(prediction)),
             rows=row,
             columns=column,
             shared=_sums(index, shared, len(pair)),

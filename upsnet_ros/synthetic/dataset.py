@@ -137,6 +137,7 @@ _PICTURE = [
 _LABELS = [*_FILTER, cv2.IMWRITE_PNG_COMPRESSION, 2]
 _DEPTH = [cv2.IMWRITE_TIFF_COMPRESSION, 5]  # LZW, which every reader of TIFF knows
 
+_IMAGE = "_leftImg8bit.png"
 _CHUNK = 8  # consecutive frames that one process renders: they share a street
 
 
@@ -186,23 +187,26 @@ class SceneJob:
 
 def files_of(job: SceneJob) -> frozenset[str]:
     """Return the names of all files that a job writes, relative to its folder."""
-    out = Path()
-    truth, panoptic = out / "gtFine" / job.split / job.city, panoptic_folder(out, job.split)
-    names = {panoptic.with_suffix(".json")}
+    names = {panoptic_folder(Path(), job.split).with_suffix(".json")}
     for sequence in range(job.first, job.first + job.sequences):
         for frame in range(job.length):
-            name = f"{job.city}_{sequence:06d}_{frame:06d}"
-            picture = Path(job.split) / job.city / f"{name}_leftImg8bit.png"
-            names.add(out / "leftImg8bit_sequence" / picture)
-            if frame % job.every == 0:
-                names.add(out / "leftImg8bit" / picture)
-                kinds = ("labelIds", "instanceIds", "unknownMask")
-                names |= {truth / f"{name}_gtFine_{kind}.png" for kind in kinds}
-                names.add(panoptic / f"{name}_gtFine_panoptic.png")
-                if job.depth:
-                    names.add(truth / f"{name}_gtFine_depth.tiff")
-                    names.add(out / "camera" / job.split / job.city / f"{name}_camera.json")
+            names.update(_paths(job, sequence, frame).values())
     return frozenset(name.as_posix() for name in names)
+
+
+def _paths(job: SceneJob, sequence: int, frame: int) -> dict[str, Path]:
+    """Return the files of a frame by what they hold, relative to the job's folder."""
+    name, city = f"{job.city}_{sequence:06d}_{frame:06d}", Path(job.split, job.city)
+    paths = {"frame": "leftImg8bit_sequence" / city / f"{name}{_IMAGE}"}
+    if frame % job.every == 0:
+        paths["image"] = "leftImg8bit" / city / f"{name}{_IMAGE}"
+        for kind in ("labelIds", "instanceIds", "unknownMask"):
+            paths[kind] = "gtFine" / city / f"{name}_gtFine_{kind}.png"
+        paths["panoptic"] = panoptic_folder(Path(), job.split) / f"{name}_gtFine_panoptic.png"
+        if job.depth:
+            paths["depth"] = "gtFine" / city / f"{name}_gtFine_depth.tiff"
+            paths["camera"] = "camera" / city / f"{name}_camera.json"
+    return paths
 
 
 def output_folder(job: SceneJob) -> OutputFolder:
@@ -231,10 +235,8 @@ def write_scenes(job: SceneJob, *, workers: int = 1) -> Iterator[Path]:
     Raises:
         OutputError: If a file cannot be written.
     """
-    kinds = ("leftImg8bit_sequence", "leftImg8bit", "gtFine", *["camera"] * job.depth)
-    for kind in kinds:
-        (job.out / kind / job.split / job.city).mkdir(parents=True, exist_ok=True)
-    panoptic_folder(job.out, job.split).mkdir(parents=True, exist_ok=True)
+    for path in _paths(job, job.first, 0).values():
+        (job.out / path).parent.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for path, record in _run(job, workers):
@@ -270,34 +272,22 @@ def _chunk_writer(job: SceneJob) -> Callable[[tuple[int, range]], Iterable[_Writ
 
 def _write_frame(job: SceneJob, sequence: int, frame: int) -> _Written:
     scene = scene_frame(job.split, sequence, frame, job.size, seed=job.seed)
-    name = f"{job.city}_{sequence:06d}_{frame:06d}"
-    picture = f"{name}_leftImg8bit.png"
-    path = job.out / "leftImg8bit_sequence" / job.split / job.city / picture
+    paths = {kind: job.out / path for kind, path in _paths(job, sequence, frame).items()}
+    path = paths["frame"]
     _write(path, scene.image, _PICTURE)
-    if frame % job.every:
+    if "image" not in paths:
         return path, None
-    _link(path, job.out / "leftImg8bit" / job.split / job.city / picture)
-    return path, _write_truth(job, name, scene)
-
-
-def _write_truth(
-    job: SceneJob, name: str, scene: SceneFrame
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    truth = job.out / "gtFine" / job.split / job.city
-    _write(truth / f"{name}_gtFine_labelIds.png", scene.semantic, _LABELS)
-    _write(truth / f"{name}_gtFine_instanceIds.png", scene.instances.astype(np.uint16), _LABELS)
-    mask = scene.unknown.astype(np.uint8) * 255
-    _write(truth / f"{name}_gtFine_unknownMask.png", mask, _LABELS)
+    _link(path, paths["image"])
+    _write(paths["labelIds"], scene.semantic, _LABELS)
+    _write(paths["instanceIds"], scene.instances.astype(np.uint16), _LABELS)
+    _write(paths["unknownMask"], scene.unknown.astype(np.uint8) * 255, _LABELS)
     if job.depth:
-        _write(truth / f"{name}_gtFine_depth.tiff", scene.depth, _DEPTH)
+        _write(paths["depth"], scene.depth, _DEPTH)
         content = json.dumps(_camera(scene.camera), indent=1).encode()
-        path = job.out / "camera" / job.split / job.city / f"{name}_camera.json"
-        write_whole(path, content, durable=False)
-    image, annotation = entry(name, scene.instances)
-    folder = panoptic_folder(job.out, job.split)
+        write_whole(paths["camera"], content, durable=False)
     ids = np.ascontiguousarray(rgb_ids(scene.instances)[..., ::-1])
-    _write(folder / annotation["file_name"], ids, _LABELS)
-    return image, annotation
+    _write(paths["panoptic"], ids, _LABELS)
+    return path, entry(path.name.removesuffix(_IMAGE), scene.instances)
 
 
 def _camera(camera: Camera) -> dict[str, dict[str, float]]:
