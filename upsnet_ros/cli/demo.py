@@ -20,7 +20,8 @@ from upsnet_ros.cli.options import (
     require_source,
     require_weights,
 )
-from upsnet_ros.cli.replay import BAG, METRICS, points_node
+from upsnet_ros.cli.points import points_node
+from upsnet_ros.cli.replay import BAG, METRICS
 from upsnet_ros.cli.terminal import console, frame_progress
 from upsnet_ros.node.parameter_info import Value
 from upsnet_ros.output_files import OutputFolder, bag_names, write_whole

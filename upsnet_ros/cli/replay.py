@@ -31,6 +31,7 @@ from upsnet_ros.cli.options import (
     rare,
     require_path,
 )
+from upsnet_ros.cli.points import points_node
 from upsnet_ros.cli.terminal import console, frame_progress
 from upsnet_ros.errors import ReplayError, UpsnetError
 from upsnet_ros.output_files import OutputFolder, bag_names, write_whole
@@ -40,11 +41,11 @@ from upsnet_ros.processes.transport import private_environment
 
 if TYPE_CHECKING:
     from upsnet_ros.bags.reader import Bag, Record
-    from upsnet_ros.bags.replay_topics import PointInput, PointInputs, ReplayTopics
+    from upsnet_ros.bags.replay_topics import PointInput, ReplayTopics
     from upsnet_ros.node.parameter_info import Value
     from upsnet_ros.node.process import RosProcess
 
-__all__ = ["BAG", "METRICS", "histogram_table", "points_node", "replay", "summary_lines"]
+__all__ = ["BAG", "METRICS", "histogram_table", "replay", "summary_lines"]
 
 #: In the output folder: the bag of results, and the metrics.
 BAG = "bag"
@@ -197,6 +198,11 @@ def replay(
     if evaluate and not topics.truth:
         fail(f"--evaluate needs ground truth; {bag} holds none (--truth names its topics)")
     values |= {_SWITCHES[name]: True for name in record or () if name in _SWITCHES}
+    commands: dict[str, list[str]] = {}
+    if node:
+        commands["node"] = _node(topics, settings, values=values, namespace=namespace)
+    if points:
+        commands["points"] = points_node(bag, topics, settings, namespace=namespace, kind=kind)
     job = _Job(
         bag=bag,
         start=start,
@@ -208,10 +214,7 @@ def replay(
         compression=compression,
         images=images,
         namespace=namespace,
-        node=_node(topics, settings, values=values, namespace=namespace) if node else None,
-        points=points_node(bag, topics, settings, namespace=namespace, kind=kind)
-        if points
-        else None,
+        commands=commands,
     )
     if node:
         # Other nodes in the user's domain must neither receive these images nor answer.
@@ -291,72 +294,6 @@ def _node(
     return ["node", *arguments]
 
 
-def points_node(
-    bag: Path,
-    topics: ReplayTopics,
-    settings: ReplaySettings,
-    *,
-    namespace: str,
-    kind: PointInput | None = None,
-) -> list[str]:
-    """Return the command line of the points node for this replay.
-
-    Args:
-        bag: The bag to replay.
-        topics: Its topics.
-        settings: How it is replayed.
-        namespace: Namespace of the segmenting node.
-        kind: What points come from; None: clouds if there are any, otherwise depth images.
-
-    Raises:
-        PointsError: If /tf_static of the bag does not lead from the clouds to the camera.
-        TopicError: If the bag has no points that can be labelled.
-    """
-    from upsnet_ros.bags.replay_topics import point_inputs
-
-    inputs = point_inputs(bag, topics, kind=kind)
-    values: dict[str, Value] = {
-        "input": inputs.kind,
-        "max_offset": 0.0,
-        "sensor_reliability": "reliable",
-        f"qos_overrides.{inputs.camera_info}.subscription.reliability": "reliable",
-    }
-    if inputs.kind == "depth":
-        values["organized"] = True  # tells the pixel of each point, by which it is evaluated
-        remapped = "depth"
-    else:
-        values["extrinsics"] = _extrinsics(inputs)
-        remapped = "points_in"
-    arguments = ros_arguments(
-        values,
-        remappings={remapped: inputs.topic, "camera_info": inputs.camera_info},
-        namespace=namespace,
-        use_sim_time=settings.clock_hz is not None,
-    )
-    return ["points", *arguments]
-
-
-def _extrinsics(inputs: PointInputs) -> tuple[float, ...]:
-    """Return the pose of the clouds' frame in the camera's, from /tf_static of the bag.
-
-    It becomes a parameter: not every machine has tf2_msgs, to replay /tf_static with.
-
-    Raises:
-        PointsError: If /tf_static does not lead from one to the other.
-    """
-    from scipy.spatial.transform import Rotation
-
-    from upsnet_ros.points.camera_model import RigidTransform, StaticTransforms
-
-    tree = StaticTransforms()
-    for parent, child, pose in inputs.transforms:
-        name = f"the transform from {child} to {parent}"
-        tree.add(parent, child, RigidTransform.from_values(pose, name=name))
-    found = tree.lookup(source=inputs.source, target=inputs.target)
-    turn = Rotation.from_matrix(found.rotation).as_quat()
-    return tuple(map(float, (*found.translation, *turn)))
-
-
 def _report(metrics: Mapping[str, Any], out: Path) -> None:
     terminal = console(soft_wrap=True)
     for line in summary_lines(metrics):
@@ -387,8 +324,7 @@ class _Job:
         compression: See `BagThread`.
         images: Whether to copy the images too.
         namespace: Namespace of the node.
-        node: Command line of the node to start; None uses a running node.
-        points: Command line of the points node to start, or None.
+        commands: Command lines of the nodes to start, by name; empty uses a running node.
     """
 
     bag: Path
@@ -401,8 +337,7 @@ class _Job:
     compression: Compression
     images: bool
     namespace: str
-    node: Sequence[str] | None
-    points: Sequence[str] | None
+    commands: dict[str, list[str]]
 
 
 def _output_folder(out: Path, *, overwrite: bool) -> OutputFolder:
@@ -453,17 +388,13 @@ def _run(job: _Job, ros: RosProcess) -> dict[str, Any]:
                 latched=[full_name("label_info", namespace=job.namespace), *job.topics.latched],
             )
         )
-        group = stack.enter_context(ProcessGroup(job.out / "logs", {})) if job.node else None
-        if group is not None and job.node is not None:
-            group.start("node", job.node)
-            if job.points:
-                group.start("points", job.points)
-        started = ["node", "points"] if job.points else ["node"]
+        group = stack.enter_context(ProcessGroup(job.out / "logs", {}))
+        for name, command in job.commands.items():
+            group.start(name, command)
 
         def stopped() -> bool:
-            if group is not None:
-                for name in started:
-                    group.require(name)
+            for name in job.commands:
+                group.require(name)
             return bool(ros.stop.done())
 
         def record(topic: str, raw: bytes, time_ns: int, msgtype: str) -> None:
@@ -480,12 +411,10 @@ def _run(job: _Job, ros: RosProcess) -> dict[str, Any]:
                     progress.update(task, completed=sent, description=f"replaying {job.bag.name}")
             except ReplayError as error:
                 # The node's log has the reason, such as an image that cannot be read.
-                if group is not None:
-                    error.details = "\n".join(map(group.log_tail, started))
+                error.details = "\n".join(map(group.log_tail, job.commands))
                 raise
-        if group is not None:
-            for name in reversed(started):
-                group.end(name)
+        for name in reversed(job.commands):
+            group.end(name)
         losses = source.losses
     metrics = {
         "bag": str(job.bag),
@@ -493,8 +422,8 @@ def _run(job: _Job, ros: RosProcess) -> dict[str, Any]:
         "mode": "lockstep" if job.settings.rate is None else "realtime",
         "rate": job.settings.rate,
         "outputs": list(job.settings.outputs),
-        "node": list(job.node) if job.node else None,
-        "points": list(job.points) if job.points else None,
+        "node": job.commands.get("node"),
+        "points": job.commands.get("points"),
         "interrupted": bool(ros.stop.done()),
         **replayer.tally.report(),
         "late_ms": round(replayer.late_ms, 1),

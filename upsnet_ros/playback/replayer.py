@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from rclpy.clock import Clock as NodeClock
+from rclpy.clock import ClockType
 from rclpy.context import Context
 from rclpy.duration import Duration
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
@@ -28,7 +29,7 @@ from upsnet_ros.bags.replay_topics import (
 )
 from upsnet_ros.bags.storage import is_leap
 from upsnet_ros.errors import ReplayError
-from upsnet_ros.node.lifecycle import GuardedNode
+from upsnet_ros.node.lifecycle import SpinningNode
 from upsnet_ros.node.topics import label_info_qos, stamp_ns, with_arrival
 from upsnet_ros.playback.settings import ReplaySettings
 
@@ -203,9 +204,6 @@ class Bag(Protocol):
 Record = Callable[[str, bytes, int, str], None]
 
 
-# Longest time between two checks whether to stop.
-_POLL_SECONDS = 0.1
-
 # Gaps between messages of the bag that are longer than this are logged.
 _LONG_SECONDS = 10
 
@@ -216,7 +214,7 @@ _SETTLE_SECONDS = 0.3
 _ACK_TIMEOUT = Duration(seconds=2)
 
 
-class Replayer(GuardedNode):
+class Replayer(SpinningNode):
     """The node ``upsnet_replay``; call `replay` to replay a bag.
 
     Args:
@@ -262,6 +260,9 @@ class Replayer(GuardedNode):
             for name, msgtype in topics.carried.items()
         }
         self._clock = self.create_publisher(Clock, "/clock", 1) if settings.clock_hz else None
+        if settings.clock_hz:
+            steady = NodeClock(clock_type=ClockType.STEADY_TIME)
+            self.create_timer(1 / settings.clock_hz, self._publish_clock, clock=steady)
         self._results = {name: self._subscribe(name) for name in settings.outputs}
         self.create_subscription(
             message_class(OUTPUTS["label_info"]),
@@ -270,8 +271,6 @@ class Replayer(GuardedNode):
             label_info_qos(),
             raw=True,
         )
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self)
 
     def replay(self, bag: Bag, *, stopped: Callable[[], bool] = lambda: False) -> Iterator[int]:
         """Publish ``bag``; yield the number of images sent so far after each image.
@@ -299,11 +298,6 @@ class Replayer(GuardedNode):
             self._recording = False
         for publisher in (self._images, *self._others.values()):
             publisher.wait_for_all_acked(_ACK_TIMEOUT)
-
-    def destroy_node(self) -> None:
-        """Destroy the node and shut down its executor."""
-        self._executor.shutdown()
-        super().destroy_node()
 
     def _replay_once(self, bag: Bag, stopped: Callable[[], bool]) -> Iterator[SentImage]:
         """Publish the bag once; yield each image after publishing (in lockstep: its results)."""
@@ -452,18 +446,13 @@ class Replayer(GuardedNode):
         self, arrived: Callable[[], bool], stopped: Callable[[], bool], *, until: float
     ) -> None:
         """Spin until ``arrived`` or ``stopped`` returns True, or monotonic time ``until``."""
-        step = min(_POLL_SECONDS, 1 / (self._settings.clock_hz or 1))
-        tick = time.monotonic() + step
-        while not arrived() and not stopped():
-            now = time.monotonic()
-            if now >= until:
-                return
-            if now >= tick:
-                self._publish_clock()
-                tick = now + step
-            self._executor.spin_once(timeout_sec=min(until, tick) - now)
+
+        def over() -> bool:
             if self._failure is not None:
                 raise self._failure
+            return arrived() or stopped()
+
+        self.spin_until(over, until=until)
 
 
 def _header_ns(raw: bytes) -> int:

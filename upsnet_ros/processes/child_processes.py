@@ -351,7 +351,6 @@ class ProcessGroup:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> ProcessGroup:
-        self._logs.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(
@@ -366,6 +365,7 @@ class ProcessGroup:
         """Start ``upsnet ARGUMENTS`` under ``name``."""
         # Inherited; `upsnet_ros.cli.main` lifts it. While Python itself starts, SIGINT would be
         # a traceback and exit code 1.
+        self._logs.mkdir(parents=True, exist_ok=True)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with self._log(name).open("wb") as log:
