@@ -26,7 +26,7 @@ from upsnet_ros.points.camera_model import CameraModel, RigidTransform
 from upsnet_ros.points.cloud import LABEL_WORDS
 from upsnet_ros.points.labelling import lidar_rows
 from upsnet_ros.points.labels import FrameLabels
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.parameters import PointsSettings
 from upsnet_ros.synthetic.canvas import Camera
 from upsnet_ros.synthetic.lidar import Lidar, sweep
 from upsnet_ros.synthetic.renderer import SceneFrame, World

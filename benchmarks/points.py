@@ -25,7 +25,7 @@ from upsnet_ros.messages.results import image_message, label_info_message
 from upsnet_ros.msg import PanopticInstance, PanopticInstanceArray
 from upsnet_ros.points.labelling import PointLabeller
 from upsnet_ros.points.objects import find_objects
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.parameters import PointsSettings
 
 HEIGHT, WIDTH, LIDAR_POINTS = 720, 1280, 130_000
 DEPTH = PointsSettings()

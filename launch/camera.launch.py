@@ -27,8 +27,8 @@ from upsnet_ros.node.launch_support import (
     switch,
 )
 from upsnet_ros.node.parameter_info import ParameterInfo, Value, infos, yaml_value
-from upsnet_ros.node.settings import parameters
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.node.parameters import parameters
+from upsnet_ros.points.parameters import PointsSettings
 from upsnet_ros.processes.transport import transport_environment
 from upsnet_ros.weights import find_weights
 

@@ -62,7 +62,7 @@ def interrupted(
         ([*UPSNET, "node"], "inspect"),
         ([*UPSNET, "node"], "upsnet_ros.cli.old_spellings"),
         ([*UPSNET, "node"], "upsnet_ros.cli.commands"),
-        ([*UPSNET, "node"], "upsnet_ros.node.settings"),
+        ([*UPSNET, "node"], "upsnet_ros.node.parameters"),
         ([*UPSNET, "bag", "make", "/none"], "upsnet_ros.errors"),
         ([*UPSNET, "weights", "list"], "typer"),
         (["-m", "upsnet_ros.cli", "weights", "list"], "subprocess"),

@@ -5,7 +5,7 @@ import yaml
 
 from upsnet_ros.cli import main
 from upsnet_ros.cli.node import ros_arguments
-from upsnet_ros.node.settings import parameters
+from upsnet_ros.node.parameters import parameters
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from upsnet_ros.cli.node import OF_A_DRIVEN_NODE, given, ros_arguments, with_node_options
-from upsnet_ros.node.settings import parameters
+from upsnet_ros.node.parameters import parameters
 
 
 def test_parameters_that_are_left_out_have_no_option_and_own_ones_stay():

@@ -13,7 +13,7 @@ pytest.importorskip("launch_ros")
 
 from launch_file import LaunchFile, node_parameters, options
 
-from upsnet_ros.node.settings import NodeSettings, parameters
+from upsnet_ros.node.parameters import NodeSettings, parameters
 from upsnet_ros.processes.transport import (
     PROFILE_VARIABLES,
     TRANSPORT_VARIABLES,

@@ -18,7 +18,7 @@ from upsnet_ros.datasets.taxonomy import CITYSCAPES
 from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.node.diagnostics import CameraHealth, NodeHealth, camera_status, node_status
 from upsnet_ros.node.outputs import Outputs
-from upsnet_ros.node.settings import NodeSettings
+from upsnet_ros.node.parameters import NodeSettings
 from upsnet_ros.node.statistics import CameraStatistics
 from upsnet_ros.node.topics import QosWatch
 

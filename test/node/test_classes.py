@@ -13,7 +13,7 @@ from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
 from upsnet_ros.errors import SettingsError
 from upsnet_ros.inference.frame import Instance, PanopticFrame, StuffSegment, keep_classes
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
-from upsnet_ros.node.settings import NodeSettings
+from upsnet_ros.node.parameters import NodeSettings
 from upsnet_ros.node.topics import label_info_qos
 
 

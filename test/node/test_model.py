@@ -14,7 +14,7 @@ from upsnet_ros.errors import PipelineClosedError
 from upsnet_ros.inference import predictor as predictor_module
 from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.node.model import Model, batch_size
-from upsnet_ros.node.settings import NodeSettings
+from upsnet_ros.node.parameters import NodeSettings
 from upsnet_ros.node.worker import CameraImage, ImageKind
 from upsnet_ros.weights import SHIPPED_VARIANT
 

@@ -28,7 +28,7 @@ from upsnet_ros.datasets.taxonomy import CITYSCAPES
 from upsnet_ros.messages.results import decode_mask
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
 from upsnet_ros.node.parameter_info import Changes
-from upsnet_ros.node.settings import parameters
+from upsnet_ros.node.parameters import parameters
 
 pytestmark = pytest.mark.dds
 

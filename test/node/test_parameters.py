@@ -7,8 +7,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from upsnet_ros.errors import SettingsError
-from upsnet_ros.node.parameters import LenientParameters, NodeParameters
-from upsnet_ros.node.settings import NodeSettings, parameters
+from upsnet_ros.node.parameter_server import LenientParameters, NodeParameters
+from upsnet_ros.node.parameters import NodeSettings, parameters
 
 pytestmark = pytest.mark.dds
 

@@ -8,7 +8,7 @@ from upsnet_ros.datasets.taxonomy import CITYSCAPES, COCO
 from upsnet_ros.errors import SettingsError
 from upsnet_ros.inference.model import AUTO, PRECISIONS
 from upsnet_ros.network.variants import VARIANTS
-from upsnet_ros.node.settings import NodeSettings, parameters
+from upsnet_ros.node.parameters import NodeSettings, parameters
 from upsnet_ros.weights import SHIPPED_VARIANT
 
 INFOS = {info.name: info for info in parameters()}

@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from upsnet_ros.node.parameter_info import as_markdown, as_yaml, yaml_value
-from upsnet_ros.node.settings import NodeSettings, camera_parameters, parameters
+from upsnet_ros.node.parameters import NodeSettings, camera_parameters, parameters
 
 ROOT = Path(__file__).resolve().parents[2]
-AGAIN = "generate it again: python -m upsnet_ros.node.settings"
+AGAIN = "generate it again: python -m upsnet_ros.node.parameters"
 
 
 def test_camera_yaml_is_made_from_the_settings():

@@ -33,7 +33,7 @@ HEAVY = {"torch", "rclpy", "scipy", "pycocotools", "jinja2", "PIL", "yaml", "ros
 CHAINS = {
     "with torch": [
         ("upsnet_ros", {"torch", "cv2", "numpy", "rclpy", "typer"}),
-        ("upsnet_ros.node.settings", {"torch", "cv2", "rclpy", "typer"}),
+        ("upsnet_ros.node.parameters", {"torch", "cv2", "rclpy", "typer"}),
         ("upsnet_ros.datasets", {"torch", "cv2", "rclpy", "typer"}),
         ("upsnet_ros.network", COMPILER | {"cv2", "rclpy", "typer"}),
         ("upsnet_ros.inference.predictor", COMPILER | {"rclpy", "typer"}),

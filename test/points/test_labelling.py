@@ -18,7 +18,7 @@ from upsnet_ros.messages.results import image_message
 from upsnet_ros.points.camera_model import RigidTransform
 from upsnet_ros.points.labels import UNKNOWN_RGB
 from upsnet_ros.points.objects import find_objects
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.parameters import PointsSettings
 
 DEPTH = PointsSettings()
 

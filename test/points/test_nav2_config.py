@@ -27,10 +27,10 @@ from sensor_msgs.msg import Image, PointCloud2
 
 from upsnet_ros.datasets.taxonomy import CITYSCAPES
 from upsnet_ros.node.outputs import Outputs
-from upsnet_ros.node.settings import NodeSettings
+from upsnet_ros.node.parameters import NodeSettings
 from upsnet_ros.node.topics import label_info_qos, output_qos
 from upsnet_ros.points.node import OUTPUTS
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.parameters import PointsSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "config" / "nav2"

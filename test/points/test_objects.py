@@ -10,7 +10,7 @@ import pytest
 
 from upsnet_ros.messages.results import image_message
 from upsnet_ros.points.objects import find_objects
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.parameters import PointsSettings
 
 EXACT = {"quantile": 0.0, "min_points": 1}
 

@@ -9,7 +9,7 @@ from upsnet_ros.points.camera_model import CameraModel
 from upsnet_ros.points.cloud import LABEL_WORDS
 from upsnet_ros.points.labelling import lidar_rows, occlusion_window
 from upsnet_ros.points.labels import FrameLabels
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.parameters import PointsSettings
 from upsnet_ros.synthetic import scene_frame
 from upsnet_ros.synthetic.lidar import Lidar, sweep
 

@@ -6,7 +6,7 @@ import pytest
 
 from upsnet_ros.errors import SettingsError
 from upsnet_ros.node.parameter_info import as_markdown, infos
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.parameters import PointsSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_page_holds_the_table_of_parameters():
     page = (ROOT / "docs" / "points.md").read_text()
     assert as_markdown(infos(PointsSettings)) in page, (
-        "generate it again: python -m upsnet_ros.points.settings"
+        "generate it again: python -m upsnet_ros.points.parameters"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from upsnet_ros.node.model import free_memory
+from upsnet_ros.node.memory import free_memory
 
 MIB = 1 << 20
 

@@ -13,7 +13,7 @@ from upsnet_ros.messages.results import image_message, label_info_message
 from upsnet_ros.msg import PanopticInstance, PanopticInstanceArray, UnknownRegion
 from upsnet_ros.points.cloud import LABEL_WORDS, labelled_cloud, labels_dtype
 from upsnet_ros.points.labelling import PointLabeller
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.parameters import PointsSettings
 
 HEIGHT, WIDTH = 48, 64
 ROAD, CAR, PERSON = 7, 26001, 24001

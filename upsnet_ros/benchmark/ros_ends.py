@@ -12,7 +12,7 @@ from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.messages import results as messages
 from upsnet_ros.messages.cdr_image import read_image, write_image
 from upsnet_ros.messages.images import to_bgr
-from upsnet_ros.node.settings import NodeSettings
+from upsnet_ros.node.parameters import NodeSettings
 
 
 class RosEnds:

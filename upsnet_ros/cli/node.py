@@ -18,7 +18,7 @@ from upsnet_ros.cli.options import (
     require_weights,
 )
 from upsnet_ros.node.parameter_info import ParameterInfo, Value, yaml_value
-from upsnet_ros.node.settings import NodeSettings, parameters
+from upsnet_ros.node.parameters import NodeSettings, parameters
 
 __all__ = [
     "COMMON",

@@ -224,7 +224,7 @@ class ModelOptions:
         Raises:
             SettingsError: If a value is not possible.
         """
-        from upsnet_ros.node.settings import NodeSettings
+        from upsnet_ros.node.parameters import NodeSettings
 
         require_weights(self.weights, variant=self.variant)
         check_device(self.device, here=here)
@@ -372,7 +372,7 @@ def check_as_parameter(name: str, value: str | None) -> None:
     Raises:
         SettingsError: If the value is none of them.
     """
-    from upsnet_ros.node.settings import parameters
+    from upsnet_ros.node.parameters import parameters
 
     info = next(one for one in parameters() if one.name == name)
     if value is not None:

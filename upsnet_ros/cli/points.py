@@ -12,7 +12,7 @@ from upsnet_ros.cli.node import given, ros_arguments, with_parameter_options
 from upsnet_ros.cli.options import check_ros_arguments, check_topic
 from upsnet_ros.errors import SettingsError
 from upsnet_ros.node.parameter_info import Value, infos
-from upsnet_ros.points.settings import NO_TF2_MSGS, PointsSettings
+from upsnet_ros.points.parameters import NO_TF2_MSGS, PointsSettings
 
 if TYPE_CHECKING:
     from upsnet_ros.bags.replay_topics import PointInput, PointInputs, ReplayTopics

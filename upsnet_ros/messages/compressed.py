@@ -1,4 +1,4 @@
-"""Compressed images (JPEG, PNG, TIFF) of messages: checked before they are decoded, and decoded.
+"""Compressed images (JPEG, PNG, TIFF) of messages: checked, decoded, and written as JPEG.
 
 Messages come from the network and may contain anything. A file that is damaged, cut off, or would
 cost far more memory or time than its size suggests raises an `ImageError` that says what is wrong.
@@ -26,6 +26,7 @@ __all__ = [
     "check_compressed",
     "check_size",
     "decode_compressed",
+    "encode_jpeg",
     "is_tiff",
 ]
 
@@ -36,6 +37,9 @@ MAX_PIXELS = 1 << 26
 #: Most scans accepted in a JPEG. Encoders write about ten, and even a tiny scan can cost a pass
 #: over the whole image.
 MAX_SCANS = 32
+
+#: Quality of the JPEGs that nodes publish and the web page shows, 0 to 100.
+_JPEG_QUALITY = 95
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -148,6 +152,12 @@ def _png_size(raw: bytes) -> tuple[int, int]:
         if at > len(raw):
             raise ImageError(f"the PNG is cut off after {len(raw)} bytes, or damaged")
     return int.from_bytes(raw[16:20], "big"), int.from_bytes(raw[20:24], "big")
+
+
+def encode_jpeg(bgr: npt.NDArray[np.uint8]) -> bytes:
+    """Return an image, uint8 (H, W, 3) BGR or (H, W), as a JPEG."""
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    return encoded.tobytes()
 
 
 # JPEG markers: frame headers with the size (SOF0 to SOF15 without DHT, JPG and DAC), start of scan,

@@ -19,7 +19,7 @@ from upsnet_ros.messages.results import compressed_topic
 from upsnet_ros.node.camera_info import CameraInfoRelay, camera_info_topic
 from upsnet_ros.node.lifecycle import first_line
 from upsnet_ros.node.outputs import Outputs
-from upsnet_ros.node.settings import CameraSettings, NodeSettings, prefix
+from upsnet_ros.node.parameters import CameraSettings, NodeSettings, prefix
 from upsnet_ros.node.statistics import CameraState, CameraStatistics, RateLimit, StampNews
 from upsnet_ros.node.topics import QosWatch, input_qos, why_no_image
 from upsnet_ros.node.worker import Arrival, CameraImage, ImageKind

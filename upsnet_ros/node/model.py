@@ -6,12 +6,8 @@ to be configured does not need it.
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
@@ -19,8 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from upsnet_ros.inference.frame import PanopticFrame
-from upsnet_ros.node.lifecycle import first_line
-from upsnet_ros.node.settings import NodeSettings
+from upsnet_ros.node.memory import (
+    free_memory,
+    ran_out_of_memory,
+    read_gpu_memory,
+    release_frames,
+)
+from upsnet_ros.node.parameters import NodeSettings
 from upsnet_ros.node.worker import CameraImage, ImageKind
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ __all__ = [
     "SHIPPED_WEIGHTS",
     "Model",
     "batch_size",
-    "free_memory",
     "load_predictor",
     "open_pipeline",
 ]
@@ -334,59 +334,3 @@ def open_pipeline(predictor: Predictor, *, batch: int) -> Pipeline:
 
     # One computation keeps a CPU busy, and a frame that waits for the next one only gets older.
     return Pipeline(predictor, depth=2 if predictor.device.type == "cuda" else 1, batch=batch)
-
-
-def free_memory() -> None:
-    """Return unused memory to the system."""
-    import torch
-
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        # glibc keeps freed memory between blocks in use: about as much as the network needs.
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Return whether the error says that memory ran out."""
-    import torch
-
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        # torch has no type for a failed allocation on the CPU.
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-
-
-def release_frames(error: BaseException) -> None:
-    """Release the objects, such as tensors, that an error's stack frames reference.
-
-    The error then has no traceback.
-    """
-    link: BaseException | None = error
-    while link is not None:
-        traceback.clear_frames(link.__traceback__)
-        link.__traceback__ = None  # a cleared frame still references its function's closure
-        link = link.__cause__ or link.__context__
-    gc.collect()  # a module that is called through hooks leaves a reference cycle
-
-
-def read_gpu_memory(device: torch.device) -> dict[str, str]:
-    """Return the GPU's memory use as keys and values for the diagnostics; empty for a CPU."""
-    import torch
-
-    if device.type != "cuda":
-        return {}
-    mib = 1 << 20
-    try:
-        free, total = torch.cuda.mem_get_info(device)
-    except RuntimeError as error:  # the device has failed
-        return {"gpu_error": first_line(error)}
-    return {
-        "gpu": torch.cuda.get_device_name(device),
-        "gpu_memory_allocated_mib": str(torch.cuda.memory_allocated(device) // mib),
-        "gpu_memory_reserved_mib": str(torch.cuda.memory_reserved(device) // mib),
-        "gpu_memory_free_mib": str(free // mib),
-        "gpu_memory_total_mib": str(total // mib),
-    }

@@ -28,10 +28,10 @@ from upsnet_ros.node.diagnostics import (
 )
 from upsnet_ros.node.lifecycle import ManagedNode, Services, first_line, transition
 from upsnet_ros.node.model import SHIPPED_WEIGHTS, Model
-from upsnet_ros.node.parameters import LenientParameters, NodeParameters
+from upsnet_ros.node.parameter_server import LenientParameters, NodeParameters
+from upsnet_ros.node.parameters import CameraSettings, NodeSettings
 from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within
 from upsnet_ros.node.segment_service import SERVICE, SegmentService
-from upsnet_ros.node.settings import CameraSettings, NodeSettings
 from upsnet_ros.node.statistics import StageTimes
 from upsnet_ros.node.topics import QosWatch, is_named_twice
 from upsnet_ros.node.worker import Arrival, CameraImage, FrameWorker, ImageKind

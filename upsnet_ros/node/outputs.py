@@ -27,8 +27,9 @@ from upsnet_ros.drawing.overlay import draw_overlay
 from upsnet_ros.inference.frame import PanopticFrame, keep_classes
 from upsnet_ros.messages import results as messages
 from upsnet_ros.messages.cdr_image import write_image
+from upsnet_ros.messages.compressed import encode_jpeg
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
-from upsnet_ros.node.settings import NodeSettings
+from upsnet_ros.node.parameters import NodeSettings
 from upsnet_ros.node.topics import QosWatch, check_override, label_info_qos, output_qos
 from upsnet_ros.node.worker import CameraImage
 
@@ -130,11 +131,10 @@ def overlay(answer: Answer) -> bytes:
 
 def compressed_overlay(answer: Answer) -> CompressedImage:
     """Create `overlay/compressed`."""
-    _, encoded = cv2.imencode(".jpg", answer.overlay)
     return CompressedImage(
         header=answer.header,
         format="rgb8; jpeg compressed bgr8",
-        data=array.array("B", encoded.tobytes()),
+        data=array.array("B", encode_jpeg(answer.overlay)),
     )
 
 

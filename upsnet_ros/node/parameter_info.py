@@ -1,6 +1,6 @@
 """What a parameter of the node is: its value, range and description, and these as text.
 
-`upsnet_ros.node.settings` lists the parameters.
+`upsnet_ros.node.parameters` lists the parameters.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ _YAML_HEAD = """\
 # Copy this file, change what you need, and start with it:
 #   ros2 launch upsnet_ros camera.launch.py params_file:=FILE
 #   upsnet node --ros-args --params-file FILE
-# Generated from upsnet_ros/node/settings.py by `python -m upsnet_ros.node.settings yaml`.
+# Generated from upsnet_ros/node/parameters.py by `python -m upsnet_ros.node.parameters yaml`.
 /**:
   ros__parameters:
 """

@@ -33,7 +33,7 @@ from rclpy.task import Future
 
 from upsnet_ros.errors import UpsnetError
 from upsnet_ros.node.lifecycle import first_line
-from upsnet_ros.node.parameters import warn_of_files
+from upsnet_ros.node.parameter_server import warn_of_files
 from upsnet_ros.processes.transport import own_segments, remove_leftovers, use_shared_memory_profile
 
 __all__ = ["TEARDOWN_SECONDS", "RosProcess", "end_within", "stop_on_signals"]

@@ -18,7 +18,7 @@ from upsnet_ros.inference.frame import PanopticFrame, keep_classes
 from upsnet_ros.messages import results as messages
 from upsnet_ros.messages.images import check
 from upsnet_ros.node.lifecycle import Waiting, first_line
-from upsnet_ros.node.settings import NodeSettings
+from upsnet_ros.node.parameters import NodeSettings
 from upsnet_ros.node.worker import Arrival, CameraImage
 from upsnet_ros.srv import Segment
 

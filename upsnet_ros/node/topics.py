@@ -21,7 +21,7 @@ from rclpy.subscription import Subscription
 
 from upsnet_ros.errors import SettingsError, listed, printable
 from upsnet_ros.messages.results import compressed_topic
-from upsnet_ros.node.parameters import parameter_overrides
+from upsnet_ros.node.parameter_server import parameter_overrides
 
 __all__ = [
     "COMPRESSED",

@@ -25,6 +25,7 @@ from std_msgs.msg import Header
 
 from upsnet_ros.bags.sources import FrameSource, SourceFrame
 from upsnet_ros.errors import PlayerError, SourceError
+from upsnet_ros.messages.compressed import encode_jpeg
 from upsnet_ros.messages.results import compressed_topic
 from upsnet_ros.node.lifecycle import SpinningNode
 from upsnet_ros.node.topics import IMAGE_TYPES, stamp_ns
@@ -32,7 +33,6 @@ from upsnet_ros.playback.settings import PlayerSettings, Stamps
 
 __all__ = ["Player", "PlayerError"]
 
-_JPEG_QUALITY = 95
 
 # Time without a change after which discovery is taken to be complete on both sides, and where
 # nobody has been found.
@@ -155,8 +155,7 @@ class Player(SpinningNode):
         # rclpy accepts an array.array without checking every element.
         data = array.array("B")
         if settings.compressed:
-            _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-            data.frombytes(encoded.data)
+            data.frombytes(encode_jpeg(image))
             return CompressedImage(header=header, format="bgr8; jpeg compressed bgr8", data=data)
         height, width = image.shape[:2]
         data.frombytes(np.ascontiguousarray(image).data.cast("B"))

@@ -18,7 +18,7 @@ from upsnet_ros.errors import ImageError, PointsError, SettingsError, UpsnetErro
 from upsnet_ros.points.camera_model import CameraModel, RigidTransform, StaticTransforms
 from upsnet_ros.points.cloud import LABEL_WORDS, Cloud, labelled_cloud, whole_rows
 from upsnet_ros.points.labels import FrameLabels, LabelTable, size_text
-from upsnet_ros.points.settings import NO_TF2_MSGS, PointsSettings
+from upsnet_ros.points.parameters import NO_TF2_MSGS, PointsSettings
 
 __all__ = [
     "DepthPoints",

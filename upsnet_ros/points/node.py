@@ -28,7 +28,7 @@ from upsnet_ros.messages.frames import NearestJoiner, StampJoiner
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo, PanopticObjectArray
 from upsnet_ros.node.diagnostics import Diagnostics, status
 from upsnet_ros.node.lifecycle import ManagedNode, first_line, transition
-from upsnet_ros.node.parameters import DeclaredParameters, LenientParameters
+from upsnet_ros.node.parameter_server import DeclaredParameters, LenientParameters
 from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within
 from upsnet_ros.node.topics import (
     QosWatch,
@@ -45,7 +45,7 @@ from upsnet_ros.points.objects import (
     objects_message,
     vision_msgs,
 )
-from upsnet_ros.points.settings import PointsSettings
+from upsnet_ros.points.parameters import PointsSettings
 
 __all__ = ["OUTPUTS", "PointsNode", "main"]
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -22,6 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
 from upsnet_ros.errors import ImageError, PointsError
 from upsnet_ros.messages.cdr_image import read_compressed_image, read_image
+from upsnet_ros.messages.compressed import encode_jpeg
 from upsnet_ros.messages.images import check, to_bgr
 from upsnet_ros.node.topics import stamp_ns
 from upsnet_ros.view.figures import Presence, Reports
@@ -339,5 +339,4 @@ def _file_of(message: Any) -> tuple[bytes, str]:
     if hasattr(message, "format"):
         data = bytes(message.data)
         return data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
-    _, encoded = cv2.imencode(".jpg", to_bgr(message))
-    return encoded.tobytes(), "image/jpeg"
+    return encode_jpeg(to_bgr(message)), "image/jpeg"

@@ -1,6 +1,6 @@
 """The settings of the points node: the single source of its parameters.
 
-``python -m upsnet_ros.points.settings`` prints the table of docs/points.md.
+``python -m upsnet_ros.points.parameters`` prints the table of docs/points.md.
 """
 
 from __future__ import annotations
