@@ -15,13 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from upsnet_ros.benchmark.measure import (
-    Summary,
-    captured,
-    describe_machine,
-    device_ms,
-    timed,
-)
+from upsnet_ros.benchmark.measure import Summary, captured, describe_machine, device_ms, timed
 from upsnet_ros.benchmark.settings import BenchSettings
 from upsnet_ros.datasets.images import read_image
 from upsnet_ros.inference.frame import PanopticFrame

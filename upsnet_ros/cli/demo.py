@@ -14,12 +14,7 @@ from rich import filesize
 from rich.table import Table
 
 from upsnet_ros.cli.node import check_parameters, ros_arguments
-from upsnet_ros.cli.options import (
-    SkipBad,
-    rare,
-    require_source,
-    require_weights,
-)
+from upsnet_ros.cli.options import SkipBad, rare, require_source, require_weights
 from upsnet_ros.cli.points import points_node
 from upsnet_ros.cli.replay import BAG, METRICS
 from upsnet_ros.cli.terminal import console, frame_progress

@@ -11,13 +11,7 @@ from typing import Annotated
 import typer
 
 from upsnet_ros.cli.commands import fail
-from upsnet_ros.cli.options import (
-    SceneOptions,
-    Split,
-    check_split,
-    rare,
-    with_option_groups,
-)
+from upsnet_ros.cli.options import SceneOptions, Split, check_split, rare, with_option_groups
 from upsnet_ros.cli.terminal import frame_progress
 
 

@@ -164,29 +164,22 @@ def _progress(trainer: Trainer) -> Iterator[Callable[[Step], None]]:
     if not trainer.world.is_first:
         yield lambda _: None
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    import rich.progress
     from rich.table import Column
 
     from upsnet_ros.training.objective import LOSSES
 
     fixed = Column(no_wrap=True)
     columns = (
-        MofNCompleteColumn(table_column=fixed),
-        BarColumn(bar_width=10, table_column=fixed),
-        TimeElapsedColumn(table_column=fixed),
-        TextColumn("left", table_column=fixed),
-        TimeRemainingColumn(table_column=fixed),
-        TextColumn("{task.description}", table_column=Column(ratio=1)),
+        rich.progress.MofNCompleteColumn(table_column=fixed),
+        rich.progress.BarColumn(bar_width=10, table_column=fixed),
+        rich.progress.TimeElapsedColumn(table_column=fixed),
+        rich.progress.TextColumn("left", table_column=fixed),
+        rich.progress.TimeRemainingColumn(table_column=fixed),
+        rich.progress.TextColumn("{task.description}", table_column=Column(ratio=1)),
     )
     smooth: dict[str, float] = {}
-    with Progress(*columns, console=console(stderr=True), expand=True) as progress:
+    with rich.progress.Progress(*columns, console=console(stderr=True), expand=True) as progress:
         schedule = trainer.settings.schedule
         by_time = schedule.seconds is not None
         task = progress.add_task(

@@ -272,21 +272,14 @@ def _show_digests(digests: Digests, published: File | None) -> None:
 @contextmanager
 def _download_progress(what: str) -> Iterator[Progress]:
     """A bar on stderr for a user who watches; a line for a log."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    import rich.progress
 
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+    with rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}", markup=False),
+        rich.progress.BarColumn(bar_width=20),
+        rich.progress.DownloadColumn(),
+        rich.progress.TransferSpeedColumn(),
+        rich.progress.TimeRemainingColumn(),
         console=console(stderr=True),
         disable=not shows_progress(),
     ) as bar:

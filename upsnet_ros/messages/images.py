@@ -23,12 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet_ros.errors import ImageError
-from upsnet_ros.messages.compressed import (
-    check_compressed,
-    check_size,
-    decode_compressed,
-    is_tiff,
-)
+from upsnet_ros.messages.compressed import check_compressed, check_size, decode_compressed, is_tiff
 from upsnet_ros.processes.child_processes import child_command
 
 __all__ = [

@@ -28,11 +28,7 @@ from upsnet_ros.node.parameter_info import (
     missed_by,
     parameter_files,
 )
-from upsnet_ros.node.parameters import (
-    CameraSettings,
-    NodeSettings,
-    prefix,
-)
+from upsnet_ros.node.parameters import CameraSettings, NodeSettings, prefix
 from upsnet_ros.weights import cache_folder, find_weights, name_of, shipped_weights
 from upsnet_ros.weights.catalogue import similar
 

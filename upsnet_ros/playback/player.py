@@ -13,12 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from rclpy.duration import Duration
-from rclpy.qos import (
-    QoSCompatibility,
-    QoSProfile,
-    QoSReliabilityPolicy,
-    qos_check_compatible,
-)
+from rclpy.qos import QoSCompatibility, QoSProfile, QoSReliabilityPolicy, qos_check_compatible
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header

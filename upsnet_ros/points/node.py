@@ -39,12 +39,7 @@ from upsnet_ros.node.topics import (
     transforms_qos,
 )
 from upsnet_ros.points.labelling import LabelledPoints, PointLabeller, tf_message
-from upsnet_ros.points.objects import (
-    detections_message,
-    find_objects,
-    objects_message,
-    vision_msgs,
-)
+from upsnet_ros.points.objects import detections_message, find_objects, objects_message, vision_msgs
 from upsnet_ros.points.parameters import PointsSettings
 
 __all__ = ["OUTPUTS", "PointsNode", "main"]

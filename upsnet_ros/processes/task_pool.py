@@ -21,11 +21,7 @@ from typing import Any, Generic, TypeVar
 import cv2
 
 from upsnet_ros.errors import ProcessError, UpsnetError
-from upsnet_ros.processes.child_processes import (
-    end_with_parent,
-    process_context,
-    starting_workers,
-)
+from upsnet_ros.processes.child_processes import end_with_parent, process_context, starting_workers
 
 __all__ = ["Done", "Failed", "in_order", "spread"]
 

@@ -19,12 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
 from upsnet_ros.datasets.base import Dataset
-from upsnet_ros.errors import (
-    CheckpointError,
-    DivergedError,
-    NonFiniteLossError,
-    SettingsError,
-)
+from upsnet_ros.errors import CheckpointError, DivergedError, NonFiniteLossError, SettingsError
 from upsnet_ros.evaluation.datasets import evaluate_dataset
 from upsnet_ros.evaluation.report import headline
 from upsnet_ros.inference.predictor import Predictor

@@ -23,13 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import (
-    HTTPRedirectHandler,
-    Request,
-    build_opener,
-    getproxies,
-    proxy_bypass,
-)
+from urllib.request import HTTPRedirectHandler, Request, build_opener, getproxies, proxy_bypass
 
 from upsnet_ros import __version__
 from upsnet_ros.errors import DownloadError, OutputError, printable
