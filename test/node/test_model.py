@@ -13,9 +13,9 @@ import torch
 from upsnet_ros.errors import PipelineClosedError
 from upsnet_ros.inference import predictor as predictor_module
 from upsnet_ros.inference.predictor import Predictor
+from upsnet_ros.node.camera_image import CameraImage, ImageKind
 from upsnet_ros.node.model import Model, batch_size
 from upsnet_ros.node.parameters import NodeSettings
-from upsnet_ros.node.worker import CameraImage, ImageKind
 from upsnet_ros.weights import SHIPPED_VARIANT
 
 SETTINGS = NodeSettings(device="cpu", scale=64, warm_up="none")

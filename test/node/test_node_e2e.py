@@ -397,14 +397,14 @@ HELD = (
     """
 import os, time
 from pathlib import Path
-from upsnet_ros.node import node, worker
+from upsnet_ros.node import camera_image, node
 node._STOP_SECONDS = 200.0
-read = worker.CameraImage.read
+read = camera_image.CameraImage.read
 def hold(arrival, **options):
     while arrival.message.header.stamp.sec == 7 and not Path(os.environ["GO_ON"]).exists():
         time.sleep(0.01)
     return read(arrival, **options)
-worker.CameraImage.read = hold
+camera_image.CameraImage.read = hold
 """
     + TELLING
 )

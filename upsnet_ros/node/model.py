@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from upsnet_ros.inference.frame import PanopticFrame
+from upsnet_ros.node.camera_image import CameraImage, ImageKind
 from upsnet_ros.node.memory import free_memory, ran_out_of_memory, read_gpu_memory, release_frames
 from upsnet_ros.node.parameters import NodeSettings
-from upsnet_ros.node.worker import CameraImage, ImageKind
 
 if TYPE_CHECKING:
     import torch

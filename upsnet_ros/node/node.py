@@ -19,6 +19,7 @@ from rclpy.lifecycle import LifecycleState
 from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.messages.images import converter
 from upsnet_ros.node.camera import Camera
+from upsnet_ros.node.camera_image import Arrival, CameraImage, ImageKind
 from upsnet_ros.node.diagnostics import (
     RANDOM_WEIGHTS,
     CameraHealth,
@@ -34,7 +35,7 @@ from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within
 from upsnet_ros.node.segment_service import SERVICE, SegmentService
 from upsnet_ros.node.statistics import StageTimes
 from upsnet_ros.node.topics import QosWatch, is_named_twice
-from upsnet_ros.node.worker import Arrival, CameraImage, FrameWorker, ImageKind
+from upsnet_ros.node.worker import FrameWorker
 from upsnet_ros.processes.child_processes import end_children, protect_children
 
 __all__ = ["FrameSteps", "UpsnetNode", "main"]

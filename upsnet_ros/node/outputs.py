@@ -29,9 +29,9 @@ from upsnet_ros.messages import results as messages
 from upsnet_ros.messages.cdr_image import write_image
 from upsnet_ros.messages.compressed import encode_jpeg
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
+from upsnet_ros.node.camera_image import CameraImage
 from upsnet_ros.node.parameters import NodeSettings
 from upsnet_ros.node.topics import QosWatch, check_override, label_info_qos, output_qos
-from upsnet_ros.node.worker import CameraImage
 
 __all__ = [
     "Answer",

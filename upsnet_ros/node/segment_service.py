@@ -17,9 +17,9 @@ from upsnet_ros.errors import ImageError
 from upsnet_ros.inference.frame import PanopticFrame, keep_classes
 from upsnet_ros.messages import results as messages
 from upsnet_ros.messages.images import check
+from upsnet_ros.node.camera_image import Arrival, CameraImage
 from upsnet_ros.node.lifecycle import Waiting, first_line
 from upsnet_ros.node.parameters import NodeSettings
-from upsnet_ros.node.worker import Arrival, CameraImage
 from upsnet_ros.srv import Segment
 
 __all__ = ["SERVICE", "SegmentService"]
