@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -36,10 +37,14 @@ def shapes(monkeypatch):
 @pytest.mark.parametrize(
     ("warm_up", "expected"), [("200x90", [(200, 90)]), ("auto", [(128, 64)]), ("none", [])]
 )
-def test_configure_computes_a_frame_before_any_camera_is_heard(bench, shapes, warm_up, expected):
+def test_configure_computes_a_frame_before_any_camera_is_heard(
+    bench, shapes, warm_up, expected, capfd
+):
     one = bench(f"warm_up:={warm_up}")
     assert one.node.trigger_configure() is SUCCESS
     assert shapes == expected
+    told = r"configured: .*; " + (r"warm-up took \d+\.\d s" if expected else "no warm-up")
+    assert re.search(told, capfd.readouterr().err)
 
 
 def test_the_size_of_the_last_frame_is_remembered(bench, shapes):
