@@ -264,7 +264,7 @@ def load_model(
     wanted = None if variant in (None, AUTO) else get_variant(variant or "")
     if weights is None and allow_random_weights:
         chosen = wanted or get_variant(DEFAULT_VARIANT)
-        network = UPSNet(chosen)
+        network = UPSNet.uninitialised(chosen)
         draw_weights_(network, seed=seed)
         return Model(network, chosen, Origin.RANDOM, None)
     if weights is None:
@@ -293,6 +293,6 @@ def _from_file(path: Path, variant: Variant | None, origin: Origin) -> Model:
             f"{path} holds the weights of no variant known here ({', '.join(VARIANTS)}); name the "
             "variant they should be of, and the error will say what does not fit"
         )
-    network = UPSNet(variant)
+    network = UPSNet.uninitialised(variant)
     load_state_dict(network, tensors, source=str(path))
     return Model(network, variant, origin, path)

@@ -137,7 +137,7 @@ def _variant_of(shapes: Mapping[str, tuple[int, ...]]) -> Variant | None:
 @cache
 def _shapes_of(name: str) -> Mapping[str, tuple[int, ...]]:
     with torch.device("meta"):  # names and shapes without the memory
-        network = UPSNet(VARIANTS[name])
+        network = UPSNet.uninitialised(VARIANTS[name])
     return {
         key: tuple(tensor.shape)
         for key, tensor in network.state_dict().items()

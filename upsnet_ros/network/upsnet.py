@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from upsnet_ros.errors import SettingsError
 from upsnet_ros.network.instance_head import BoxHead, Detections, MaskHead, panoptic_detections
@@ -47,6 +49,19 @@ class PanopticResult:
     detections: Detections
 
 
+class _NoRandomWeights(TorchFunctionMode):
+    """Within it, new parameters keep the values that happen to be in their memory."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """See `TorchFunctionMode`; functions of `nn.init` pass all arguments by name."""
+        kwargs = kwargs or {}
+        if func.__name__ in ("kaiming_uniform_", "kaiming_normal_", "uniform_", "normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 class UPSNet(nn.Module):
     """UPSNet (Xiong et al., CVPR 2019) under the official parameter names."""
 
@@ -74,6 +89,16 @@ class UPSNet(nn.Module):
             )
         )
         self.eval()
+
+    @classmethod
+    def uninitialised(cls, variant: Variant) -> UPSNet:
+        """Return a network whose weights have no values yet, for those that are then loaded.
+
+        Random ones take longer than reading a file, and on the device ``meta`` they import all of
+        torch's Python decompositions.
+        """
+        with _NoRandomWeights():
+            return cls(variant)
 
     def propose(self, pyramid: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return proposals (K, 4) and their scores (K,) for an image of unpadded size (h, w)."""
