@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -42,6 +43,20 @@ with contextlib.suppress(ModuleNotFoundError):  # the tests of a GPU need no mor
         "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("tests")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collects no garbage while test modules are imported, nor later among what they imported.
+
+    Searching it took a quarter of the time of their import, and then 0.4 s each time.
+    """
+    gc.disable()
+    result = yield
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 @pytest.hookimpl(tryfirst=True)  # before the fixtures of the test, and of its module

@@ -95,10 +95,14 @@ def test_kernel_equals_the_twin(dtype: torch.dtype, tolerance: float, device: to
 def test_continuous_boxes_take_as_many_samples_as_a_bin_spans_cells(
     bins: int, device: torch.device
 ) -> None:
-    """Up to 44 cells a bin at one bin a side; boxes without width, which give zeros, too."""
-    pyramid, boxes = make_pyramid(device, batch=2), make_boxes(device, batch=2)
+    """Up to 44 cells a bin at one bin a side; boxes without width, which give zeros, too.
+
+    Each box counts in one image only: a sample takes the interpreter milliseconds.
+    """
+    pyramid = make_pyramid(device, batch=2)
+    boxes = BOXES[torch.tensor([[0, 1, 2, 3, 4, 7], [5, 6, 7, 0, 1, 2]])].to(device)
     boxes[:, 0, 2] = boxes[:, 0, 0]
-    numbers = torch.tensor([len(BOXES), len(BOXES) - 2], dtype=torch.int32, device=device)
+    numbers = torch.tensor([5, 4], dtype=torch.int32, device=device)
     options = {"counts": numbers, "edge": CONTINUOUS}
     expected = fpn_roi_align_reference(pyramid, boxes, bins, **options)
     result = fpn_roi_align_triton.fpn_roi_align(pyramid, boxes, bins, block=8, **options)
