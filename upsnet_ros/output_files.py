@@ -22,18 +22,6 @@ from typing import Any, Literal
 
 from upsnet_ros.errors import OutputError
 
-__all__ = [
-    "MARKER",
-    "OutputFolder",
-    "bag_names",
-    "check_file",
-    "replacing",
-    "user_cache",
-    "write_file",
-    "write_whole",
-    "writing",
-]
-
 _LOG = logging.getLogger(__name__)
 
 #: Name of the file that tells what a command wrote into its folder.

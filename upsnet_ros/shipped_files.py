@@ -6,8 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["share_folders", "shipped_path"]
-
 
 def share_folders() -> list[Path]:
     """Return the folders that may hold ``config/`` and ``launch/``, in the order to look in."""

@@ -47,9 +47,6 @@ from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.ops.dispatch import failures
 from upsnet_ros.synthetic.dataset import SceneDataset
 
-__all__ = ["ParityCase", "compare", "parity_cases"]
-
-
 # Beside these there are cases of training and of single operators.
 _OTHERS = ("train_", "unit_")
 

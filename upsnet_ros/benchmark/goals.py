@@ -18,20 +18,6 @@ from upsnet_ros.benchmark.race import (
 from upsnet_ros.benchmark.settings import METRICS, Goal
 from upsnet_ros.benchmark.stages import MemoryFigures, StageFigures
 
-__all__ = [
-    "MEASURED",
-    "MET",
-    "NOT_MEASURED",
-    "NOT_MET",
-    "Conditions",
-    "Figures",
-    "Outcome",
-    "check_goal",
-    "outcomes",
-    "to_markdown",
-]
-
-
 #: Verdicts. Without a goal a value is only `MEASURED`.
 MET, NOT_MET, NOT_MEASURED, MEASURED = "met", "not met", "not measured", "measured"
 

@@ -24,9 +24,6 @@ from upsnet_ros.ops.mask_removal import Accepted
 from upsnet_ros.ops.panoptic import SEMANTIC_STRIDE, HeadMaps
 from upsnet_ros.ops.segments import SegmentTable
 
-__all__ = ["INSTANCES", "SIZE", "HeadFigures", "HeadInputs", "draw_head_inputs", "measure_head"]
-
-
 #: Size of the goal's inputs and number of detections.
 SIZE, INSTANCES = (1024, 2048), 100
 _SEED = 0

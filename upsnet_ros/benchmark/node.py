@@ -37,16 +37,6 @@ from upsnet_ros.processes.transport import TRANSPORT_VARIABLES
 if TYPE_CHECKING:
     from upsnet_ros.node.process import RosProcess
 
-__all__ = [
-    "LoadError",
-    "LoadNode",
-    "SentFrame",
-    "conclude",
-    "highest_rate",
-    "load_figures",
-    "run_node",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class SentFrame:

@@ -27,19 +27,6 @@ from upsnet_ros.inference.frame import LABEL_DIVISOR, PanopticFrame
 from upsnet_ros.inference.pipeline import Pipeline
 from upsnet_ros.inference.predictor import Predictor
 
-__all__ = [
-    "Agreement",
-    "AgreementFigures",
-    "CameraFigures",
-    "RaceFigures",
-    "SceneFigures",
-    "compare_frames",
-    "compare_on_scenes",
-    "exactly",
-    "measure_cameras",
-    "race",
-]
-
 
 class MaskRCNN:
     """torchvision's Mask R-CNN at the input size of UPSNet, on the same images.

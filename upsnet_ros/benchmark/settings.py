@@ -9,17 +9,6 @@ from typing import Any
 
 from upsnet_ros.errors import SettingsError
 
-__all__ = [
-    "METRICS",
-    "PARTS",
-    "BenchSettings",
-    "CompareSettings",
-    "Goal",
-    "Metric",
-    "NodeBenchSettings",
-    "read_goals",
-]
-
 #: Parts of `upsnet bench goals`, in the order in which they are measured.
 PARTS = ("race", "cameras", "head", "agreement", "stages")
 

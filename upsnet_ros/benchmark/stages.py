@@ -28,23 +28,6 @@ if TYPE_CHECKING:
     from upsnet_ros.benchmark.ros_ends import RosEnds
     from upsnet_ros.datasets.taxonomy import Taxonomy
 
-__all__ = [
-    "SEED",
-    "STAGES",
-    "Image",
-    "MemoryFigures",
-    "MemoryMeter",
-    "StageFigures",
-    "frame_memory",
-    "frames",
-    "graph_stages",
-    "make_predictor",
-    "measure_stages",
-    "run",
-    "set_threads",
-]
-
-
 Image = npt.NDArray[np.uint8]
 
 #: Seed of the synthetic scenes.

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-__all__ = ["main", "quiet_interrupts"]
-
 #: Exit code after Ctrl-C, as in a shell.
 _INTERRUPTED = 130
 

@@ -47,8 +47,6 @@ from upsnet_ros.weights import find_weights, name_of
 if TYPE_CHECKING:
     from upsnet_ros.node.parameter_info import Value
 
-__all__ = ["bench", "show_goals", "show_node", "show_stages"]
-
 bench = typer.Typer(
     name="upsnet bench",
     help="Measure the stages of a frame, the running node, or every performance goal.",

@@ -28,18 +28,6 @@ from upsnet_ros.cli.options import show_rare_options
 from upsnet_ros.errors import UpsnetError, printable
 from upsnet_ros.processes.child_processes import protect_children
 
-__all__ = [
-    "COMMANDS",
-    "EXTRAS",
-    "Command",
-    "app",
-    "errors_as_one_line",
-    "fail",
-    "how_to_install",
-    "load_command",
-    "run",
-]
-
 ROS_ARGS = "--ros-args"
 
 

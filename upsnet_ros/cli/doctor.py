@@ -25,8 +25,6 @@ from upsnet_ros.inference import self_test
 from upsnet_ros.processes.child_processes import child_command
 from upsnet_ros.shipped_files import shipped_path
 
-__all__ = ["doctor"]
-
 #: Modules that the node needs, by their common names.
 _NEEDED = {
     "torch": "torch",

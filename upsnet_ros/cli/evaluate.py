@@ -28,8 +28,6 @@ from upsnet_ros.output_files import OutputFolder, check_file
 if TYPE_CHECKING:
     from upsnet_ros.datasets.taxonomy import Taxonomy
 
-__all__ = ["ClusterOptions", "ReportOptions", "check_same_classes", "evaluate", "state_folder"]
-
 evaluate = typer.Typer(
     name="upsnet evaluate",
     help="Evaluate predictions: panoptic quality and related metrics.",

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from upsnet_ros.evaluation.metrics import EvaluationResult
     from upsnet_ros.inference.predictor import Predictor
 
-__all__ = ["BagInputs", "Run", "load_model", "show"]
-
 #: Names and values that a report lists, such as the model and its device.
 Facts = list[tuple[str, str]]
 Item = TypeVar("Item")

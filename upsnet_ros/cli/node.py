@@ -20,17 +20,6 @@ from upsnet_ros.cli.options import (
 from upsnet_ros.node.parameter_info import ParameterInfo, Value, yaml_value
 from upsnet_ros.node.parameters import NodeSettings, parameters
 
-__all__ = [
-    "COMMON",
-    "OF_A_DRIVEN_NODE",
-    "check_parameters",
-    "given",
-    "node",
-    "ros_arguments",
-    "with_node_options",
-    "with_parameter_options",
-]
-
 #: Parameters that a command sets itself for the node that it starts.
 OF_A_DRIVEN_NODE = frozenset(
     {"cameras", "image_transport", "image_reliability", "autostart", "diagnostics_period"}

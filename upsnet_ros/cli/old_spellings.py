@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["RENAMED", "RULES", "Rule", "modernise"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:

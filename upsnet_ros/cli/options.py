@@ -24,28 +24,6 @@ from upsnet_ros.errors import CheckpointError, SettingsError
 if TYPE_CHECKING:
     from upsnet_ros.datasets.taxonomy import Taxonomy
 
-__all__ = [
-    "CPUS",
-    "MORE",
-    "SCENE_SPLITS",
-    "check_as_parameter",
-    "check_choice",
-    "check_device",
-    "check_namespace",
-    "check_precision",
-    "check_ros_arguments",
-    "check_split",
-    "check_topic",
-    "parse_height_width",
-    "rare",
-    "require_file",
-    "require_path",
-    "require_source",
-    "require_weights",
-    "show_rare_options",
-    "with_option_groups",
-]
-
 #: Heading of the rare options, which ``--help`` leaves out and ``--help-all`` shows.
 MORE = "More options"
 

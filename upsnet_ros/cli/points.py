@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from upsnet_ros.bags.replay_topics import PointInput, PointInputs, ReplayTopics
     from upsnet_ros.playback.settings import ReplaySettings
 
-__all__ = ["points", "points_node"]
-
 _PARAMETERS = infos(PointsSettings)
 _COMMON = frozenset({"input", "extrinsics", "rectified"})
 

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from upsnet_ros.node.parameter_info import Value
     from upsnet_ros.node.process import RosProcess
 
-__all__ = ["BAG", "METRICS", "histogram_table", "replay", "summary_lines"]
-
 #: In the output folder: the bag of results, and the metrics.
 BAG = "bag"
 METRICS = "replay.json"

@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from upsnet_ros.errors import printable
 from upsnet_ros.output_files import write_file
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-__all__ = ["console", "frame_progress", "printable", "shows_progress", "write_report"]
 
 
 class _SafeConsole(Console):

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from upsnet_ros.view.feed import Feed
     from upsnet_ros.view.server import ViewServer
 
-__all__ = ["view"]
-
 
 def view(
     ctx: typer.Context,

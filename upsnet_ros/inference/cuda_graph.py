@@ -22,22 +22,6 @@ from upsnet_ros.errors import CaptureError, SettingsError
 from upsnet_ros.inference.assemble import Assembly
 from upsnet_ros.ops import dispatch
 
-__all__ = [
-    "PLANS_ENVIRONMENT",
-    "CaptureError",
-    "CudaRecorder",
-    "Function",
-    "GraphCache",
-    "Recorder",
-    "Recording",
-    "Select",
-    "capture_into",
-    "capture_thread",
-    "cudnn_plans",
-    "warm_up",
-]
-
-
 _T = TypeVar("_T")
 
 #: Number of plans that cuDNN builds and times for each kind of convolution during a warm-up; with 0

@@ -42,9 +42,6 @@ from upsnet_ros.inference.assemble import Assembly
 from upsnet_ros.network.upsnet import Stage
 from upsnet_ros.ops.dispatch import switched_on
 
-__all__ = ["ENVIRONMENT", "Buffer", "CudaSlot", "HostSlot", "RecycledMemory", "Ring"]
-
-
 #: If set to 0, each result has its own memory, which is returned to the system.
 ENVIRONMENT = "UPSNET_RECYCLED_MEMORY"
 

@@ -30,17 +30,6 @@ from upsnet_ros.processes.child_processes import ChildEnd, listen_to_child
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "ENVIRONMENT",
-    "UNUSABLE",
-    "Limits",
-    "Request",
-    "Verdict",
-    "cache_folder",
-    "run",
-    "usable_device",
-]
-
 #: Set to 0, no, off or false, this environment variable turns the test off.
 ENVIRONMENT = "UPSNET_SELF_TEST"
 #: Steps other than kernels: a product on the device; a frame by the reference implementations; as a

@@ -18,8 +18,6 @@ from typing import Any
 from upsnet_ros.inference.self_test import FRAME, GRAPH, KERNELS, OPERATORS, Request
 from upsnet_ros.processes.child_processes import end_with_pipe
 
-__all__ = ["Reporter", "serve", "steps"]
-
 #: Share of a kernel's values that may differ from the reference, and by how much, relative to each
 #: value plus the mean of all. Kernel and reference run in the same precision and accumulate in
 #: float32, so a healthy kernel differs by a few roundings: 0.0005 (fp16) or 0.004 (bf16) each. Of

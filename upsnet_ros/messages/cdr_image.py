@@ -27,17 +27,6 @@ from std_msgs.msg import Header
 from upsnet_ros.errors import ImageError
 from upsnet_ros.messages.results import check_dtype
 
-__all__ = [
-    "ReadCloud",
-    "ReadCompressedImage",
-    "ReadImage",
-    "read_cloud",
-    "read_compressed_image",
-    "read_image",
-    "write_cloud",
-    "write_image",
-]
-
 _BYTE_ORDERS = {b"\x00\x00": ">", b"\x00\x01": "<"}
 _ENCAPSULATION = 4  # bytes of the header before the content
 

@@ -20,16 +20,6 @@ import numpy.typing as npt
 from upsnet_ros.datasets.images import MAX_PIXELS_VARIABLE, max_pixels
 from upsnet_ros.errors import DatasetError, ImageError
 
-__all__ = [
-    "MAX_PIXELS",
-    "MAX_SCANS",
-    "check_compressed",
-    "check_size",
-    "decode_compressed",
-    "encode_jpeg",
-    "is_tiff",
-]
-
 #: Largest accepted image, pixels. No camera has more; a header that claims more is damaged or meant
 #: to exhaust the memory. The environment variable for files (`MAX_PIXELS_VARIABLE`) overrides it.
 MAX_PIXELS = 1 << 26

@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 
     from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
 
-__all__ = [
-    "JoinedSet",
-    "NearestJoiner",
-    "StampJoiner",
-    "frame_from_messages",
-    "plane",
-    "segments_from_message",
-    "taxonomy_from_message",
-]
-
 
 def frame_from_messages(
     labels: Image,

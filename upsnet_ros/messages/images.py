@@ -26,18 +26,6 @@ from upsnet_ros.errors import ImageError
 from upsnet_ros.messages.compressed import check_compressed, check_size, decode_compressed, is_tiff
 from upsnet_ros.processes.child_processes import child_command
 
-__all__ = [
-    "ImageError",
-    "PlainImage",
-    "by_cv_bridge",
-    "by_rosbags",
-    "check",
-    "converter",
-    "plane",
-    "read_pixels",
-    "to_bgr",
-]
-
 BgrImage = npt.NDArray[np.uint8]
 
 _PLANE_TYPES = {"mono8": "u1", "8UC1": "u1", "16UC1": "u2", "mono16": "u2", "32SC1": "i4"}

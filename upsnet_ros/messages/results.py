@@ -28,25 +28,6 @@ from upsnet_ros.msg import (
     UnknownRegion,
 )
 
-__all__ = [
-    "Box",
-    "absolute_namespace",
-    "check_dtype",
-    "compressed_topic",
-    "decode",
-    "decode_mask",
-    "encode",
-    "full_name",
-    "image_message",
-    "instances_message",
-    "label_info_message",
-    "labels_message",
-    "labels_pixels",
-    "unknown_mask_message",
-    "unknown_mask_pixels",
-    "unknown_regions",
-]
-
 
 def absolute_namespace(namespace: str) -> str:
     """Return the absolute namespace: ``/front/eye`` for ``front/eye/``, ``/`` for the root."""

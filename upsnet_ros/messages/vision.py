@@ -18,8 +18,6 @@ from vision_msgs.msg import (
 from upsnet_ros.datasets.taxonomy import Taxonomy
 from upsnet_ros.inference.frame import Instance, PanopticFrame
 
-__all__ = ["Detection2DArray", "LabelInfo", "detections_message", "label_info_message"]
-
 
 def detections_message(frame: PanopticFrame, header: Header) -> Detection2DArray:
     """Return the message of the `detections` topic: the things, in the order of `instances`.

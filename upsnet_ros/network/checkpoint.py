@@ -15,15 +15,6 @@ from upsnet_ros.network.upsnet import UPSNet
 from upsnet_ros.network.variants import VARIANTS, Variant
 from upsnet_ros.network.weights_file import read_state_dict, short
 
-__all__ = [
-    "check_tensors",
-    "load_checkpoint",
-    "load_state_dict",
-    "read_state_dict",
-    "save_checkpoint",
-]
-
-
 #: Buffers that came with torch 0.4.1; official checkpoints may be older, and nothing reads them.
 _OPTIONAL = "num_batches_tracked"
 

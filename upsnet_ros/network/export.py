@@ -18,8 +18,6 @@ from upsnet_ros.errors import SettingsError
 from upsnet_ros.network.instance_head import BOX_POOL, MASK_POOL, BoxHead, MaskHead
 from upsnet_ros.network.upsnet import UPSNet
 
-__all__ = ["BoxPart", "DensePart", "MaskPart", "export_parts"]
-
 #: The network's input is padded to multiples of this.
 _MULTIPLE = 32
 

@@ -27,8 +27,6 @@ from upsnet_ros.node.topics import QosWatch, input_qos, why_no_image
 if TYPE_CHECKING:
     from upsnet_ros.tracking.tracker import Tracker  # and scipy
 
-__all__ = ["Camera"]
-
 _LOG_SECONDS = 5.0
 _LOSS_LOG_SECONDS = 60.0
 _STALE_LOG_SECONDS = 60.0

@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from upsnet_ros.messages.images import read_pixels, to_bgr
 
-__all__ = ["Arrival", "CameraImage", "ImageKind"]
-
 
 class ImageKind(NamedTuple):
     """Properties of an image for which the network prepares (warm-up, CUDA graphs).

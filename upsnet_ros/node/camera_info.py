@@ -16,8 +16,6 @@ from sensor_msgs.msg import CameraInfo
 from upsnet_ros.node.lifecycle import first_line
 from upsnet_ros.node.topics import QosWatch, input_qos
 
-__all__ = ["CameraInfoRelay", "camera_info_topic"]
-
 #: Messages, and results without one, that wait for their counterpart; at 100 Hz over two seconds.
 _LIMIT = 256
 #: Seconds after which the log says that nothing comes, or nothing fits.

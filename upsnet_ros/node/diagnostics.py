@@ -16,16 +16,6 @@ from rclpy.node import Node
 from upsnet_ros.node.statistics import CameraReport, CameraState
 from upsnet_ros.node.topics import stamp_of
 
-__all__ = [
-    "CameraHealth",
-    "Diagnostics",
-    "NodeHealth",
-    "camera_status",
-    "health_statuses",
-    "node_status",
-    "status",
-]
-
 RANDOM_WEIGHTS = "random weights: results mean nothing"
 
 _LEVELS = {

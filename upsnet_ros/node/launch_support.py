@@ -10,17 +10,6 @@ from launch_ros.actions import Node
 
 from upsnet_ros.messages.results import absolute_namespace
 
-__all__ = [
-    "flags",
-    "is_on",
-    "namespace_argument",
-    "namespace_of",
-    "optional",
-    "options",
-    "process",
-    "switch",
-]
-
 
 def optional(name: str, description: str) -> DeclareLaunchArgument:
     """Return a launch argument that defaults to the empty string."""

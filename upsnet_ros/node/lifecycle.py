@@ -23,18 +23,6 @@ from rclpy.node import Node as RosNode
 from rclpy.service import Service
 from std_srvs.srv import SetBool, Trigger
 
-__all__ = [
-    "POLL_SECONDS",
-    "Guarded",
-    "GuardedNode",
-    "ManagedNode",
-    "Services",
-    "SpinningNode",
-    "Waiting",
-    "first_line",
-    "transition",
-]
-
 #: Longest time for which `SpinningNode.spin_until` does not look whether to end.
 POLL_SECONDS = 0.1
 

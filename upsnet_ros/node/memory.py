@@ -13,8 +13,6 @@ from upsnet_ros.node.lifecycle import first_line
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["free_memory", "ran_out_of_memory", "read_gpu_memory", "release_frames"]
-
 
 def free_memory() -> None:
     """Return unused memory to the system."""

@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     from upsnet_ros.inference.pipeline import Pipeline
     from upsnet_ros.inference.predictor import Predictor
 
-__all__ = [
-    "SHIPPED_WEIGHTS",
-    "Model",
-    "batch_size",
-    "load_predictor",
-    "open_pipeline",
-]
-
-
 SHIPPED_WEIGHTS = (
     "the bundled weights were trained on synthetic street scenes; for a real camera run"
     " `upsnet weights get coco-fpn-r50` and set the parameter weights to coco-fpn-r50"

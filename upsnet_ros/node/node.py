@@ -38,8 +38,6 @@ from upsnet_ros.node.topics import QosWatch, is_named_twice
 from upsnet_ros.node.worker import FrameWorker
 from upsnet_ros.processes.child_processes import end_children, protect_children
 
-__all__ = ["FrameSteps", "UpsnetNode", "main"]
-
 
 class FrameSteps:
     """What the node's `FrameWorker` does with a frame: these are its `worker.Steps`.

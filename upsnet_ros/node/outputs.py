@@ -33,20 +33,6 @@ from upsnet_ros.node.camera_image import CameraImage
 from upsnet_ros.node.parameters import NodeSettings
 from upsnet_ros.node.topics import QosWatch, check_override, label_info_qos, output_qos
 
-__all__ = [
-    "Answer",
-    "Maker",
-    "Outputs",
-    "color_mask",
-    "compressed_overlay",
-    "instances",
-    "labels",
-    "mono8",
-    "overlay",
-    "unknown_mask",
-]
-
-
 #: Creates a message, serialised or not, from a result; None if there is nothing to publish.
 Maker = Callable[["Answer"], Any]
 

@@ -18,21 +18,6 @@ from typing import Any
 
 from upsnet_ros.errors import SettingsError
 
-__all__ = [
-    "Changes",
-    "ParameterInfo",
-    "Value",
-    "as_markdown",
-    "as_yaml",
-    "check_all",
-    "infos",
-    "missed_by",
-    "parameter",
-    "parameter_files",
-    "read_parameter_file",
-    "yaml_value",
-]
-
 #: A parameter's value. A list is a tuple here, so that settings stay immutable.
 Value = bool | int | float | str | tuple[str, ...] | tuple[float, ...]
 

@@ -32,15 +32,6 @@ from upsnet_ros.node.parameters import CameraSettings, NodeSettings, prefix
 from upsnet_ros.weights import cache_folder, find_weights, name_of, shipped_weights
 from upsnet_ros.weights.catalogue import similar
 
-__all__ = [
-    "DeclaredParameters",
-    "LenientParameters",
-    "NodeParameters",
-    "descriptor",
-    "parameter_overrides",
-    "warn_of_files",
-]
-
 _Type = Parameter.Type
 #: More unknown parameters than that are those of another node rather than misspelt ones.
 _MISSPELT = 5

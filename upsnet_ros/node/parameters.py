@@ -26,15 +26,6 @@ from upsnet_ros.node.parameter_info import (
 )
 from upsnet_ros.weights import SHIPPED_VARIANT, name_of, shipped_weights
 
-__all__ = [
-    "CameraSettings",
-    "NodeSettings",
-    "camera_parameters",
-    "parameters",
-    "prefix",
-]
-
-
 _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 # A relative ROS name, since a camera's name becomes part of its topic names.
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")

@@ -36,8 +36,6 @@ from upsnet_ros.node.lifecycle import first_line
 from upsnet_ros.node.parameter_server import warn_of_files
 from upsnet_ros.processes.transport import own_segments, remove_leftovers, use_shared_memory_profile
 
-__all__ = ["TEARDOWN_SECONDS", "RosProcess", "end_within", "stop_on_signals"]
-
 
 def stop_on_signals() -> Future:
     """Let SIGINT and SIGTERM complete a future from now on.

@@ -22,8 +22,6 @@ from upsnet_ros.node.lifecycle import Waiting, first_line
 from upsnet_ros.node.parameters import NodeSettings
 from upsnet_ros.srv import Segment
 
-__all__ = ["SERVICE", "SegmentService"]
-
 #: The service's name in the node, and among the cameras' names in the worker, where none has a ~.
 SERVICE = "~/segment"
 #: Requests that wait at most; each holds an image.

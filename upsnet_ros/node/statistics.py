@@ -13,18 +13,6 @@ from enum import Enum
 
 import numpy as np
 
-__all__ = [
-    "CameraCounts",
-    "CameraReport",
-    "CameraState",
-    "CameraStatistics",
-    "RateLimit",
-    "StageTimes",
-    "StampNews",
-    "StampWatch",
-]
-
-
 #: So many steps between stamps are remembered, and so many are needed to know the camera's period.
 _STEPS, _FEWEST = 100, 10
 # Frames that got lost make steps longer, never shorter, so that short ones tell the period; not the

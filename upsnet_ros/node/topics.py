@@ -23,24 +23,6 @@ from upsnet_ros.errors import SettingsError, listed, printable
 from upsnet_ros.messages.results import compressed_topic
 from upsnet_ros.node.parameter_server import parameter_overrides
 
-__all__ = [
-    "COMPRESSED",
-    "IMAGE_TYPES",
-    "QosWatch",
-    "check_override",
-    "image_topics",
-    "input_qos",
-    "is_named_twice",
-    "label_info_qos",
-    "output_qos",
-    "stamp_ns",
-    "stamp_of",
-    "transforms_qos",
-    "why_no_image",
-    "with_arrival",
-]
-
-
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 except ImportError:  # Humble

@@ -14,9 +14,6 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["FrameWorker", "Steps"]
-
-
 Frame = TypeVar("Frame")
 Frame_contra = TypeVar("Frame_contra", contravariant=True)
 Image = TypeVar("Image")

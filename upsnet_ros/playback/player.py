@@ -26,9 +26,6 @@ from upsnet_ros.node.lifecycle import SpinningNode
 from upsnet_ros.node.topics import IMAGE_TYPES, stamp_ns
 from upsnet_ros.playback.settings import PlayerSettings, Stamps
 
-__all__ = ["Player", "PlayerError"]
-
-
 # Time without a change after which discovery is taken to be complete on both sides, and where
 # nobody has been found.
 _SETTLE_SECONDS, _LONELY_SECONDS = 0.5, 1.0

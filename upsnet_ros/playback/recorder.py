@@ -36,9 +36,6 @@ from upsnet_ros.node.lifecycle import POLL_SECONDS, SpinningNode, first_line
 from upsnet_ros.node.topics import COMPRESSED, IMAGE_TYPES, stamp_ns, with_arrival
 from upsnet_ros.playback.settings import RecorderSettings
 
-__all__ = ["Keep", "Recorder", "RecorderError", "RecordingThread"]
-
-
 # Sets queued for writing: enough to bridge a slow disk, few enough to bound the memory.
 _QUEUE_FRAMES = 16
 

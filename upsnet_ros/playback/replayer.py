@@ -33,19 +33,6 @@ from upsnet_ros.node.lifecycle import SpinningNode
 from upsnet_ros.node.topics import label_info_qos, stamp_ns, with_arrival
 from upsnet_ros.playback.settings import ReplaySettings
 
-__all__ = [
-    "Bag",
-    "BagMessage",
-    "Record",
-    "ReplayError",
-    "ReplayTally",
-    "Replayer",
-    "SentImage",
-    "histogram",
-    "latency_statistics",
-]
-
-
 # Images to keep track of. The node processes one and queues one; older ones were dropped.
 _OUTSTANDING = 1000
 _BINS = 20

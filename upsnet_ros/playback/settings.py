@@ -7,8 +7,6 @@ from enum import Enum
 
 from upsnet_ros.errors import SettingsError
 
-__all__ = ["PlayerSettings", "RecorderSettings", "ReplaySettings", "Stamps"]
-
 
 class Stamps(str, Enum):
     """Which time the header stamp of a frame holds."""

@@ -20,8 +20,6 @@ from numpy.polynomial import Polynomial
 
 from upsnet_ros.errors import PointsError, printable
 
-__all__ = ["CameraModel", "RigidTransform", "StaticTransforms"]
-
 Floats = npt.NDArray[np.floating[Any]]
 
 # How far the squared norm of a quaternion may be from 1: rounding, not a mistake.

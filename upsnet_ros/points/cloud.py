@@ -15,16 +15,6 @@ from std_msgs.msg import Header
 from upsnet_ros.errors import PointsError, listed, printable
 from upsnet_ros.messages.cdr_image import write_cloud
 
-__all__ = [
-    "LABEL_BYTES",
-    "LABEL_WORDS",
-    "XYZ_FIELDS",
-    "Cloud",
-    "labelled_cloud",
-    "labels_dtype",
-    "whole_rows",
-]
-
 #: PointField's numbers of types, as NumPy's codes.
 _CODES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 

@@ -20,17 +20,6 @@ from upsnet_ros.points.cloud import LABEL_WORDS, Cloud, labelled_cloud, whole_ro
 from upsnet_ros.points.labels import FrameLabels, LabelTable, size_text
 from upsnet_ros.points.parameters import NO_TF2_MSGS, PointsSettings
 
-__all__ = [
-    "DepthPoints",
-    "LabelledPoints",
-    "PointLabeller",
-    "depth_image",
-    "depth_points",
-    "lidar_rows",
-    "occlusion_window",
-    "tf_message",
-]
-
 # Points that are computed together, so that the temporaries stay in the cache.
 _BLOCK = 1 << 14
 # How `occlusion_window` measures: the share of pixels that windows around points cover; pixels

@@ -12,8 +12,6 @@ from upsnet_ros.errors import PointsError, printable
 from upsnet_ros.messages.frames import plane
 from upsnet_ros.points.cloud import LABEL_WORDS, labels_dtype
 
-__all__ = ["UNKNOWN_RGB", "FrameLabels", "LabelTable", "size_text"]
-
 #: Colour of unknown points: that of the hatching on the overlay.
 UNKNOWN_RGB = (255, 215, 0)
 

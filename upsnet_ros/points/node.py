@@ -42,8 +42,6 @@ from upsnet_ros.points.labelling import LabelledPoints, PointLabeller, tf_messag
 from upsnet_ros.points.objects import detections_message, find_objects, objects_message, vision_msgs
 from upsnet_ros.points.parameters import PointsSettings
 
-__all__ = ["OUTPUTS", "PointsNode", "main"]
-
 #: Topics that are always published; `detections_3d` too, where vision_msgs is.
 OUTPUTS: dict[str, type] = {
     "points": PointCloud2,

@@ -18,9 +18,6 @@ from upsnet_ros.msg import PanopticObject, PanopticObjectArray
 from upsnet_ros.points.labelling import LabelledPoints
 from upsnet_ros.points.labels import FrameLabels
 
-__all__ = ["detections_message", "find_objects", "objects_message", "vision_msgs"]
-
-
 # Of objects with more points only so many are measured: their quantile of 2 % is one of 1.7 to
 # 2.3 % of all.
 _MOST_POINTS = 2000

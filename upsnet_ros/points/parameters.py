@@ -12,8 +12,6 @@ from upsnet_ros.errors import PointsError, SettingsError
 from upsnet_ros.node.parameter_info import Changes, as_markdown, check_all, infos, parameter
 from upsnet_ros.points.camera_model import RigidTransform
 
-__all__ = ["NO_TF2_MSGS", "PointsSettings"]
-
 #: Error where a cloud's transform must be read from /tf_static and tf2_msgs is missing.
 NO_TF2_MSGS = (
     "/tf_static cannot be read: tf2_msgs is not installed. Install it (apt:"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["SPINNING", "threads_spin", "wait_passively"]
-
 SPINNING = (
     "torch was imported before upsnet_ros, so its idle threads spin, which makes inference several"
     " times slower beside other busy processes: import upsnet_ros first, or start the process with"

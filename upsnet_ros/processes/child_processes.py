@@ -33,25 +33,6 @@ from typing import IO, Any, Literal
 
 from upsnet_ros.errors import ProcessError, printable
 
-__all__ = [
-    "SECONDS_TO_END",
-    "WHILE_STDIN_IS_OPEN",
-    "ChildEnd",
-    "ProcessGroup",
-    "child_command",
-    "end_children",
-    "end_with_parent",
-    "end_with_pipe",
-    "kill_workers",
-    "listen_to_child",
-    "process_context",
-    "protect_children",
-    "run_upsnet",
-    "starting_workers",
-    "uninterrupted",
-]
-
-
 #: Seconds that a process may take to end when asked to: a node finishes the current frame, a
 #: recorder its video.
 SECONDS_TO_END = 60.0

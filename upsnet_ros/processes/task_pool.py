@@ -23,8 +23,6 @@ import cv2
 from upsnet_ros.errors import ProcessError, UpsnetError
 from upsnet_ros.processes.child_processes import end_with_parent, process_context, starting_workers
 
-__all__ = ["Done", "Failed", "in_order", "spread"]
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 

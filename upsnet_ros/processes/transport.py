@@ -24,19 +24,6 @@ from pathlib import Path
 from upsnet_ros.errors import listed
 from upsnet_ros.shipped_files import share_folders, shipped_path
 
-__all__ = [
-    "PROFILE_VARIABLES",
-    "TRANSPORT_VARIABLES",
-    "free_domain",
-    "own_segments",
-    "private_environment",
-    "remove_leftovers",
-    "shared_memory_profile",
-    "transport_environment",
-    "use_shared_memory_profile",
-]
-
-
 #: Kilted reads the first, Humble and Jazzy the second.
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 

@@ -27,15 +27,6 @@ from upsnet_ros.training.objective import BatchLosses, Features
 from upsnet_ros.training.settings import LossSettings, Quirks, TargetSettings
 from upsnet_ros.training.targets import Kept, Positions, Purpose, RegionTargets, RPNTargets
 
-__all__ = [
-    "ImageLosses",
-    "Prepared",
-    "compute_features",
-    "mask_targets",
-    "panoptic_target",
-    "prepare",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prepared:

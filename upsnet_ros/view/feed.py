@@ -27,8 +27,6 @@ from upsnet_ros.node.topics import stamp_ns
 from upsnet_ros.view.figures import Presence, Reports
 from upsnet_ros.view.points import PointsView
 
-__all__ = ["Feed", "Picture"]
-
 _COMPRESSED_TYPE, _RAW_TYPE = "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image"
 _CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
 _POINTS = "/points"

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Presence", "Reports"]
-
 _LEVELS = ("ok", "warn", "error", "stale")
 _STATE_KEYS = {"state", "enabled"}
 _COUNTS = {

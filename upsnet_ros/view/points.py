@@ -14,8 +14,6 @@ from upsnet_ros.errors import PointsError
 from upsnet_ros.messages.cdr_image import read_cloud
 from upsnet_ros.points.cloud import Cloud
 
-__all__ = ["PointsView"]
-
 #: Shortest time between two views, seconds: drawing many points takes longer than passing on an
 #: encoded overlay.
 _SECONDS = 0.2

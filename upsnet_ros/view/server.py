@@ -13,8 +13,6 @@ from urllib.parse import parse_qs
 
 from upsnet_ros.view.feed import Feed
 
-__all__ = ["ADDRESS", "ViewServer"]
-
 #: The server only listens on this address, and it is not configurable: the page has no password.
 ADDRESS = "127.0.0.1"
 

@@ -13,16 +13,6 @@ from upsnet_ros.errors import CheckpointError, printable
 from upsnet_ros.output_files import user_cache
 from upsnet_ros.weights.catalogue import CATALOGUE, similar
 
-__all__ = [
-    "CACHE_VARIABLE",
-    "SHIPPED_VARIANT",
-    "cache_folder",
-    "cached_file",
-    "find_weights",
-    "name_of",
-    "shipped_weights",
-]
-
 #: The variant that runs where neither weights nor variant are named.
 SHIPPED_VARIANT = "cityscapes-r18"
 #: The environment variable that names the folder of downloaded weights.
