@@ -42,6 +42,7 @@ __all__ = [
     "UpsnetError",
     "VideoError",
     "check_number",
+    "did_you_mean",
     "listed",
     "printable",
 ]
@@ -191,6 +192,14 @@ def listed(items: Iterable[object], *, most: int = 5) -> str:
     texts = [str(item) for item in items]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
+
+
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """Return a question with the most similar of the names, to append; empty if none is similar."""
+    from difflib import get_close_matches  # rarely needed
+
+    near = get_close_matches(str(name), list(names), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def printable(text: str) -> str:

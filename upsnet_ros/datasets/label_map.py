@@ -19,12 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from upsnet_ros.datasets.taxonomy import ClassInfo, Taxonomy, get_taxonomy, known_taxonomies
-from upsnet_ros.errors import SettingsError
+from upsnet_ros.errors import SettingsError, did_you_mean
 from upsnet_ros.shipped_files import shipped_path
 
 _KEYS = ("from", "to", "unmapped", "classes")
@@ -81,8 +80,8 @@ def label_map_path(label_map: str | Path) -> Path:
         raise SettingsError(f"label_map {label_map} is a folder: name a YAML file")
     names = [file.stem for file in shipped]
     raise SettingsError(
-        f"label_map {label_map}: no such file{_near(Path(text).stem, names)}; shipped label maps:"
-        f" {', '.join(names) or 'none'}"
+        f"label_map {label_map}: no such file{did_you_mean(Path(text).stem, names)};"
+        f" shipped label maps: {', '.join(names) or 'none'}"
     )
 
 
@@ -194,7 +193,7 @@ class _Reader:
             raise _MistakeError(f"class {target!r} must list classes of {self._source.name}")
         for name in names:
             if not isinstance(name, str) or name not in self._by_name:
-                near = _near(name, self._by_name)
+                near = did_you_mean(name, self._by_name)
                 raise _MistakeError(f"{self._source.name} has no class {name!r}{near}")
             if name in taken:
                 raise _MistakeError(
@@ -265,8 +264,8 @@ def _is_name(text: Any) -> bool:
 def _known(name: str) -> Taxonomy:
     if name not in known_taxonomies():
         raise _MistakeError(
-            f"from: unknown taxonomy {name!r}{_near(name, known_taxonomies())}; choose one of"
-            f" {', '.join(known_taxonomies())}"
+            f"from: unknown taxonomy {name!r}{did_you_mean(name, known_taxonomies())};"
+            f" choose one of {', '.join(known_taxonomies())}"
         )
     return get_taxonomy(name)
 
@@ -275,7 +274,7 @@ def _known_class(target: str, fields: Mapping[str, Any], base: Taxonomy) -> Clas
     """Return a class of a known taxonomy, whose id, kind and colour are fixed."""
     info = next((one for one in base.classes if one.name == target), None)
     if info is None:
-        near = _near(target, [one.name for one in base.classes])
+        near = did_you_mean(target, [one.name for one in base.classes])
         raise _MistakeError(f"{base.name} has no class {target!r}{near}")
     kind = _KINDS[info.is_thing]
     wanted = {"kind": kind, "id": info.id, "color": list(info.color)}
@@ -314,7 +313,8 @@ def _check_keys(mapping: Mapping[Any, Any], known: Iterable[str], where: str) ->
     for key in mapping:
         if key not in known:
             raise _MistakeError(
-                f"{where} has an unknown key {key!r}{_near(key, known)}; known: {', '.join(known)}"
+                f"{where} has an unknown key {key!r}{did_you_mean(key, known)};"
+                f" known: {', '.join(known)}"
             )
 
 
@@ -322,8 +322,3 @@ def _choice(value: Any, choices: tuple[str, ...], what: str) -> str:
     if value not in choices:
         raise _MistakeError(f"{what} must be {' or '.join(choices)}, not {value!r}")
     return str(value)
-
-
-def _near(name: Any, names: Iterable[str]) -> str:
-    near = get_close_matches(str(name), list(names), n=1)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from upsnet_ros.errors import SettingsError, printable
+from upsnet_ros.errors import SettingsError, did_you_mean, printable
 
 THINGS: tuple[tuple[int, str, tuple[int, int, int]], ...] = (
     (1, "person", (220, 20, 60)),
@@ -235,8 +234,7 @@ class Taxonomy:
             name = text.strip().lower()
             class_id = int(name) if name.isdecimal() and len(name) < 10 else by_name.get(name, 0)
             if class_id not in self.by_id:
-                near = get_close_matches(name, by_name, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = did_you_mean(name, by_name)
                 raise SettingsError(f"{self.name} has no class {printable(text.strip())!r}{hint}")
             found.add(class_id)
         return frozenset(found)

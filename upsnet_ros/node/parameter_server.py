@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from upsnet_ros.errors import SettingsError, listed
+from upsnet_ros.errors import SettingsError, did_you_mean, listed
 from upsnet_ros.node.lifecycle import first_line
 from upsnet_ros.node.parameter_info import (
     Changes,
@@ -326,8 +325,7 @@ class NodeParameters(DeclaredParameters):
 
 
 def _no_parameter(name: str, names: Iterable[str]) -> str:
-    near = get_close_matches(name, list(names), n=1)
-    return f"there is no parameter {name}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"there is no parameter {name}{did_you_mean(name, names)}"
 
 
 def _declare(node: Node, begins: str, infos: tuple[ParameterInfo, ...]) -> dict[str, Any]:

@@ -5,12 +5,11 @@ The names are those of the network's variants. Nothing here needs torch.
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from upsnet_ros.errors import SettingsError
+from upsnet_ros.errors import SettingsError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,8 +237,7 @@ def find_entry(name: str) -> Entry:
 
 def similar(name: str) -> str:
     """Return a question with the name that may have been meant, or nothing."""
-    near = difflib.get_close_matches(name.replace("_", "-"), CATALOGUE, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    return did_you_mean(name.replace("_", "-"), CATALOGUE)
 
 
 def digest_in(name: str) -> str:
