@@ -125,7 +125,7 @@ def write_image(pixels: npt.NDArray[Any], encoding: str, header: Header) -> byte
 
     Args:
         pixels: (H, W) or (H, W, C), of exactly the encoding's dtype.
-        encoding: mono8, rgb8, 16UC1 or 32SC1.
+        encoding: mono8, bgr8, rgb8, 16UC1 or 32SC1.
         header: Header of the message.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -128,12 +128,6 @@ class JoinedSet:
     """
 
     stamp_ns: int
-    messages: Mapping[str, Any]
-    received: Mapping[str, float]
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
     messages: dict[str, Any] = field(default_factory=dict)
     received: dict[str, float] = field(default_factory=dict)
 
@@ -150,8 +144,9 @@ class StampJoiner:
     def __init__(self, topics: Sequence[str], *, limit: int = 100) -> None:
         self._topics = frozenset(topics)
         self._limit = limit
-        self._pending: OrderedDict[int, _Pending] = OrderedDict()
-        self._given_up: Counter[frozenset[str]] = Counter()  # by what was missing
+        self._pending: OrderedDict[int, JoinedSet] = OrderedDict()
+        #: Number of incomplete sets that were dropped, by the topics that they lacked.
+        self.dropped: Counter[frozenset[str]] = Counter()
 
     def add(self, topic: str, stamp_ns: int, message: Any, *, received: float) -> JoinedSet | None:
         """Add a message that arrived at ``received`` (seconds).
@@ -159,49 +154,37 @@ class StampJoiner:
         Returns:
             The set that it completes, or None.
         """
-        pending = self._pending.setdefault(stamp_ns, _Pending())
+        pending = self._pending.setdefault(stamp_ns, JoinedSet(stamp_ns))
         pending.messages[topic] = message
         pending.received[topic] = received
         if pending.messages.keys() == self._topics:
             del self._pending[stamp_ns]
-            return JoinedSet(stamp_ns, pending.messages, pending.received)
+            return pending
         if len(self._pending) > self._limit:
-            self._give_up(self._pending.popitem(last=False)[1])
+            self._drop()
         return None
 
     def finish(self) -> None:
         """Drop and count all sets that are still incomplete."""
         while self._pending:
-            self._give_up(self._pending.popitem(last=False)[1])
+            self._drop()
 
     @property
     def given_up(self) -> int:
         """Number of incomplete sets that were dropped."""
-        return self._given_up.total()
+        return self.dropped.total()
 
     @property
-    def missing(self) -> Mapping[str, int]:
+    def missing(self) -> Counter[str]:
         """Number of dropped sets that lacked each topic."""
-        return self.missing_in(lambda _: True)
-
-    def missing_in(self, which: Callable[[frozenset[str]], bool]) -> Mapping[str, int]:
-        """Return the number of dropped sets that lacked each topic, among selected sets.
-
-        Args:
-            which: Takes the topics that a set lacked; returns whether to count the set.
-        """
         counts: Counter[str] = Counter()
-        for lacking, count in self._given_up.items():
-            if which(lacking):
-                counts.update(dict.fromkeys(lacking, count))
-        return dict(counts)
+        for lacking, count in self.dropped.items():
+            counts.update(dict.fromkeys(lacking, count))
+        return counts
 
-    def given_up_without(self, topics: Collection[str]) -> int:
-        """Return the number of dropped sets that lacked exactly these topics."""
-        return self._given_up[frozenset(topics)]
-
-    def _give_up(self, pending: _Pending) -> None:
-        self._given_up[self._topics.difference(pending.messages)] += 1
+    def _drop(self) -> None:
+        _, oldest = self._pending.popitem(last=False)
+        self.dropped[self._topics.difference(oldest.messages)] += 1
 
 
 class NearestJoiner:

@@ -118,7 +118,13 @@ def _alternating(
     return (lengths if lengths[-1] else lengths[:-1]).astype(np.uint32)
 
 
-_DTYPES = {"mono8": np.uint8, "rgb8": np.uint8, "16UC1": np.uint16, "32SC1": np.int32}
+_DTYPES = {
+    "mono8": np.uint8,
+    "bgr8": np.uint8,
+    "rgb8": np.uint8,
+    "16UC1": np.uint16,
+    "32SC1": np.int32,
+}
 
 
 def check_dtype(pixels: npt.NDArray[Any], encoding: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +20,7 @@ from std_msgs.msg import Header
 from upsnet_ros.bags.sources import FrameSource, SourceFrame
 from upsnet_ros.errors import PlayerError, SourceError
 from upsnet_ros.messages.compressed import encode_jpeg
-from upsnet_ros.messages.results import compressed_topic
+from upsnet_ros.messages.results import compressed_topic, image_message
 from upsnet_ros.node.lifecycle import SpinningNode
 from upsnet_ros.node.topics import IMAGE_TYPES, stamp_ns
 from upsnet_ros.playback.settings import PlayerSettings, Stamps
@@ -144,22 +143,11 @@ class Player(SpinningNode):
                 cv2.resize(image, settings.size[::-1], interpolation=cv2.INTER_AREA), np.uint8
             )
         header = Header(stamp=Time(nanoseconds=stamp_ns).to_msg(), frame_id=settings.frame_id)
+        if not settings.compressed:
+            return image_message(image, "bgr8", header)
         # rclpy accepts an array.array without checking every element.
-        data = array.array("B")
-        if settings.compressed:
-            data.frombytes(encode_jpeg(image))
-            return CompressedImage(header=header, format="bgr8; jpeg compressed bgr8", data=data)
-        height, width = image.shape[:2]
-        data.frombytes(np.ascontiguousarray(image).data.cast("B"))
-        return Image(
-            header=header,
-            height=height,
-            width=width,
-            encoding="bgr8",
-            is_bigendian=int(sys.byteorder == "big"),
-            step=3 * width,
-            data=data,
-        )
+        data = array.array("B", encode_jpeg(image))
+        return CompressedImage(header=header, format="bgr8; jpeg compressed bgr8", data=data)
 
     def _on_result(self, result: Image) -> None:
         self._result_stamp_ns = stamp_ns(result.header.stamp)

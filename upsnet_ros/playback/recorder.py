@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,20 +37,17 @@ from upsnet_ros.node.lifecycle import POLL_SECONDS, SpinningNode, first_line
 from upsnet_ros.node.topics import COMPRESSED, IMAGE_TYPES, stamp_ns, with_arrival
 from upsnet_ros.playback.settings import RecorderSettings
 
+#: Keys of the messages of a frame: the camera image, and the results with their types.
+_IMAGE = "image"
+_RESULTS = {"labels": Image, "instances": PanopticInstanceArray, "unknown_mask": Image}
 # Sets queued for writing: enough to bridge a slow disk, few enough to bound the memory.
 _QUEUE_FRAMES = 16
 
 
 class RecordingThread:
-    """Writes joined messages to files while the executor's thread receives the next ones.
+    """Writes joined messages to files while the executor's thread receives the next ones."""
 
-    Args:
-        image: Key of the camera image in each set.
-        results: Keys of labels, instances and unknown mask, in this order.
-    """
-
-    def __init__(self, *, image: str, results: tuple[str, str, str]) -> None:
-        self._image, self._results = image, results
+    def __init__(self) -> None:
         self._joined: queue.Queue[JoinedSet | None] = queue.Queue(_QUEUE_FRAMES)
         self._recording: Recording | None = None
         self._thread = threading.Thread(target=self._run, name="upsnet_recording", daemon=True)
@@ -105,14 +103,16 @@ class RecordingThread:
     def _write(self, joined: JoinedSet) -> None:
         assert self._recording is not None
         messages, received = joined.messages, joined.received
-        labels, instances, unknown_mask = (messages[name] for name in self._results)
-        latency_ms = 1e3 * (max(received[name] for name in self._results) - received[self._image])
+        image, instances = messages[_IMAGE], messages["instances"]
+        latency_ms = 1e3 * (max(received[name] for name in _RESULTS) - received[_IMAGE])
         self._recording.write(
             RecordedFrame(
-                image_bgr=to_bgr(messages[self._image]),
-                panoptic=frame_from_messages(labels, instances, unknown_mask),
+                image_bgr=to_bgr(image),
+                panoptic=frame_from_messages(
+                    messages["labels"], instances, messages["unknown_mask"]
+                ),
                 stamp_ns=joined.stamp_ns,
-                frame_id=messages[self._image].header.frame_id,
+                frame_id=image.header.frame_id,
                 unknown_regions=len(instances.unknown_regions),
                 latency_ms=latency_ms,
             )
@@ -123,8 +123,6 @@ class RecordingThread:
 #: Called with topic, serialised message, time of reception in nanoseconds, and message type.
 Keep = Callable[[str, bytes, int, str], None]
 
-_IMAGE = "image"
-_RESULTS = {"labels": Image, "instances": PanopticInstanceArray, "unknown_mask": Image}
 # The node publishes label_info before it subscribes to its camera, and the graph lags behind.
 _GRAPH_SECONDS = 3.0
 
@@ -160,9 +158,7 @@ class Recorder(SpinningNode):
         self._failure: Exception | None = None  # raised by `keep`
         self._joiner = StampJoiner([_IMAGE, *_RESULTS], limit=settings.queue)
         self._offered = self._overrun = self._images = 0
-        self._writer = RecordingThread(
-            image=_IMAGE, results=("labels", "instances", "unknown_mask")
-        )
+        self._writer = RecordingThread()
         latched = QoSProfile(
             depth=1,
             reliability=QoSReliabilityPolicy.RELIABLE,
@@ -214,14 +210,14 @@ class Recorder(SpinningNode):
     def summary(self) -> dict[str, Any]:
         """Return the current counts of recorded and missing frames; JSON-ready."""
         latencies = self._writer.latencies_ms
-        results = frozenset(_RESULTS)
-        unanswered = self._joiner.given_up_without(results)
+        unanswered = self._joiner.dropped[frozenset(_RESULTS)]
+        missing = self._joiner.missing - Counter(dict.fromkeys(_RESULTS, unanswered))
         p50, p99 = np.percentile(latencies, (50, 99)).tolist() if latencies else (None, None)
         return {
             "frames": self._writer.written,
             "unanswered": unanswered,
             "incomplete": self._joiner.given_up - unanswered,
-            "missing": dict(self._joiner.missing_in(lambda lacking: lacking != results)),
+            "missing": dict(missing),
             "malformed": self._writer.malformed,
             "last_malformed": self._writer.last_malformed,
             "refused": dict(self.refusals),

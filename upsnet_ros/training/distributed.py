@@ -54,14 +54,6 @@ class World:
         dist.broadcast(sent, 0)
         return float(sent)
 
-    def any(self, flag: bool) -> bool:
-        """Return whether the flag is set in any process (collective)."""
-        if self.processes == 1:
-            return flag
-        raised = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(raised, dist.ReduceOp.MAX)
-        return bool(raised)
-
     def wait(self) -> None:
         """Wait for all processes (barrier)."""
         if self.processes > 1:

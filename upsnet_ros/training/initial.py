@@ -30,8 +30,8 @@ COCO_SEMANTIC_OF_CITYSCAPES = (
     20, 43, 49, 51, 37, None, 62, None, 36, None, 39, 53, None, 55, 60, 58, 59, 56, 54,
 )  # fmt: skip
 
-_INSTANCE_ROWS = ("rcnn.cls_score", "rcnn.bbox_pred", "mask_branch.mask_score")
-_SEMANTIC_ROWS = ("fcn_head.score",)
+#: Layers with a row (four for boxes) for each class of the box and mask heads.
+_INSTANCE_LAYERS = ("rcnn.cls_score", "rcnn.bbox_pred", "mask_branch.mask_score")
 
 #: torchvision's normalisation of RGB in [0, 1].
 _TORCHVISION_MEAN = (0.485, 0.456, 0.406)
@@ -73,24 +73,31 @@ def take_rows(
     return taken.flatten(0, 1).to(source.dtype)
 
 
+def _with_classes(
+    tensors: Mapping[str, Tensor],
+    rows: Mapping[str, Sequence[int | None]],
+    *,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Return the tensors with other classes; ``rows`` has those of each layer: see `take_rows`."""
+    result = dict(tensors)
+    for kind in ("weight", "bias"):
+        for name, chosen in rows.items():
+            key, group = f"{name}.{kind}", 4 if name == "rcnn.bbox_pred" else 1
+            result[key] = take_rows(tensors[key], chosen, generator=generator, group=group)
+    return result
+
+
 def coco_to_cityscapes(tensors: Mapping[str, Tensor], *, seed: int) -> dict[str, Tensor]:
     """Convert the weights of a UPSNet trained on COCO to the classes of Cityscapes.
 
     Classes that COCO has too keep their weights; the others are sampled.
     """
-    generator = torch.Generator().manual_seed(seed)
-    result = dict(tensors)
-    for kind in ("weight", "bias"):
-        for name in _INSTANCE_ROWS:
-            group = 4 if name == "rcnn.bbox_pred" else 1
-            key = f"{name}.{kind}"
-            result[key] = take_rows(
-                tensors[key], COCO_THING_OF_CITYSCAPES, generator=generator, group=group
-            )
-        for name in _SEMANTIC_ROWS:
-            key = f"{name}.{kind}"
-            result[key] = take_rows(tensors[key], COCO_SEMANTIC_OF_CITYSCAPES, generator=generator)
-    return result
+    rows: dict[str, Sequence[int | None]] = dict.fromkeys(
+        _INSTANCE_LAYERS, COCO_THING_OF_CITYSCAPES
+    )
+    rows["fcn_head.score"] = COCO_SEMANTIC_OF_CITYSCAPES
+    return _with_classes(tensors, rows, generator=torch.Generator().manual_seed(seed))
 
 
 def is_coco(tensors: Mapping[str, Tensor]) -> bool:
@@ -181,19 +188,13 @@ def upsnet_of_mask_rcnn(
     names["roi_heads.box_head.fc6"] = "rcnn.fc6.0"
     names["roi_heads.box_head.fc7"] = "rcnn.fc7.0"
     names["roi_heads.mask_predictor.conv5_mask"] = "mask_branch.mask_deconv1.0"
-    by_class = {
-        "roi_heads.box_predictor.cls_score": ("rcnn.cls_score", 1),
-        "roi_heads.box_predictor.bbox_pred": ("rcnn.bbox_pred", 4),
-        "roi_heads.mask_predictor.mask_fcn_logits": ("mask_branch.mask_score", 1),
-    }
+    names["roi_heads.box_predictor.cls_score"] = "rcnn.cls_score"
+    names["roi_heads.box_predictor.bbox_pred"] = "rcnn.bbox_pred"
+    names["roi_heads.mask_predictor.mask_fcn_logits"] = "mask_branch.mask_score"
     for kind in ("weight", "bias"):
         for theirs, ours in names.items():
             result[f"{ours}.{kind}"] = tensors[f"{theirs}.{kind}"]
-        for theirs, (ours, group) in by_class.items():
-            result[f"{ours}.{kind}"] = take_rows(
-                tensors[f"{theirs}.{kind}"], coco_ids, generator=generator, group=group
-            )
-    return result
+    return _with_classes(result, dict.fromkeys(_INSTANCE_LAYERS, coco_ids), generator=generator)
 
 
 def upsnet_of_panoptic_fpn(
@@ -214,12 +215,7 @@ def upsnet_of_panoptic_fpn(
     conv, mean = "resnet_backbone.conv1.conv1.weight", "resnet_backbone.conv1.bn1.running_mean"
     theirs = torch.tensor(FPN_PIXEL_MEANS)
     result[mean] = tensors[mean] - _constant(tensors[conv].float(), theirs)
-    for kind in ("weight", "bias"):
-        for name in _INSTANCE_ROWS:
-            group = 4 if name == "rcnn.bbox_pred" else 1
-            key = f"{name}.{kind}"
-            result[key] = take_rows(tensors[key], classes, generator=generator, group=group)
-    return result
+    return _with_classes(result, dict.fromkeys(_INSTANCE_LAYERS, classes), generator=generator)
 
 
 @torch.no_grad()
