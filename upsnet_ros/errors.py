@@ -43,6 +43,7 @@ __all__ = [
     "VideoError",
     "check_number",
     "did_you_mean",
+    "first_line",
     "listed",
     "printable",
 ]
@@ -185,6 +186,11 @@ class PipelineClosedError(UpsnetError, RuntimeError):
 
 
 # Text in messages.
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def listed(items: Iterable[object], *, most: int = 5) -> str:

@@ -41,7 +41,7 @@ from upsnet_ros.benchmark.stages import (
     measure_stages,
     set_threads,
 )
-from upsnet_ros.errors import SettingsError
+from upsnet_ros.errors import SettingsError, first_line
 from upsnet_ros.inference.pipeline import Pipeline
 from upsnet_ros.inference.predictor import Predictor
 from upsnet_ros.ops.dispatch import failures
@@ -194,7 +194,7 @@ class _Comparison:
             try:
                 measures[part](figures)
             except RuntimeError as error:  # what else can be measured need not be lost for it
-                figures.failed[part] = (str(error).strip() or type(error).__name__).splitlines()[0]
+                figures.failed[part] = first_line(error)
             finished(part, time.perf_counter() - begin, self._report(figures))
         return self._report(figures)
 

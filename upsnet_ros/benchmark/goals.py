@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -274,9 +274,9 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         "",
         *_table(("", "goal", "here", ""), map(_goal, report["goals"])),
     ]
-    details = list(_details(report))
-    if details:
-        lines += ["", *_table(("beside it", ""), details)]
+    further = list(details(report))
+    if further:
+        lines += ["", *_table(("beside it", ""), further)]
     return "\n".join(lines) + "\n"
 
 
@@ -287,7 +287,8 @@ def _goal(outcome: Mapping[str, Any]) -> tuple[str, ...]:
     return outcome["what"], outcome["goal"] or "-", outcome["shown"] or "-", verdict
 
 
-def _details(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def details(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a report of `compare` holds beside its goals: a name, and its values."""
     if (race := report["race"]) is not None:
         for key, name in (("fast", "lone frame"), ("plain", "plain"), ("maskrcnn", "Mask R-CNN")):
             yield f"{name}, ms: p50, p99", _p50_p99(race[f"{key}_ms"])
@@ -317,6 +318,8 @@ def _details(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
                 yield f"{name}, ms: p50, p99", _p50_p99(stage)
         if (graph := report["stages"]["graph_ms"]) is not None:
             yield "graph, bytes to labels on the GPU, ms: p50, p99", _p50_p99(graph)
+        share = f"{report['stages']['panoptic_share']:.1%}"
+        yield "panoptic head and post-processing, share of a frame", share
     for part, reason in report["failed"].items():
         yield f"part {part} failed", reason
     for kernel, reason in report["kernels_failed"].items():

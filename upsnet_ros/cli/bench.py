@@ -318,14 +318,14 @@ _Report = Mapping[str, Any]
 def show_stages(report: _Report, console: Console) -> None:
     """Print the time of each stage of a frame."""
     console.print(_headline(report), markup=False)
-    _show_stages(report, console)
+    _show_times(report, console)
     if report["memory"] is not None:
         _show_memory(report["memory"], console)
 
 
 def show_goals(report: _Report, console: Console) -> None:
     """Print whether each goal was met, and the measurements behind it."""
-    from upsnet_ros.benchmark.goals import MET, NOT_MET
+    from upsnet_ros.benchmark.goals import MET, NOT_MET, details
 
     styles = {MET: "green", NOT_MET: "red"}
     console.print(_headline(report), markup=False)
@@ -337,16 +337,10 @@ def show_goals(report: _Report, console: Console) -> None:
             verdict.append(f": {printable(outcome['why'])}", style="default")
         table.add_row(outcome["what"], outcome["goal"] or "-", outcome["shown"] or "-", verdict)
     console.print(table)
-    if report["race"] is not None:
-        _show_race(report["race"], console)
-    _show_agreement(report, console)
-    if report["memory"] is not None:
-        _show_memory(report["memory"], console)
-    if report["stages"] is not None:
-        _show_stages(report["stages"], console)
-    for kernel, reason in report["kernels_failed"].items():
-        line = f"kernel {kernel} failed, the reference ran: {reason}"
-        console.print(line, style="red", markup=False)
+    further = Table("measured", "", box=None)
+    for what, shown in details(report):
+        further.add_row(what, shown, style="red" if " failed" in what else None)
+    console.print(further)
 
 
 def _headline(report: _Report) -> str:
@@ -360,7 +354,7 @@ def _headline(report: _Report) -> str:
     )
 
 
-def _show_stages(report: _Report, console: Console) -> None:
+def _show_times(report: _Report, console: Console) -> None:
     table = _table("stage", "p50 ms", "p99 ms", "share")
     frame = report["frame_ms"]
     for name, summary in report["stages_ms"].items():
@@ -384,31 +378,6 @@ def _show_stages(report: _Report, console: Console) -> None:
     )
     if report["stages_ms"]["publish"] is None:
         console.print("n/a: needs ROS 2 and the messages of this package")
-
-
-def _show_race(race: _Report, console: Console) -> None:
-    table = _table("single frame, in turn", "p50 ms", "p99 ms", "mask head's boxes", "instances")
-    boxes = f"{race['boxes']:g}"
-    fast, plain, rival = (_p50_p99(race[f"{key}_ms"]) for key in ("fast", "plain", "maskrcnn"))
-    table.add_row("fast path", *fast, "", f"{race['instances']:g}")
-    table.add_row("reference, eager, fp32", *plain, boxes, "")
-    table.add_row("Mask R-CNN R50-FPN", *rival, boxes, f"{race['maskrcnn_instances']:g}")
-    console.print(table)
-
-
-def _show_agreement(report: _Report, console: Console) -> None:
-    table = _table("agreement with reference fp32, %", "same segment", "class", "label with number")
-    scenes = report["scenes"] and report["scenes"]["agreement"]
-    compared = {"frames of the race": report["frames"], "synthetic scenes, bundled weights": scenes}
-    rows = [
-        (f"{shares['pictures']} {name}, {kind}", shares[kind])
-        for name, shares in compared.items()
-        for kind in (("median", "minimum") if shares else ())
-    ]
-    for name, shares in (*rows, *report["parity"].items()):
-        table.add_row(name, *(f"{shares[key]:.2f}" for key in ("segment", "category", "label")))
-    if table.rows:
-        console.print(table)
 
 
 def _show_memory(memory: _Report, console: Console) -> None:

@@ -1,10 +1,10 @@
 """The table of subcommands of `upsnet`, each imported only when it is called.
 
-A subcommand is a plain typer function, or a `typer.Typer` with subcommands, in a module of its own
-that imports nothing heavy: it checks its options and files first, and imports torch, rclpy, OpenCV
-or Ray only for the work. `upsnet bench` therefore works without ROS, and a mistake is reported at
-once. Everything from ``--ros-args`` on is ROS's own command line; the subcommand gets it unchanged
-as ``ctx.obj`` of its `typer.Context` (a list of strings, empty without ``--ros-args``).
+The module of a subcommand imports nothing heavy: it checks its options and files first, and imports
+torch, rclpy, OpenCV or Ray only for the work. `upsnet bench` therefore works without ROS, and a
+mistake is reported at once. Everything from ``--ros-args`` on is ROS's own command line; the
+subcommand gets it unchanged as ``ctx.obj`` of its `typer.Context` (a list of strings, empty without
+``--ros-args``).
 """
 
 from __future__ import annotations
@@ -33,66 +33,35 @@ ROS_ARGS = "--ros-args"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One row of the table of subcommands.
+    """A subcommand: a typer function, or a `typer.Typer` with subcommands.
+
+    Its module in `upsnet_ros.cli`, imported when it is called, and the function have its name.
 
     Attributes:
-        module: Module of the function, imported when the subcommand is called.
-        function: Name of the typer function in that module, or of a `typer.Typer` with subcommands.
         help: One line for `upsnet --help`.
         ros: Whether the subcommand is a ROS process and accepts ``--ros-args``.
     """
 
-    module: str
-    function: str
     help: str
     ros: bool = False
 
 
 COMMANDS: dict[str, Command] = {
-    "node": Command(
-        "upsnet_ros.cli.node", "node", "Run the ROS 2 node: segment camera topics.", ros=True
-    ),
-    "points": Command(
-        "upsnet_ros.cli.points",
-        "points",
-        "Label the points of a depth camera or lidar.",
-        ros=True,
-    ),
-    "play": Command(
-        "upsnet_ros.cli.play",
-        "play",
-        "Publish a video, images, a bag or a webcam as a camera.",
-        ros=True,
-    ),
-    "record": Command(
-        "upsnet_ros.cli.record", "record", "Write the node's results as pictures.", ros=True
-    ),
-    "replay": Command(
-        "upsnet_ros.cli.replay",
-        "replay",
-        "Run a bag through the node, record the results.",
-        ros=True,
-    ),
-    "view": Command(
-        "upsnet_ros.cli.view", "view", "Show running nodes on a local web page.", ros=True
-    ),
-    "demo": Command("upsnet_ros.cli.demo", "demo", "Play, segment and record in one command."),
-    "weights": Command(
-        "upsnet_ros.cli.weights", "weights", "List, get and check published weights."
-    ),
-    "train": Command("upsnet_ros.cli.train", "train", "Train a network from a settings file."),
-    "scenes": Command(
-        "upsnet_ros.cli.scenes", "scenes", "Render synthetic street scenes with exact labels."
-    ),
-    "bag": Command("upsnet_ros.cli.bag", "bag", "Make labelled bags; list what any bag holds."),
-    "evaluate": Command(
-        "upsnet_ros.cli.evaluate", "evaluate", "Evaluate bags, files or a model on a dataset."
-    ),
-    "compare": Command("upsnet_ros.cli.compare", "compare", "Compare two evaluations."),
-    "bench": Command("upsnet_ros.cli.bench", "bench", "Measure stages, the node or the goals."),
-    "doctor": Command(
-        "upsnet_ros.cli.doctor", "doctor", "Check the installation and test the GPU."
-    ),
+    "node": Command("Run the ROS 2 node: segment camera topics.", ros=True),
+    "points": Command("Label the points of a depth camera or lidar.", ros=True),
+    "play": Command("Publish a video, images, a bag or a webcam as a camera.", ros=True),
+    "record": Command("Write the node's results as pictures.", ros=True),
+    "replay": Command("Run a bag through the node, record the results.", ros=True),
+    "view": Command("Show running nodes on a local web page.", ros=True),
+    "demo": Command("Play, segment and record in one command."),
+    "weights": Command("List, get and check published weights."),
+    "train": Command("Train a network from a settings file."),
+    "scenes": Command("Render synthetic street scenes with exact labels."),
+    "bag": Command("Make labelled bags; list what any bag holds."),
+    "evaluate": Command("Evaluate bags, files or a model on a dataset."),
+    "compare": Command("Compare two evaluations."),
+    "bench": Command("Measure stages, the node or the goals."),
+    "doctor": Command("Check the installation and test the GPU."),
 }
 
 #: Extras of setup.py that install a module; modules not listed are required by the package.
@@ -302,8 +271,7 @@ def _check_subcommand(name: str, arguments: Sequence[str], subcommands: Collecti
 
 def load_command(name: str) -> Any:
     """Import a subcommand and return it as a click command."""
-    command = COMMANDS[name]
-    found = getattr(importlib.import_module(command.module), command.function)
+    found = getattr(importlib.import_module(f"upsnet_ros.cli.{name}"), name)
     if not isinstance(found, typer.Typer):
         function = found
         found = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

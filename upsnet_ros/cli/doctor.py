@@ -20,7 +20,7 @@ from upsnet_ros import __version__
 from upsnet_ros.cli.commands import EXTRAS, fail, how_to_install
 from upsnet_ros.cli.options import parse_height_width
 from upsnet_ros.cli.terminal import console
-from upsnet_ros.errors import printable
+from upsnet_ros.errors import first_line, printable
 from upsnet_ros.inference import self_test
 from upsnet_ros.processes.child_processes import child_command
 from upsnet_ros.shipped_files import shipped_path
@@ -63,7 +63,7 @@ class _Findings:
             advice = how_to_install(name, command="doctor") or "reinstall upsnet_ros"
             self.problem(f"{name} is not installed", advice, fatal=fatal)
         except Exception as error:  # noqa: BLE001 - a broken library may raise anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             advice = "reinstall it in a matching version, see requirements/"
             self.problem(f"{module} cannot be imported: {reason}", advice, fatal=fatal)
         return None

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from upsnet_ros.errors import CaptureError, SettingsError
+from upsnet_ros.errors import CaptureError, SettingsError, first_line
 from upsnet_ros.inference.assemble import Assembly
 from upsnet_ros.ops import dispatch
 
@@ -201,11 +201,11 @@ class CudaRecorder:
                 try:
                     outputs = function(*inputs)
                 except Exception as error:
-                    reason = _first_line(error)  # ending the capture raises a vaguer error
+                    reason = first_line(error)  # ending the capture raises a vaguer error
                     raise
         except Exception as error:
             self._pool = None
-            raise CaptureError(reason or _first_line(error)) from error
+            raise CaptureError(reason or first_line(error)) from error
         finally:
             torch._C._cuda_clearCublasWorkspaces()
         return _CudaGraph(
@@ -324,10 +324,6 @@ def warm_up(function: Callable[..., object], inputs: tuple[Tensor, ...], *, plan
             function(*inputs)
     finally:
         cudnn.benchmark, cudnn.benchmark_limit = before
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 _LOG = logging.getLogger(__name__)

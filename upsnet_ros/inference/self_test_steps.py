@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from upsnet_ros.errors import first_line
 from upsnet_ros.inference.self_test import FRAME, GRAPH, KERNELS, OPERATORS, Request
 from upsnet_ros.processes.child_processes import end_with_pipe
 
@@ -74,7 +75,7 @@ class Reporter:
         try:
             yield lambda: self.tell(phase="test", step=name)
         except Exception as error:  # noqa: BLE001 - whatever a kernel raises, the parent is told
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             if isinstance(error, MemoryError) or any(said in str(error) for said in _SHORTAGE):
                 self.tell(phase="inconclusive", reason=reason)
                 sys.exit(0)

@@ -11,14 +11,13 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from upsnet_ros.datasets.taxonomy import Taxonomy
-from upsnet_ros.errors import ImageError, printable
+from upsnet_ros.errors import ImageError, first_line, printable
 from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.messages.cdr_image import read_compressed_image, read_image
 from upsnet_ros.messages.images import check
 from upsnet_ros.messages.results import compressed_topic
 from upsnet_ros.node.camera_image import Arrival, CameraImage, ImageKind
 from upsnet_ros.node.camera_info import CameraInfoRelay, camera_info_topic
-from upsnet_ros.node.lifecycle import first_line
 from upsnet_ros.node.outputs import Outputs
 from upsnet_ros.node.parameters import CameraSettings, NodeSettings, prefix
 from upsnet_ros.node.statistics import CameraState, CameraStatistics, RateLimit, StampNews

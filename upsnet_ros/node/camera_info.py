@@ -13,7 +13,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo
 
-from upsnet_ros.node.lifecycle import first_line
+from upsnet_ros.errors import first_line
 from upsnet_ros.node.topics import QosWatch, input_qos
 
 #: Messages, and results without one, that wait for their counterpart; at 100 Hz over two seconds.

@@ -23,6 +23,8 @@ from rclpy.node import Node as RosNode
 from rclpy.service import Service
 from std_srvs.srv import SetBool, Trigger
 
+from upsnet_ros.errors import first_line
+
 #: Longest time for which `SpinningNode.spin_until` does not look whether to end.
 POLL_SECONDS = 0.1
 
@@ -54,11 +56,6 @@ def transition(
         return TransitionCallbackReturn.SUCCESS
 
     return wrapped
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its type if it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 _LOG_SECONDS = 5.0

@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from upsnet_ros.node.lifecycle import first_line
+from upsnet_ros.errors import first_line
 
 if TYPE_CHECKING:
     import torch

@@ -16,6 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleState
 
+from upsnet_ros.errors import first_line
 from upsnet_ros.inference.frame import PanopticFrame
 from upsnet_ros.messages.images import converter
 from upsnet_ros.node.camera import Camera
@@ -27,7 +28,7 @@ from upsnet_ros.node.diagnostics import (
     NodeHealth,
     health_statuses,
 )
-from upsnet_ros.node.lifecycle import ManagedNode, Services, first_line, transition
+from upsnet_ros.node.lifecycle import ManagedNode, Services, transition
 from upsnet_ros.node.model import SHIPPED_WEIGHTS, Model
 from upsnet_ros.node.parameter_server import LenientParameters, NodeParameters
 from upsnet_ros.node.parameters import CameraSettings, NodeSettings

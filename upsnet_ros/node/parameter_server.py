@@ -17,8 +17,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from upsnet_ros.errors import SettingsError, did_you_mean, listed
-from upsnet_ros.node.lifecycle import first_line
+from upsnet_ros.errors import SettingsError, did_you_mean, first_line, listed
 from upsnet_ros.node.parameter_info import (
     Changes,
     ParameterInfo,

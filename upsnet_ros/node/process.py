@@ -31,8 +31,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
-from upsnet_ros.errors import UpsnetError
-from upsnet_ros.node.lifecycle import first_line
+from upsnet_ros.errors import UpsnetError, first_line
 from upsnet_ros.node.parameter_server import warn_of_files
 from upsnet_ros.processes.transport import own_segments, remove_leftovers, use_shared_memory_profile
 

@@ -13,12 +13,12 @@ from typing import Any
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 
-from upsnet_ros.errors import ImageError
+from upsnet_ros.errors import ImageError, first_line
 from upsnet_ros.inference.frame import PanopticFrame, keep_classes
 from upsnet_ros.messages import results as messages
 from upsnet_ros.messages.images import check
 from upsnet_ros.node.camera_image import Arrival, CameraImage
-from upsnet_ros.node.lifecycle import Waiting, first_line
+from upsnet_ros.node.lifecycle import Waiting
 from upsnet_ros.node.parameters import NodeSettings
 from upsnet_ros.srv import Segment
 

@@ -23,7 +23,7 @@ from upsnet_ros.drawing.result_folder import (
     RecordingSettings,
     check_folder,
 )
-from upsnet_ros.errors import OutputError, RecorderError, listed
+from upsnet_ros.errors import OutputError, RecorderError, first_line, listed
 from upsnet_ros.messages.frames import (
     JoinedSet,
     StampJoiner,
@@ -33,7 +33,7 @@ from upsnet_ros.messages.frames import (
 from upsnet_ros.messages.images import to_bgr
 from upsnet_ros.messages.results import compressed_topic
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo
-from upsnet_ros.node.lifecycle import POLL_SECONDS, SpinningNode, first_line
+from upsnet_ros.node.lifecycle import POLL_SECONDS, SpinningNode
 from upsnet_ros.node.topics import COMPRESSED, IMAGE_TYPES, stamp_ns, with_arrival
 from upsnet_ros.playback.settings import RecorderSettings
 

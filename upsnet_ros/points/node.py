@@ -22,12 +22,12 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from upsnet_ros.errors import PointsError, UpsnetError, listed
+from upsnet_ros.errors import PointsError, UpsnetError, first_line, listed
 from upsnet_ros.messages.cdr_image import read_cloud, read_image
 from upsnet_ros.messages.frames import NearestJoiner, StampJoiner
 from upsnet_ros.msg import PanopticInstanceArray, PanopticLabelInfo, PanopticObjectArray
 from upsnet_ros.node.diagnostics import Diagnostics, status
-from upsnet_ros.node.lifecycle import ManagedNode, first_line, transition
+from upsnet_ros.node.lifecycle import ManagedNode, transition
 from upsnet_ros.node.parameter_server import DeclaredParameters, LenientParameters
 from upsnet_ros.node.process import TEARDOWN_SECONDS, RosProcess, end_within
 from upsnet_ros.node.topics import (
