@@ -39,7 +39,7 @@ def test_only_what_was_given_counts():
         ({}, []),
         ({"use_sim_time": True}, ["-p", "use_sim_time:=true"]),
         ({"namespace": "/a/b"}, ["-r", "__ns:=/a/b"]),
-        ({"image_topic": "/cam"}, ["-r", "image:=/cam"]),
+        ({"remappings": {"image": "/cam", "depth": None}}, ["-r", "image:=/cam"]),
     ],
 )
 def test_ros_arguments(options, words):

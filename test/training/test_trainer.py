@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from upsnet_ros.network.weights_file import read_state_dict
 from upsnet_ros.training.distributed import World, place_processes
 from upsnet_ros.training.loading import open_dataset
 from upsnet_ros.training.settings import RunSettings, parse_settings
-from upsnet_ros.training.trainer import PanopticEvaluator, Step, Trainer
+from upsnet_ros.training.trainer import Step, Trainer, evaluate_weights
 from upsnet_ros.weights.install import read_metadata
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -305,7 +306,7 @@ def test_evaluation_reports_panoptic_quality(content: dict[str, Any], tmp_path: 
         evaluate_images=2,
     )
     dataset = open_dataset(settings.train, variant=settings.variant)
-    evaluator = PanopticEvaluator(settings, dataset=dataset, device=ALONE.device)
+    evaluator = partial(evaluate_weights, settings=settings, dataset=dataset, device=ALONE.device)
     trainer_of(settings, tmp_path / "run", evaluator=evaluator).run()
     (figures,) = read_curve(tmp_path / "run", "validation")
     assert figures["score"] == figures["PQ"]
@@ -340,7 +341,9 @@ def test_diverged_training_names_the_iteration_and_the_learning_rate(
     evaluator = None
     if evaluated:
         dataset = open_dataset(settings.train, variant=settings.variant)
-        evaluator = PanopticEvaluator(settings, dataset=dataset, device=ALONE.device)
+        evaluator = partial(
+            evaluate_weights, settings=settings, dataset=dataset, device=ALONE.device
+        )
     trainer = trainer_of(settings, tmp_path / "run", evaluator=evaluator)
     iteration = 0 if evaluated else 1
     with pytest.raises(

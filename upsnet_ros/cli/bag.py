@@ -20,6 +20,7 @@ from upsnet_ros.cli.options import (
     Storage,
     check_choice,
     check_split,
+    command_group,
     rare,
     require_path,
     require_source,
@@ -33,13 +34,7 @@ if TYPE_CHECKING:
     from upsnet_ros.bags.reader import BagSummary
     from upsnet_ros.bags.sources import FrameSource
 
-bag = typer.Typer(
-    name="upsnet bag",
-    help="Make labelled bags, and list what a bag contains.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+bag = command_group("bag", "Make labelled bags, and list what a bag contains.")
 
 
 @bag.command("make")

@@ -32,6 +32,7 @@ from upsnet_ros.cli.options import (
     check_as_parameter,
     check_device,
     check_precision,
+    command_group,
     parse_height_width,
     rare,
     require_file,
@@ -47,12 +48,8 @@ from upsnet_ros.weights import find_weights, name_of
 if TYPE_CHECKING:
     from upsnet_ros.node.parameter_info import Value
 
-bench = typer.Typer(
-    name="upsnet bench",
-    help="Measure the stages of a frame, the running node, or every performance goal.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+bench = command_group(
+    "bench", "Measure the stages of a frame, the running node, or every performance goal."
 )
 
 

@@ -298,7 +298,7 @@ def _run(
         recorder += ["--codec", "vp09", "--video-rate", str(rate_hz), *limits]
         if source is None:
             nodes, player = ["node", "points"], "replay"
-            group.start("node", ["node", *ros_arguments(node, image_topic=_CAMERA)])
+            group.start("node", ["node", *ros_arguments(node, remappings={"image": _CAMERA})])
             group.start("points", _street_with_points(out))  # while the node loads its weights
             replay = ["--out", str(out), "--inside", "--no-node", "--timeout", str(timeout)]
             outputs = ("labels", "instances", "unknown_mask", "points")

@@ -16,6 +16,7 @@ from upsnet_ros.cli.options import (
     Processes,
     check_choice,
     check_split,
+    command_group,
     rare,
     require_file,
     require_path,
@@ -28,13 +29,7 @@ from upsnet_ros.output_files import OutputFolder, check_file
 if TYPE_CHECKING:
     from upsnet_ros.datasets.taxonomy import Taxonomy
 
-evaluate = typer.Typer(
-    name="upsnet evaluate",
-    help="Evaluate predictions: panoptic quality and related metrics.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+evaluate = command_group("evaluate", "Evaluate predictions: panoptic quality and related metrics.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +26,7 @@ from upsnet_ros.evaluation.report import (
 from upsnet_ros.evaluation.run import Evaluator, PartialResult
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from upsnet_ros.bag_evaluation.scoring import BagTask
     from upsnet_ros.bag_evaluation.tasks import ModelSettings
@@ -203,8 +204,15 @@ class Run:
                 raise EvaluationError(_without_outputs(tasks[0]))
             tasks = [replace(task, limit=self.limit) for task in tasks]
         if cluster.cluster is not None:
-            pool = _Pool(options=cluster, allow_missing=self.report.allow_missing)
-            part, more = pool.evaluate(tasks, None if recorded else model)
+            try:
+                part, more = self._on_workers(tasks, None if recorded else model, cluster)
+            except KeyboardInterrupt:
+                typer.echo(
+                    f"stopped; finished bags are kept in {cluster.state}: run the same command"
+                    " again to continue",
+                    err=True,
+                )
+                raise typer.Exit(_INTERRUPTED) from None
             return part, [*facts, *more]
         if recorded:
             return self._recorded(tasks), facts
@@ -245,6 +253,61 @@ class Run:
                 series=part.series,
             )
             write_report(asked.report, page.html(), overwrite=asked.overwrite)
+
+    def _on_workers(
+        self, tasks: Sequence[BagTask], options: Mapping[str, Any] | None, cluster: ClusterOptions
+    ) -> tuple[PartialResult, Facts]:
+        """Evaluate bags on workers of this machine or of a Ray cluster.
+
+        Args:
+            tasks: The bags.
+            options: Arguments of `Predictor`; None if the bags contain results.
+            cluster: Which workers, and the folder for results.
+
+        Returns:
+            The result, and facts for the report.
+        """
+        from upsnet_ros.bag_evaluation.tasks import ModelSettings, State
+        from upsnet_ros.bag_evaluation.workers import (
+            Failed,
+            Retried,
+            evaluate_locally,
+            evaluate_on_ray,
+            gather,
+        )
+
+        model = None if options is None else ModelSettings(**options)
+        facts, notes = _describe(model)
+        evaluate_all: Callable[[Sequence[BagTask]], Generator[Outcome, None, None]]
+        if cluster.cluster == "local":
+            processes = cluster.workers or os.cpu_count() or 1
+            evaluate_all = partial(evaluate_locally, processes=processes, model=model)
+        else:
+            evaluate_all = partial(
+                evaluate_on_ray,
+                workers=cluster.workers,
+                model=model,
+                address=cluster.cluster_address,
+            )
+        with state_folder(cluster.state), frame_progress() as progress:
+            bar = progress.add_task("evaluating bags", total=len(tasks))
+
+            def watch(outcome: Found | Outcome) -> None:
+                if isinstance(outcome, Retried):
+                    progress.console.print(f"{outcome.task.bag}: {outcome.reason}; trying again")
+                    return
+                if isinstance(outcome, Failed):
+                    progress.console.print(f"failed: {outcome.task.bag}: {outcome.reason}")
+                progress.advance(bar)
+
+            part = gather(
+                tasks,
+                state=State(cluster.state, model),
+                evaluate_all=evaluate_all,
+                allow_missing=self.report.allow_missing,
+                watch=watch,
+            )
+        return replace(part, notes=(*part.notes, *notes)), facts
 
     def _recorded(self, tasks: Sequence[BagTask]) -> PartialResult:
         from upsnet_ros.bag_evaluation.workers import evaluate_bags
@@ -346,84 +409,6 @@ def _shown(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         for item in items:
             yield item
             progress.advance(task)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pool:
-    """Evaluates bags on workers of this machine or of a Ray cluster.
-
-    Attributes:
-        options: Which workers, and the folder for results.
-        allow_missing: Whether to leave out bags that cannot be evaluated.
-    """
-
-    options: ClusterOptions
-    allow_missing: bool
-
-    def evaluate(
-        self, tasks: Sequence[BagTask], model: Mapping[str, Any] | None
-    ) -> tuple[PartialResult, Facts]:
-        """Evaluate bags.
-
-        Args:
-            tasks: The bags.
-            model: Arguments of `Predictor`; None if the bags contain results.
-
-        Returns:
-            The result, and facts for the report.
-
-        Raises:
-            EvaluationError: As `upsnet_ros.bag_evaluation.workers.gather`.
-        """
-        try:
-            return self._evaluate(tasks, model)
-        except KeyboardInterrupt:
-            typer.echo(
-                f"stopped; finished bags are kept in {self.options.state}: run the same command"
-                " again to continue",
-                err=True,
-            )
-            raise typer.Exit(_INTERRUPTED) from None
-
-    def _evaluate(
-        self, tasks: Sequence[BagTask], options: Mapping[str, Any] | None
-    ) -> tuple[PartialResult, Facts]:
-        from upsnet_ros.bag_evaluation.tasks import ModelSettings, State
-        from upsnet_ros.bag_evaluation.workers import Failed, Retried, gather
-
-        folder = state_folder(self.options.state)
-        model = None if options is None else ModelSettings(**options)
-        facts, notes = _describe(model)
-        with folder, frame_progress() as progress:
-            bar = progress.add_task("evaluating bags", total=len(tasks))
-
-            def watch(outcome: Found | Outcome) -> None:
-                if isinstance(outcome, Retried):
-                    progress.console.print(f"{outcome.task.bag}: {outcome.reason}; trying again")
-                    return
-                if isinstance(outcome, Failed):
-                    progress.console.print(f"failed: {outcome.task.bag}: {outcome.reason}")
-                progress.advance(bar)
-
-            part = gather(
-                tasks,
-                state=State(self.options.state, model),
-                evaluate_all=lambda some: self._outcomes(some, model),
-                allow_missing=self.allow_missing,
-                watch=watch,
-            )
-        return replace(part, notes=(*part.notes, *notes)), facts
-
-    def _outcomes(
-        self, tasks: Sequence[BagTask], model: ModelSettings | None
-    ) -> Generator[Outcome, None, None]:
-        from upsnet_ros.bag_evaluation.workers import evaluate_locally, evaluate_on_ray
-
-        workers = self.options.workers
-        if self.options.cluster == "local":
-            return evaluate_locally(tasks, processes=workers or os.cpu_count() or 1, model=model)
-        address = self.options.cluster_address
-        return evaluate_on_ray(tasks, workers=workers, model=model, address=address)
 
 
 def _describe(model: ModelSettings | None) -> tuple[Facts, list[str]]:

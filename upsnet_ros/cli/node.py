@@ -98,7 +98,6 @@ def ros_arguments(
     values: Mapping[str, Value],
     rest: Sequence[str] = (),
     *,
-    image_topic: str | None = None,
     remappings: Mapping[str, str | None] = MappingProxyType({}),
     namespace: str | None = None,
     use_sim_time: bool = False,
@@ -108,14 +107,13 @@ def ros_arguments(
     Args:
         values: Parameters by name.
         rest: ``--ros-args ...`` from the user, or nothing; it comes last and therefore wins.
-        image_topic: Topic that the node's input ``image`` is remapped to.
-        remappings: Topics that other inputs are remapped to, if any.
+        remappings: Topics that inputs are remapped to, by the names of these; None: not remapped.
         namespace: Namespace of the node; None keeps the default.
         use_sim_time: Whether the node takes the time from /clock.
     """
     words = [part for name in values for part in ("-p", f"{name}:={yaml_value(values[name])}")]
     words += ["-p", "use_sim_time:=true"] if use_sim_time else []
-    for name, topic in {"image": image_topic, **remappings}.items():
+    for name, topic in remappings.items():
         words += ["-r", f"{name}:={topic}"] if topic else []
     words += ["-r", f"__ns:={namespace}"] if namespace else []
     return ["--ros-args", *words, *rest[1:]]
@@ -162,4 +160,4 @@ def node(
     check_ros_arguments(ctx.obj or ())
     from upsnet_ros.node.node import main
 
-    raise typer.Exit(main(ros_arguments(values, ctx.obj or (), image_topic=image_topic)))
+    raise typer.Exit(main(ros_arguments(values, ctx.obj or (), remappings={"image": image_topic})))

@@ -91,6 +91,17 @@ def _options_of(group: type[Any]) -> Iterator[inspect.Parameter]:
         )
 
 
+def command_group(name: str, help: str) -> typer.Typer:
+    """Return a command that has subcommands."""
+    return typer.Typer(
+        name=f"upsnet {name}",
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON.")

@@ -285,7 +285,7 @@ def _node(
     }
     arguments = ros_arguments(
         driven,
-        image_topic=topics.base,
+        remappings={"image": topics.base},
         namespace=namespace,
         use_sim_time=settings.clock_hz is not None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,13 +125,13 @@ def _output_folder(out: Path, *, resume: bool) -> AbstractContextManager[object]
 
 def _trainer(run: RunSettings, *, out: Path, world: World, resume: bool) -> Trainer:
     from upsnet_ros.training.loading import open_dataset
-    from upsnet_ros.training.trainer import PanopticEvaluator, Trainer
+    from upsnet_ros.training.trainer import Trainer, evaluate_weights
 
     dataset = open_dataset(run.train, variant=run.variant)
     evaluator = None
     if run.validation is not None:
         validation = open_dataset(run.validation, variant=run.variant)
-        evaluator = PanopticEvaluator(run, dataset=validation, device=world.device)
+        evaluator = partial(evaluate_weights, settings=run, dataset=validation, device=world.device)
     return Trainer(
         run, dataset=dataset, folder=out, world=world, evaluator=evaluator, resume=resume
     )

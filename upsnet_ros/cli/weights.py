@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from upsnet_ros.cli.commands import fail
-from upsnet_ros.cli.options import require_file, require_path
+from upsnet_ros.cli.options import command_group, require_file, require_path
 from upsnet_ros.cli.terminal import console, frame_progress, shows_progress
 from upsnet_ros.datasets.taxonomy import get_taxonomy
 from upsnet_ros.errors import CheckpointError, DownloadError, OutputError
@@ -37,13 +37,7 @@ from upsnet_ros.weights.install import (
 if TYPE_CHECKING:
     from upsnet_ros.evaluation.metrics import EvaluationFrame, EvaluationResult
 
-weights = typer.Typer(
-    name="upsnet weights",
-    help="List, get and check published weights.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+weights = command_group("weights", "List, get and check published weights.")
 
 #: Images of COCO val2017, on which quality is published.
 _VAL_IMAGES = 5000

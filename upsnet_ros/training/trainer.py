@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml
@@ -140,35 +140,34 @@ class Curve:
         self._board.close()
 
 
-class PanopticEvaluator:
-    """Evaluates weights through a `Predictor`, as in deployment. The score is PQ.
+def evaluate_weights(
+    weights: Path, *, settings: RunSettings, dataset: Dataset, device: torch.device
+) -> Mapping[str, float]:
+    """Evaluate weights through a `Predictor`, as in deployment.
 
     Args:
+        weights: File of the weights.
         settings: Settings of the run.
         dataset: The validation set.
         device: Device to run on.
+
+    Returns:
+        The headline metrics as fractions, and ``score``, which is PQ.
     """
+    predictor = Predictor(
+        weights,
+        variant=settings.variant,
+        device=str(device),
+        scale=settings.evaluation_scale,
+    )
+    count = min(len(dataset), settings.evaluate_images or len(dataset))
+    metrics = headline(evaluate_dataset(dataset, predictor, indices=range(count)))
+    # PQ is undefined if no image has a segment; then all weights are equally good.
+    return metrics | {"score": metrics.get("PQ", 0.0)}
 
-    def __init__(self, settings: RunSettings, *, dataset: Dataset, device: torch.device) -> None:
-        self._settings = settings
-        self._dataset = dataset
-        self._device = device
 
-    def __call__(self, weights: Path) -> Mapping[str, float]:
-        """Return the headline metrics as fractions, and ``score``."""
-        settings = self._settings
-        predictor = Predictor(
-            weights,
-            variant=settings.variant,
-            device=str(self._device),
-            scale=settings.evaluation_scale,
-        )
-        count = min(len(self._dataset), settings.evaluate_images or len(self._dataset))
-        result = evaluate_dataset(self._dataset, predictor, indices=range(count))
-        metrics = headline(result)
-        # PQ is undefined if no image has a segment; then all weights are equally good.
-        return metrics | {"score": metrics.get("PQ", 0.0)}
-
+#: Returns metrics of a weights file by name; the run keeps the weights with the highest ``score``.
+Evaluator = Callable[[Path], Mapping[str, float]]
 
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _WEIGHTS = {"fp32": torch.float32, "fp16": torch.float16}
@@ -187,13 +186,6 @@ _FREE_TO_CHANGE = frozenset(
         "log_every",
     }
 )
-
-
-class Evaluator(Protocol):
-    """Evaluates weights on the validation set."""
-
-    def __call__(self, weights: Path) -> Mapping[str, float]:
-        """Return metrics by name; the run keeps the weights with the highest ``score``."""
 
 
 @dataclass(frozen=True, slots=True)
