@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from upsnet_ros.cli.evaluate import check_same_classes, state_folder
-from upsnet_ros.cli.terminal import console, frame_progress, shows_progress, write_report
+from upsnet_ros.cli.terminal import console, frame_progress, with_progress, write_report
 from upsnet_ros.errors import EvaluationError, listed
 from upsnet_ros.evaluation.metrics import Metrics
 from upsnet_ros.evaluation.report import (
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 #: Names and values that a report lists, such as the model and its device.
 Facts = list[tuple[str, str]]
-Item = TypeVar("Item")
 
 #: Exit code of a command that Ctrl-C ended.
 _INTERRUPTED = 130
@@ -105,7 +104,7 @@ class Run:
         )
         evaluated = self.evaluator.spread(frames, self.processes)
         part = PartialResult.from_frames(
-            _shown(evaluated, len(frames), "evaluating"),
+            with_progress(evaluated, len(frames), "evaluating"),
             frames.categories,
             pictures=self.pictures,
             notes=frames.notes,
@@ -148,7 +147,9 @@ class Run:
         )
         frames.notes += notes
         part = PartialResult.from_frames(
-            _shown(self.evaluator.stream(frames, frames.categories), len(frames), "evaluating"),
+            with_progress(
+                self.evaluator.stream(frames, frames.categories), len(frames), "evaluating"
+            ),
             frames.categories,
             pictures=self.pictures,
             notes=frames.notes,
@@ -315,7 +316,7 @@ class Run:
         if len(tasks) == 1:
             return self._bag(tasks[0], None)
         parts = evaluate_bags(tasks, processes=self.processes)
-        return PartialResult.merged(_shown(parts, len(tasks), "evaluating bags"))
+        return PartialResult.merged(with_progress(parts, len(tasks), "evaluating bags"))
 
     def _bag(self, task: BagTask, predictor: Predictor | None) -> PartialResult:
         from upsnet_ros.bag_evaluation.scoring import BagFrames
@@ -323,7 +324,7 @@ class Run:
         frames = BagFrames(task, predictor)
         evaluated = self.evaluator.stream(frames, frames.categories)
         return PartialResult.from_frames(
-            _shown(evaluated, len(frames), f"evaluating {task.bag.name}"),
+            with_progress(evaluated, len(frames), f"evaluating {task.bag.name}"),
             frames.categories,
             pictures=self.pictures,
             notes=frames.notes,
@@ -397,18 +398,6 @@ def _roles(task: BagTask, path: Path) -> set[str]:
     with open_bag(path) as bag:
         roles = topic_roles(bag.topics, outputs=task.outputs, image=task.image)
     return {role.name for role in roles.values()}
-
-
-def _shown(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """Yield the items under a progress bar, which takes long to import, if one is shown."""
-    if not shows_progress():
-        yield from items
-        return
-    with frame_progress() as progress:
-        task = progress.add_task(what, total=total)
-        for item in items:
-            yield item
-            progress.advance(task)
 
 
 def _describe(model: ModelSettings | None) -> tuple[Facts, list[str]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.text import Text
@@ -14,6 +15,8 @@ from upsnet_ros.output_files import write_file
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+Item = TypeVar("Item")
 
 
 class _SafeConsole(Console):
@@ -61,6 +64,18 @@ def frame_progress() -> Progress:
         console=console(stderr=True),
         disable=not shows_progress(),
     )
+
+
+def with_progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """Yield the items under a progress bar, which takes long to import, if one is shown."""
+    if not shows_progress():
+        yield from items
+        return
+    with frame_progress() as progress:
+        task = progress.add_task(what, total=total)
+        for item in items:
+            yield item
+            progress.advance(task)
 
 
 def _is_in_foreground() -> bool:

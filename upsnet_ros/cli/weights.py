@@ -15,7 +15,7 @@ import typer
 
 from upsnet_ros.cli.commands import fail
 from upsnet_ros.cli.options import command_group, require_file, require_path
-from upsnet_ros.cli.terminal import console, frame_progress, shows_progress
+from upsnet_ros.cli.terminal import console, shows_progress, with_progress
 from upsnet_ros.datasets.taxonomy import get_taxonomy
 from upsnet_ros.errors import CheckpointError, DownloadError, OutputError
 from upsnet_ros.weights import cache_folder, find_weights, shipped_weights
@@ -35,7 +35,7 @@ from upsnet_ros.weights.install import (
 )
 
 if TYPE_CHECKING:
-    from upsnet_ros.evaluation.metrics import EvaluationFrame, EvaluationResult
+    from upsnet_ros.evaluation.metrics import EvaluationResult
 
 weights = command_group("weights", "List, get and check published weights.")
 
@@ -383,12 +383,4 @@ def _evaluate(
     frames = ModelFrames(
         data, predictor, indices=[index * len(data) // number for index in range(number)]
     )
-    with frame_progress() as progress:
-        task = progress.add_task("evaluating", total=number)
-
-        def shown() -> Iterator[EvaluationFrame]:
-            for frame in frames:
-                yield frame
-                progress.advance(task)
-
-        return evaluate(shown(), frames.categories)
+    return evaluate(with_progress(frames, number, "evaluating"), frames.categories)

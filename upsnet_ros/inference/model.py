@@ -12,7 +12,7 @@ import math
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -173,6 +173,11 @@ class _Sums:
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
+        """Return a context in which CUDA's products in half precision add up in float32 throughout.
+
+        By default cuBLAS may split a long sum and round its parts to half precision, as of the box
+        head's 12544 factors.
+        """
         products = torch.backends.cuda.matmul
         with self._lock:
             if self._users == 0:
@@ -190,16 +195,7 @@ class _Sums:
                         setattr(products, name, value)
 
 
-_SUMS = _Sums()
-
-
-def sums_in_float32() -> AbstractContextManager[None]:
-    """Return a context in which CUDA's products in half precision add up in float32 throughout.
-
-    By default cuBLAS may split a long sum and round its parts to half precision, as of the box
-    head's 12544 factors.
-    """
-    return _SUMS.in_float32()
+sums_in_float32 = _Sums().in_float32
 
 
 def _cpu_flags() -> frozenset[str]:

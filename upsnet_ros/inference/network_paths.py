@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -115,12 +116,15 @@ class BatchedFrames:
         class_map: ClassMap | None = None,
         merge: Merge | None = None,
     ) -> None:
-        self._network = network
         self._geometry = geometry
-        self._bilinear = bilinear
-        self._public_ids = public_ids
-        self._class_map = class_map
-        self._merge = merge
+        self._new_path = partial(
+            _Path,
+            network,
+            bilinear=bilinear,
+            public_ids=public_ids,
+            class_map=class_map,
+            merge=merge,
+        )
         self._graphs = graphs
         self._paths: OrderedDict[tuple[torch.Size, str], _Path] = OrderedDict()
         self._lock = threading.Lock()
@@ -173,23 +177,14 @@ class BatchedFrames:
             if path is None:
                 # Ends with a copy from the host, which waits for this stream, so that other streams
                 # can use the tables.
-                path = self._paths[key] = self._new_path(shape, encoding)
+                batch, height, width = shape[:3]
+                path = self._paths[key] = self._new_path(
+                    geometry=self._geometry(height, width), batch=batch, encoding=encoding
+                )
                 if len(self._paths) > _PATHS:
                     self._paths.popitem(last=False)
             self._paths.move_to_end(key)
             return path
-
-    def _new_path(self, shape: torch.Size, encoding: str) -> _Path:
-        return _Path(
-            self._network,
-            geometry=self._geometry(shape[1], shape[2]),
-            batch=shape[0],
-            encoding=encoding,
-            bilinear=self._bilinear,
-            public_ids=self._public_ids,
-            class_map=self._class_map,
-            merge=self._merge,
-        )
 
 
 class _Path:
