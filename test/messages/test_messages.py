@@ -135,6 +135,19 @@ def test_a_frame_in_which_nothing_was_found():
     assert msg == PanopticInstanceArray(header=header())
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_image_that_is_unknown_everywhere():
+    frame = PanopticFrame(
+        labels=np.zeros((4, 6), np.int32),
+        unknown=np.ones((4, 6), np.bool_),
+        instances=(),
+        stuff=(),
+        unknown_score=np.full((4, 6), 51, np.uint8),
+    )
+    (region,) = messages.unknown_regions(frame)
+    assert (region.area, region.mean_score) == (24, pytest.approx(0.2))
+
+
 def test_regions_without_a_score_say_so():
     frame = a_frame()
     bare = PanopticFrame(labels=frame.labels, unknown=frame.unknown, instances=(), stuff=())

@@ -65,6 +65,8 @@ def test_paths_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         ("/no/x.pth", "there is no weights file /no/x.pth"),
         ("coco-fpn-50", "did you mean coco-fpn-r50"),
+        ("nope", "upsnet weights list"),
+        ("./cityscapes-r18", "there is no weights file ./cityscapes-r18"),
         ("/", "/ is a folder"),
         ("", "folder"),
         ("x" * 5000, "too long"),

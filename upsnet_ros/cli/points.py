@@ -50,7 +50,9 @@ def points(
         if info.name in texts
     }
     named = [kind for kind, topic in (("depth", depth_topic), ("cloud", cloud_topic)) if topic]
-    if len(named) == 1:
+    if len(named) == 2:
+        raise SettingsError("--depth-topic and --cloud-topic exclude each other: name one")
+    if named:
         values.setdefault("input", named[0])
     settings = PointsSettings(**values)  # type: ignore[arg-type]
     for kind in named:

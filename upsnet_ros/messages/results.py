@@ -207,7 +207,8 @@ def unknown_regions(frame: PanopticFrame, *, min_area: int = 1) -> list[UnknownR
     means = np.full(count, np.nan)
     if frame.unknown_score is not None:
         inside, score = components[frame.unknown], frame.unknown_score[frame.unknown]
-        means = np.bincount(inside, weights=score, minlength=count) / (255.0 * areas)
+        sums = np.bincount(inside, weights=score, minlength=count)
+        means = sums / (255.0 * np.maximum(areas, 1))  # component 0, what is known, may be empty
     listed = [region for region in range(1, count) if areas[region] >= min_area]
     listed.sort(key=lambda region: -areas[region])
     return [

@@ -350,7 +350,7 @@ class UpsnetNode(LenientParameters, ManagedNode):
             self.get_logger().warning(
                 f"there is another node named {self.get_fully_qualified_name()} (or one that was"
                 " killed less than half a minute ago): their topics and services mix; name this one"
-                " by -r __node:=NAME or -r __ns:=NAMESPACE"
+                " by --ros-args -r __node:=NAME or -r __ns:=NAMESPACE"
             )
         self._is_named_twice = twice
 

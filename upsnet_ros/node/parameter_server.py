@@ -306,8 +306,8 @@ class NodeParameters(DeclaredParameters):
         allowed = self._weights_folder() if name is None else cache_folder()
         if allowed is None:
             raise SettingsError(
-                "weights cannot be changed, for the node was started without weights_folder, which"
-                " names the folder that they may come from"
+                "weights cannot be changed, except to a name of `upsnet weights list`: the node was"
+                " started without weights_folder, which names the folder that files may come from"
             )
         # Resolved, so that neither .. nor ~ nor a link leads out.
         wished, root = (one.expanduser().resolve() for one in (path, allowed))

@@ -81,5 +81,6 @@ def _existing(weights: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{path} is a folder; weights are a file, or a name")
     if not exists:
         plain = os.sep not in text and not path.suffix
-        raise CheckpointError(f"there is no weights file {path}{similar(text) if plain else ''}")
+        other = f", and no such name in `upsnet weights list`{similar(text)}" if plain else ""
+        raise CheckpointError(f"there is no weights file {text}{other}")
     return path
