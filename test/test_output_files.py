@@ -12,6 +12,7 @@ from upsnet_ros.errors import OutputError
 from upsnet_ros.output_files import (
     MARKER,
     OutputFolder,
+    check_distinct,
     check_file,
     replacing,
     write_file,
@@ -384,3 +385,13 @@ def test_an_old_hard_link_keeps_the_old_content(tmp_path: Path):
     os.link(tmp_path / "a", tmp_path / "kept")
     write_whole(tmp_path / "a", b"new")
     assert (tmp_path / "kept").read_bytes() == b"old"
+
+
+def test_two_options_with_the_same_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("a")
+    for other in ("a", "./a", tmp_path / "a", "link"):
+        with pytest.raises(OutputError, match="--json and --report name the same file"):
+            check_distinct({"--json": Path("a"), "--report": Path(other)})
+    check_distinct({"--json": Path("a"), "--report": Path("b"), "--csv": None})
+    check_distinct({"--json": Path("/dev/null"), "--report": Path("/dev/null")})

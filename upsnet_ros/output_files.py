@@ -106,6 +106,21 @@ def check_file(path: Path | None, *, overwrite: bool, option: str = "--overwrite
     _check_writable(path.parent, of=path)
 
 
+def check_distinct(paths: Mapping[str, Path | None]) -> None:
+    """Raise `OutputError` if two options name the same file; devices and pipes may be shared.
+
+    Args:
+        paths: By the names of the options; None for a file that is not asked for.
+    """
+    seen: dict[str, str] = {}
+    for option, path in paths.items():
+        if path is None or _is_stream(path):
+            continue
+        first = seen.setdefault(os.path.realpath(path), option)
+        if first != option:
+            raise OutputError(f"{first} and {option} name the same file, {path}: give each its own")
+
+
 def write_file(
     path: Path, content: str | bytes, *, overwrite: bool, option: str = "--overwrite"
 ) -> None:

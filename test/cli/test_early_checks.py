@@ -111,6 +111,10 @@ BLOCKED = (
     "bench goals --json {none}/a.json",
     "bench goals --markdown {none}/a.md",
     "bench node --json {none}/a.json",
+    "evaluate bags {here} --json {new} --report {new}",
+    "evaluate files --gt-json {file} --pred-json {file} --json {new} --report {here}/../new",
+    "evaluate dataset scenes --json new --report ./new",
+    "bench goals --json {new} --markdown {new}",
 )
 #: Command lines with values that cannot be.
 IMPOSSIBLE = (

@@ -42,7 +42,7 @@ from upsnet_ros.cli.options import (
 )
 from upsnet_ros.cli.terminal import console, frame_progress, write_report
 from upsnet_ros.errors import SettingsError, printable
-from upsnet_ros.output_files import check_file, write_file
+from upsnet_ros.output_files import check_distinct, check_file, write_file
 from upsnet_ros.weights import find_weights, name_of
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ def _goals(
     Compares the fast path with fp32 and Mask R-CNN. Files are written after each part.
     """
     network.check()
+    check_distinct({"--json": network.json_file, "--markdown": markdown})
     check_file(markdown, overwrite=network.overwrite)
     require_path(parity, "folder")
     require_file(goals)

@@ -24,7 +24,7 @@ from upsnet_ros.cli.options import (
 )
 from upsnet_ros.cli.terminal import console
 from upsnet_ros.errors import EvaluationError
-from upsnet_ros.output_files import OutputFolder, check_file
+from upsnet_ros.output_files import OutputFolder, check_distinct, check_file
 
 if TYPE_CHECKING:
     from upsnet_ros.datasets.taxonomy import Taxonomy
@@ -58,7 +58,8 @@ class ReportOptions:
     ] = False
 
     def check(self) -> None:
-        """Raise `OutputError` if an output file cannot be written."""
+        """Raise `OutputError` if an output file cannot be written, or two are the same."""
+        check_distinct({"--json": self.json_file, "--report": self.report})
         for path in (self.json_file, self.report):
             check_file(path, overwrite=self.overwrite)
 
