@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,7 +23,13 @@ from typer.testing import CliRunner
 
 from upsnet_ros import Predictor
 from upsnet_ros.cli.commands import app
-from upsnet_ros.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingsError
+from upsnet_ros.errors import (
+    CheckpointError,
+    DatasetError,
+    NonFiniteLossError,
+    OutputError,
+    SettingsError,
+)
 from upsnet_ros.network.checkpoint import load_checkpoint, save_checkpoint
 from upsnet_ros.network.upsnet import UPSNet
 from upsnet_ros.network.variants import get_variant
@@ -30,7 +37,7 @@ from upsnet_ros.network.weights_file import read_state_dict
 from upsnet_ros.training.distributed import World, place_processes
 from upsnet_ros.training.loading import open_dataset
 from upsnet_ros.training.settings import RunSettings, parse_settings
-from upsnet_ros.training.trainer import Step, Trainer, evaluate_weights
+from upsnet_ros.training.trainer import RunFiles, Step, Trainer, evaluate_weights
 from upsnet_ros.weights.install import read_metadata
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -126,6 +133,30 @@ def test_weights_in_half_precision(content: dict[str, Any], tmp_path: Path) -> N
     assert again.rcnn.bbox_pred.bias[0].item() == 1e6
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["network"]
     assert all(tensor.dtype != torch.float16 for tensor in state.values())
+
+
+@pytest.mark.parametrize("name", ["weights_last.safetensors", "checkpoint.pt"])
+def test_a_full_disk_is_told_by_the_file_and_leaves_the_old_one(tmp_path: Path, name: str) -> None:
+    network, files = torch.nn.Linear(100, 100), RunFiles(tmp_path)
+
+    def save() -> None:
+        if name == files.checkpoint.name:
+            files.save_checkpoint(network.state_dict())
+        else:
+            files.save_weights(network, files.last, dtype=torch.float32)
+
+    save()
+    before = (tmp_path / name).read_bytes()
+    # A limit on the size of files fails as a full disk does, in the middle of writing.
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    try:
+        with pytest.raises(OutputError, match=rf"cannot write .*{name}: File too large"):
+            save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == before
 
 
 def test_the_licence_of_the_first_weights_stays(content: dict[str, Any], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from upsnet_ros.benchmark.goals import Conditions, Figures, outcomes
 from upsnet_ros.benchmark.head import measure_head
@@ -94,7 +94,7 @@ class ParityCase:
         with tempfile.TemporaryDirectory(prefix="upsnet_parity_") as temporary:
             path = Path(temporary) / "weights.safetensors"
             tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
-            save_file(tensors, path)
+            path.write_bytes(save(tensors))
             yield path
 
 

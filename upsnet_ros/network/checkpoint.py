@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from upsnet_ros.errors import CheckpointError, DivergedError, listed
@@ -99,13 +99,17 @@ def save_checkpoint(
 
     One with values that are too large for that dtype stays as it is. The metadata, if any, goes
     into the file.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     tensors = {
         name: _as_dtype(tensor, dtype).contiguous()
         for name, tensor in module.state_dict().items()
         if not name.endswith(_OPTIONAL)
     }
-    save_file(tensors, path, metadata=dict(metadata) if metadata else None)
+    # `save_file` raises an error of its own for a full disk.
+    Path(path).write_bytes(save(tensors, metadata=dict(metadata) if metadata else None))
 
 
 def _as_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -80,8 +81,10 @@ class RunFiles:
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint of tensors and plain values."""
-        with replacing(self.checkpoint) as new:
-            torch.save(dict(state), new)
+        # Through memory: for a full disk torch raises an error that does not say so.
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_whole(self.checkpoint, buffer.getvalue())
 
     def load_checkpoint(self) -> dict[str, Any]:
         """Read what `save_checkpoint` wrote.
