@@ -72,6 +72,28 @@ def test_a_damaged_image_ends_it_or_is_skipped(tmp_path, images, capfd) -> None:
     assert ", skipped 1 (the first: " in out
 
 
+def test_where_no_image_can_be_read_there_is_no_bag(tmp_path, images, capfd) -> None:
+    for image in images.iterdir():
+        image.write_bytes(b"nonsense")
+    make = ("bag", "make", images, "--out", tmp_path / "drive")
+    for more in ((), ("--skip-bad",)):
+        code, _, err = _run(capfd, *make, *more)
+        assert code == 1 and err.count("\n") == 1
+        assert not (tmp_path / "drive").exists()
+    assert "no image of" in err and "skipped 3" in err
+
+
+def test_a_limit_that_is_no_number_is_not_an_image_that_is_bad(
+    tmp_path, images, capfd, monkeypatch
+) -> None:
+    monkeypatch.setenv("UPSNET_MAX_PIXELS", "abc")
+    for more in ((), ("--skip-bad",)):
+        code, _, err = _run(capfd, "bag", "make", images, "--out", tmp_path / "drive", *more)
+        assert code == 1
+        assert "UPSNET_MAX_PIXELS is 'abc'" in err and "--skip-bad" not in err
+        assert not (tmp_path / "drive").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [

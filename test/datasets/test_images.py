@@ -27,7 +27,7 @@ from upsnet_ros.datasets.images import (
     read_image,
     read_labels,
 )
-from upsnet_ros.errors import DatasetError, ImageError
+from upsnet_ros.errors import DatasetError, ImageError, SettingsError
 
 ORIENTATION = 274
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
@@ -346,7 +346,7 @@ def test_small_files_of_huge_pictures_are_refused_before_they_are_decoded(
     assert read(small).shape[:2] == (4, 6)
     for text in ("0", "-1", "1e9", "many", "9" * 5000):
         monkeypatch.setenv(MAX_PIXELS_VARIABLE, text)
-        with pytest.raises(DatasetError, match=f"{MAX_PIXELS_VARIABLE} is '"):
+        with pytest.raises(SettingsError, match=f"{MAX_PIXELS_VARIABLE} is '"):
             read(small)
 
 

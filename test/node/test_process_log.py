@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -60,6 +61,22 @@ def test_what_rclpy_refuses_ends_it_with_one_line() -> None:
     )
     assert done.returncode == 1
     assert done.stderr == "error: use_sim_time must be of type boolean, not 'abc'\n"
+
+
+LIMIT = """
+from upsnet_ros.node.process import RosProcess
+with RosProcess([]) as ros:
+    print(ros.make(lambda: print("made"), log="node"), ros.exit_code)
+"""
+
+
+def test_a_limit_that_is_no_number_is_an_error_at_the_start() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMIT], capture_output=True, text=True, timeout=120,
+        env=os.environ | {"UPSNET_MAX_PIXELS": "abc"},
+    )  # fmt: skip
+    assert done.stdout == "None 1\n", done.stderr
+    assert "UPSNET_MAX_PIXELS is 'abc'" in done.stderr
 
 
 REPEATED = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from upsnet_ros.bags.writer import BagWriter, Compression, Storage, check_form
 from upsnet_ros.datasets.base import Sample
 from upsnet_ros.datasets.readers import LABELS, Folder, read_sample, sample_of_ids
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, Taxonomy
-from upsnet_ros.errors import BagError
+from upsnet_ros.errors import BagError, SourceError
 from upsnet_ros.evaluation.datasets import map_from_sample
 from upsnet_ros.evaluation.maps import frame_name
 from upsnet_ros.synthetic.dataset import read_depth, scene_frame
@@ -114,7 +115,7 @@ class ImagesDrive:
     """A frame source (video, image or folder of images) without ground truth.
 
     Raises:
-        SourceError: While iterating: a frame cannot be read.
+        SourceError: While iterating: a frame cannot be read, or all were skipped.
     """
 
     taxonomy: Taxonomy | None = None
@@ -125,13 +126,18 @@ class ImagesDrive:
         self.skipped = source.skipped
 
     def __iter__(self) -> Iterator[DriveFrame]:
-        for frame in self._source:
+        count = 0
+        for count, frame in enumerate(self._source, 1):  # noqa: B007
             yield DriveFrame(
                 name=frame_name(frame.name),
                 time_ns=frame.time_ns,
                 image=frame.image,
                 focal=FOCAL_SHARE * frame.image.shape[1],
                 truth=self._truth(frame.name, frame.image),
+            )
+        if not count:
+            raise SourceError(
+                f"no image of {self._source.name} could be read{self.skipped.summary()}"
             )
 
     def _truth(self, name: str, image: npt.NDArray[np.uint8]) -> Truth | None:
@@ -369,7 +375,7 @@ class BagJob:
 
 
 def make_bag(drive: Drive, job: BagJob) -> Iterator[DriveFrame]:
-    """Write a drive into a bag.
+    """Write a drive into a bag, which is made once there is a first frame.
 
     Stamps start at the same time in every bag and equal the receive times. The ground-truth topics
     are ``labels`` (ids as published by the node), ``unknown_mask`` if annotated, ``frame`` (a
@@ -380,9 +386,13 @@ def make_bag(drive: Drive, job: BagJob) -> Iterator[DriveFrame]:
         Each frame after it is written.
 
     Raises:
-        BagError: The bag cannot be written.
+        BagError: The bag cannot be written, or the drive has no frame.
         ValueError: From the drive.
     """
+    frames = iter(drive)
+    first = next(frames, None)
+    if first is None:
+        raise BagError(f"there is no frame to write into {job.path}")
     slower = 1.0 if job.rate_hz is None else drive.rate_hz / job.rate_hz
     with BagWriter(path=job.path, storage=job.storage, compression=job.compression) as bag:
         messages = Messages(bag.types, job.camera)
@@ -391,7 +401,7 @@ def make_bag(drive: Drive, job: BagJob) -> Iterator[DriveFrame]:
             info = messages.label_info(drive.taxonomy, _START_NS)
             bag.write(f"{TRUTH}/label_info", info, _START_NS, LABEL_INFO)
         mounted = False
-        for frame in drive:
+        for frame in itertools.chain((first,), frames):
             stamp_ns = _START_NS + round(frame.time_ns * slower)
             if frame.points is not None and not mounted:
                 bag.add_topic("/tf_static", TRANSFORMS, latched=True)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet_ros.datasets.images import MAX_PIXELS_VARIABLE, max_pixels
-from upsnet_ros.errors import DatasetError, SourceError
+from upsnet_ros.errors import SourceError
 
 #: Frame rate of a folder of images, which has no times of its own.
 FOLDER_RATE_HZ = 10.0
@@ -303,10 +303,7 @@ def _check_frame_size(capture: cv2.VideoCapture, name: str) -> None:
     width, height = (
         int(capture.get(one)) for one in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
     )
-    try:
-        limit = max_pixels()
-    except DatasetError as error:
-        raise SourceError(str(error)) from None
+    limit = max_pixels()
     if width * height > limit:
         raise SourceError(
             f"{name} has frames of {width}x{height} pixels, and an image may have {limit}: if you"

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from upsnet_ros.errors import DatasetError, ImageError, printable
+from upsnet_ros.errors import DatasetError, ImageError, SettingsError, printable
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNM = re.compile(rb"P[1-6](?:\s|#[^\r\n]*[\r\n])+(\d{1,9})(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})")
@@ -269,13 +269,13 @@ def max_pixels() -> int:
     """Return the limit on the pixels of an image: `MAX_PIXELS` or the environment variable's.
 
     Raises:
-        DatasetError: The environment variable is not a positive integer.
+        SettingsError: The environment variable is not a positive integer.
     """
     text = os.environ.get(MAX_PIXELS_VARIABLE, "")
     if not text:
         return MAX_PIXELS
     if not (text.isdecimal() and text.isascii() and len(text) < 19 and int(text)):
-        raise DatasetError(f"{MAX_PIXELS_VARIABLE} is {text!r}, not a whole number above 0")
+        raise SettingsError(f"{MAX_PIXELS_VARIABLE} is {text!r}, not a whole number above 0")
     return int(text)
 
 

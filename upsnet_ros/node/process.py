@@ -161,7 +161,10 @@ class RosProcess:
         Returns:
             The node, or None where it cannot be made, which sets the exit code.
         """
+        from upsnet_ros.datasets.images import max_pixels  # imports OpenCV
+
         try:
+            max_pixels()  # a limit that is no number is the user's error, not that of each image
             made = self.own(node())
             warn_of_files(made, sys.argv[1:] if self._args is None else self._args)
         except (UpsnetError, ParameterException, NameValidationException, _RCLError) as error:

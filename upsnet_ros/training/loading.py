@@ -396,6 +396,8 @@ class TrainingImages(TorchDataset["Batch | DatasetError"]):
             sample = self._dataset[index]
         except DatasetError as error:
             return error
+        except SettingsError as error:  # of the limit on pixels
+            return DatasetError(str(error))
         seed = seed_at(position, seed=self._seed)
         sample, geometry = augment(sample, self._augment, seed=seed)
         return prepare(
