@@ -263,7 +263,8 @@ def test_coco_reads_nothing_outside_its_folders(tmp_path: Path, what: str, absol
 def folder(root: Path, labels: np.ndarray) -> Folder:
     write(root / "images" / "b.jpg", picture())
     write(root / "images" / "a.png", picture())
-    write(root / "labels" / "a.png", labels)
+    for name in ("a", "b"):
+        write(root / "labels" / f"{name}.png", labels)
     return Folder(
         root / "images", root / "labels", taxonomy="cityscapes", classes=STREET, min_area=6
     )
@@ -288,8 +289,15 @@ def test_folder(tmp_path: Path) -> None:
     assert sample.semantic[20, 20] == VOID
     assert sample.semantic[23, 0] == VOID
     assert np.unique(sample.semantic).tolist() == [0, 10, 13, VOID]
-    with pytest.raises(DatasetError, match=r"no file .*labels/b.png"):
-        dataset[1]
+
+
+def test_folder_names_a_missing_label_map_when_it_is_opened(tmp_path: Path) -> None:
+    for name in ("a", "b10", "b9", "c"):
+        write(tmp_path / "images" / f"{name}.png", picture())
+    for name in ("a", "c"):
+        write(tmp_path / "labels" / f"{name}.png", np.zeros(SIZE, np.uint8))
+    with pytest.raises(DatasetError, match=r"no label map .*/labels/b9\.png; .*: 2 of 4"):
+        Folder(tmp_path / "images", tmp_path / "labels", taxonomy="cityscapes", classes=STREET)
 
 
 def test_folder_is_in_natural_order(tmp_path: Path) -> None:

@@ -225,7 +225,8 @@ class Folder:
         min_area: Smaller components of things, in pixels, become void.
 
     Raises:
-        DatasetError: There are no images, two have the same name, or a class has another name.
+        DatasetError: There are no images, two have the same name, one has no label map, or a class
+            has another name.
     """
 
     def __init__(
@@ -258,6 +259,13 @@ class Folder:
                     f"{name!r} is not a class of {taxonomy}; choose from {', '.join(ids)}"
                 )
             self._table[value] = VOID if name is None else ids[name]
+        missing = [path for path in self._images if path.stem not in self._maps]
+        if missing:
+            count = f"{len(missing)} of {len(self._images)}"
+            raise DatasetError(
+                f"there is no label map {self._labels / missing[0].stem}.png; images without one:"
+                f" {count}"
+            )
 
     def __len__(self) -> int:
         return len(self._images)
@@ -265,7 +273,7 @@ class Folder:
     def __getitem__(self, index: int) -> Sample:
         path = self._images[index]
         image = read_image(path)
-        labels = self._maps.get(path.stem, self._labels / f"{path.stem}.png")
+        labels = self._maps[path.stem]
         ids = read_labels(labels, size=(image.shape[0], image.shape[1]))
         semantic = semantic_of(ids, self._table, source=labels)
         things: list[Thing] = []
