@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from upsnet_ros.bags.messages import IMAGE, POINT_CLOUD, Messages
 from upsnet_ros.bags.reader import open_bag
 from upsnet_ros.bags.writer import BagWriter
 from upsnet_ros.errors import EvaluationError
-from upsnet_ros.evaluation.report import Page, headline, points_table, to_json
+from upsnet_ros.evaluation.report import Page, headline, headline_lines, points_table, to_json
 from upsnet_ros.messages.images import plane
 from upsnet_ros.synthetic.lidar import POINT, TRUTH_FIELDS
 
@@ -138,6 +140,25 @@ def test_the_report_and_the_table_show_distances(drive: Path, tmp_path: Path) ->
     html = Page(title="points", result=result, snapshots=[]).html()
     assert "Labelled points by distance" in html
     assert "Mean IoU of points" in html
+    assert "Points with a label" in html
+
+
+def test_headline_metrics_are_aligned_and_those_of_points_come_last(
+    drive: Path, tmp_path: Path
+) -> None:
+    part = evaluate_bag(BagTask(bag=answered(drive, tmp_path / "outputs"), truth=drive))
+    result = part.result()
+    assert result.points is not None
+    half = np.array([[2, 0, 0, 0], [1, 0, 0, 0]])
+    lines = headline_lines(replace(result, points=replace(result.points, unknown=half)))
+    found = [re.match(r"(.+?) +(\d+\.\d|\d+|-)(?: |$)", line) for line in lines]
+    values = {match[1]: match[2] for match in found if match}
+    assert len(values) == len(lines)
+    assert len({match.end(2) for match in found if match}) == 1
+    assert values["points unknown recall"] == "50.0"
+    assert values["points coverage"] != "-"
+    of_points = [name.startswith("points ") for name in values]
+    assert of_points == sorted(of_points)
 
 
 def test_without_points_nothing_is_told_of_them(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def headline(result: EvaluationResult) -> dict[str, float]:
     if result.points is not None:
         figures["points_mIoU"] = result.points.mean_iou
         figures["points_unknown_recall"] = result.points.unknown_recall
+        figures["points_coverage"] = result.points.coverage
     return {name: value for name, value in figures.items() if not math.isnan(value)}
 
 
@@ -211,18 +212,27 @@ def class_table(result: EvaluationResult) -> Table:
 
 
 def headline_lines(result: EvaluationResult) -> list[str]:
-    """Return one line for each headline metric, with its interval if it has one."""
-    figures = headline(result)
-    lines = [
-        f"{name.replace('_', ' '):18} {percent(value):>6}{_interval(result.intervals, name)}"
-        for name, value in figures.items()
-        if not name.startswith(("SQ_", "RQ_"))
-    ]
+    """Return one line for each headline metric, with its interval if it has one.
+
+    Those of segments come first, then those of unknown pixels, then those of points.
+    """
+    segments: dict[str, str] = {}
+    unknown: dict[str, str] = {}
+    points: dict[str, str] = {}
+    for name, value in headline(result).items():
+        if name.startswith(("SQ_", "RQ_")):
+            continue
+        of_unknown = name in ("unknown_recall", "known_pixels_lost")
+        group = points if name.startswith("points_") else unknown if of_unknown else segments
+        text = f"{percent(value):>6}{_interval(result.intervals, name)}"
+        group[name.replace("_", " ")] = text
     if result.tracks is not None:
-        lines.append(f"{'id switches':18} {result.tracks.switches.sum():6}")
+        segments["id switches"] = f"{result.tracks.switches.sum():6}"
     if result.unknown is not None:
-        lines.append(f"{'region recall':18} {percent(result.unknown.region_recall):>6}")
-    return lines
+        unknown["region recall"] = f"{percent(result.unknown.region_recall):>6}"
+    rows = segments | unknown | points
+    width = max(18, *map(len, rows)) if rows else 18
+    return [f"{name:{width}} {text}" for name, text in rows.items()]
 
 
 def unknown_table(result: EvaluationResult) -> Table | None:
@@ -361,6 +371,7 @@ _LABELS = {
     "known_pixels_lost": "Known pixels lost",
     "points_mIoU": "Mean IoU of points",
     "points_unknown_recall": "Unknown points found",
+    "points_coverage": "Points with a label",
 }
 
 
