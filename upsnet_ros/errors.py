@@ -193,11 +193,26 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def listed(items: Iterable[object], *, most: int = 5) -> str:
-    """Return the first few items, separated by commas, and how many more there are."""
+def listed(items: Iterable[object], *, most: int = 5, separator: str = ", ") -> str:
+    """Return the first few items, by default with commas, and how many more there are."""
     texts = [str(item) for item in items]
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
+    more = f"{separator.strip(', ')} and {len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more
+
+
+def parse_failure(path: object, error: Exception) -> str:
+    """Return the line and the reason why a YAML or TOML file cannot be parsed, after its name.
+
+    Args:
+        path: The file.
+        error: What the parser or the decoder raised.
+    """
+    if isinstance(error, UnicodeError):
+        return f"{path} is not a text file"
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is not None and problem:  # yaml.MarkedYAMLError
+        return f"{path}, line {mark.line + 1}: {problem}"
+    return f"{path} cannot be read: {first_line(error)}"
 
 
 def did_you_mean(name: object, names: Iterable[str]) -> str:

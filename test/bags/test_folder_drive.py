@@ -36,9 +36,12 @@ def test_what_values_mean_comes_from_a_file(tmp_path: Path):
     for text, reason in (
         ("road: 1", "must map values"),
         ("- road", "must map values"),
-        ("1: [", "is no YAML"),
+        ("1: road\n2: [", r"classes.yaml, line 2: expected .*'$"),
+        ("\0", r"classes.yaml cannot be read: "),
+        ("1: 2000-13-01", r"classes.yaml cannot be read: "),
+        ("\xff", r"classes.yaml is not a text file"),
     ):
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
         with pytest.raises(BagError, match=reason):
             read_classes(path)
     with pytest.raises(BagError, match="cannot read"):

@@ -341,7 +341,7 @@ def test_folder_refuses_images_of_one_name(tmp_path: Path) -> None:
 def test_folder_complaints(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no images in"):
         Folder(tmp_path, tmp_path, taxonomy="cityscapes", classes=STREET)
-    with pytest.raises(DatasetError, match=r"a.png: ids .*: 4, 9"):
+    with pytest.raises(DatasetError, match=r"labels/a.png: values that `classes` .*: 4, 9"):
         labels = np.full(SIZE, 4, np.uint8)
         labels[0] = 9
         folder(tmp_path, labels)[0]

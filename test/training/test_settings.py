@@ -95,6 +95,16 @@ def test_overrides(content: dict[str, Any], tmp_path: Path) -> None:
     assert settings.augment.scales == (96, 128)
     with pytest.raises(SettingsError, match="write name=value"):
         load_settings(path, ["losses.panoptic"])
+    with pytest.raises(SettingsError, match=r"cannot parse 'batch_size=\['"):
+        load_settings(path, ["batch_size=["])
+
+
+def test_a_file_of_another_kind_is_told_briefly(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text("".join(f"class_{index}: sky\n" for index in range(20)))
+    with pytest.raises(SettingsError, match=r"classes.yaml: variant: .*; and 19 more$") as error:
+        load_settings(path)
+    assert str(error.value).count(";") == 5
 
 
 @pytest.mark.parametrize(
@@ -128,9 +138,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot open settings file"):
         load_settings(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"
-    broken.write_text("a: [")
-    with pytest.raises(SettingsError, match="cannot be read"):
-        load_settings(broken)
+    for data, message in (
+        (b"a: 1\nb: [", r"broken.yaml, line 2: expected .*'$"),
+        (b"\x89PNG", r"broken.yaml is not a text file"),
+        (b"\0", r"broken.yaml cannot be read"),
+    ):
+        broken.write_bytes(data)
+        with pytest.raises(SettingsError, match=message):
+            load_settings(broken)
     broken.write_text("- a")
     with pytest.raises(SettingsError, match="a mapping of settings"):
         load_settings(broken)

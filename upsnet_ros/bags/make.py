@@ -30,7 +30,7 @@ from upsnet_ros.bags.writer import BagWriter, Compression, Storage, check_form
 from upsnet_ros.datasets.base import Sample
 from upsnet_ros.datasets.readers import LABELS, Folder, read_sample, sample_of_ids
 from upsnet_ros.datasets.taxonomy import CITYSCAPES, Taxonomy
-from upsnet_ros.errors import BagError, SourceError
+from upsnet_ros.errors import BagError, SourceError, parse_failure
 from upsnet_ros.evaluation.datasets import map_from_sample
 from upsnet_ros.evaluation.maps import frame_name
 from upsnet_ros.synthetic.dataset import read_depth, scene_frame
@@ -324,8 +324,8 @@ def read_classes(path: Path) -> dict[int, str | None]:
         content: Any = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise BagError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BagError(f"{path} is no YAML file: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise BagError(parse_failure(path, error)) from None
     if not isinstance(content, dict) or not all(
         isinstance(value, int) and (name is None or isinstance(name, str))
         for value, name in content.items()

@@ -275,7 +275,9 @@ class Folder:
         image = read_image(path)
         labels = self._maps[path.stem]
         ids = read_labels(labels, size=(image.shape[0], image.shape[1]))
-        semantic = semantic_of(ids, self._table, source=labels)
+        semantic = semantic_of(
+            ids, self._table, source=labels, complaint="values that `classes` does not name"
+        )
         things: list[Thing] = []
         for semantic_id in values_of(semantic.astype(np.int32)):
             if self.taxonomy.num_stuff <= semantic_id < self.taxonomy.num_classes:

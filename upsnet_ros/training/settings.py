@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from upsnet_ros.errors import DatasetError, SettingsError
+from upsnet_ros.errors import DatasetError, SettingsError, listed, parse_failure
 from upsnet_ros.network.variants import get_variant
 from upsnet_ros.weights import find_weights
 
@@ -401,7 +401,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         content: object = _parse_toml(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from None
+        raise SettingsError(parse_failure(path, error)) from None
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must contain a mapping of settings")
     return content
@@ -425,7 +425,10 @@ def _override(content: dict[str, Any], text: str) -> None:
         content = content.setdefault(group, {})
         if not isinstance(content, dict):
             raise SettingsError(f"{text!r}: {group} has no settings of its own")
-    content[last] = yaml.safe_load(value)
+    try:
+        content[last] = yaml.safe_load(value)
+    except (ValueError, yaml.YAMLError):  # ValueError: a date such as 2000-13-01
+        raise SettingsError(f"cannot parse {text!r}: the value is not YAML") from None
 
 
 def parse_settings(content: Mapping[str, Any], *, source: str) -> RunSettings:
@@ -436,7 +439,7 @@ def parse_settings(content: Mapping[str, Any], *, source: str) -> RunSettings:
         source: Where they come from, for error messages.
 
     Raises:
-        SettingsError: If keys are missing, unknown or invalid; the message lists all of them.
+        SettingsError: If keys are missing, unknown or invalid; the message lists the first few.
     """
     try:
         return TypeAdapter(RunSettings).validate_python(content)
@@ -446,7 +449,7 @@ def parse_settings(content: Mapping[str, Any], *, source: str) -> RunSettings:
             key = ".".join(str(part) for part in problem["loc"]) or "settings"
             what = problem["msg"].replace("keyword argument", "key").removeprefix("Value error, ")
             problems.append(f"{key}: {what}")
-        raise SettingsError(f"{source}: {'; '.join(problems)}") from None
+        raise SettingsError(f"{source}: {listed(problems, separator='; ')}") from None
 
 
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
