@@ -330,6 +330,18 @@ def test_a_bag_of_images_and_a_model(bags, tmp_path, capfd) -> None:
     assert "random weights: these metrics mean nothing" in figures["notes"]
 
 
+def test_a_bag_without_results_is_segmented_with_a_word(bags, capfd) -> None:
+    options = ("evaluate", "bags", bags["truth"], "--scale", 32, "--limit", 1, "--device", "cpu")
+    code, _, err = _run(capfd, *options)
+    assert code == 0, err
+    assert f"{bags['truth']} holds no results: segmented with the bundled weights" in err
+    random = ("--variant", "cityscapes-r18", "--allow-random-weights")
+    for arguments in ((*options, *random), (*options[:2], bags["outputs"], "--gt-bag", options[2])):
+        code, _, err = _run(capfd, *arguments)
+        assert code == 0, err
+        assert "no results" not in err
+
+
 def test_bags_that_do_not_fit(bags, tmp_path, capfd) -> None:
     pair = (bags["outputs"], "--gt-bag", bags["truth"])
     for args, reason in (

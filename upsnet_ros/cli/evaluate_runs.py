@@ -204,7 +204,10 @@ class Run:
             if inputs.outputs is not None and not use_model:
                 raise EvaluationError(_without_outputs(tasks[0]))
             tasks = [replace(task, limit=self.limit) for task in tasks]
+        unasked = f"{bags[0]} holds no results: segmented with the bundled weights"
         if cluster.cluster is not None:
+            if not recorded and not use_model:
+                typer.echo(unasked, err=True)
             try:
                 part, more = self._on_workers(tasks, None if recorded else model, cluster)
             except KeyboardInterrupt:
@@ -224,6 +227,8 @@ class Run:
             if classes is not None and (found := recorded_classes(truth)) is not None:
                 check_same_classes(str(truth), found, of_model=classes)
         predictor, more, notes = load_model(model)
+        if not use_model:
+            typer.echo(unasked, err=True)
         part = PartialResult.merged([self._bag(task, predictor) for task in tasks])
         return replace(part, notes=(*part.notes, *notes)), [*facts, *more]
 
