@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import video_files
+from typer.testing import CliRunner
 
+from upsnet_ros.bags import make
 from upsnet_ros.bags.reader import open_bag
 from upsnet_ros.cli import main
+from upsnet_ros.cli.commands import app
 
 
 def _run(capfd, *args: object) -> tuple[int, str, str]:
@@ -81,6 +86,41 @@ def test_where_no_image_can_be_read_there_is_no_bag(tmp_path, images, capfd) -> 
         assert code == 1 and err.count("\n") == 1
         assert not (tmp_path / "drive").exists()
     assert "no image of" in err and "skipped 3" in err
+
+
+def test_a_bag_that_is_not_finished_says_what_it_holds(tmp_path, images, capfd) -> None:
+    (tmp_path / "labels").mkdir()
+    classes = tmp_path / "classes.yaml"
+    classes.write_text("0: road\n")
+    maps = [tmp_path / "labels" / f"{number}.png" for number in range(3)]
+    for path in maps:
+        assert cv2.imwrite(str(path), np.zeros((20, 30), np.uint8))
+    out = tmp_path / "drive"
+    make = ("bag", "make", images, "--labels", maps[0].parent, "--classes", classes, "--out", out)
+    maps[2].write_bytes(b"nonsense")
+    code, _, err = _run(capfd, *make)
+    assert code == 1 and "2.png" in err
+    assert err.splitlines()[-1].strip() == f"{out} holds 2 frames so far"
+    assert _run(capfd, "bag", "info", out)[0] == 0
+    # The next one replaces it, and a failure before the first frame leaves no bag.
+    maps[0].write_bytes(b"nonsense")
+    code, _, err = _run(capfd, *make)
+    assert code == 1 and "0.png" in err and "so far" not in err
+    assert not (out / "metadata.yaml").exists() and not list(out.glob("*.mcap"))
+
+
+def test_ctrl_c_says_what_the_bag_holds(tmp_path, images, monkeypatch) -> None:
+    def interrupted(drive: Any, job: make.BagJob) -> Iterator[make.DriveFrame]:
+        frames = make_bag(drive, job)
+        yield next(frames)
+        frames.close()
+        raise KeyboardInterrupt
+
+    make_bag = make.make_bag
+    monkeypatch.setattr(make, "make_bag", interrupted)
+    done = CliRunner().invoke(app, ["bag", "make", str(images), "--out", str(tmp_path / "drive")])
+    assert done.exit_code == 130
+    assert f"{tmp_path / 'drive'} holds 1 frame so far" in " ".join(done.stderr.split())
 
 
 def test_a_limit_that_is_no_number_is_not_an_image_that_is_bad(

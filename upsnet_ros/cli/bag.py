@@ -27,6 +27,7 @@ from upsnet_ros.cli.options import (
     with_option_groups,
 )
 from upsnet_ros.cli.terminal import console, frame_progress
+from upsnet_ros.errors import UpsnetError
 from upsnet_ros.output_files import OutputFolder, bag_names
 
 if TYPE_CHECKING:
@@ -125,17 +126,25 @@ def make(
         compression=Compression(compression).value,
     )
     begin, count, labelled = time.perf_counter(), 0, 0
-    with folder, frame_progress() as progress:
-        task = progress.add_task(f"writing {out.name}", total=drive.length)
-        for frame in make_bag(drive, job):
-            count += 1
-            labelled += frame.truth is not None
-            progress.advance(task)
+    try:
+        with folder, frame_progress() as progress:
+            task = progress.add_task(f"writing {out.name}", total=drive.length)
+            for frame in make_bag(drive, job):
+                count += 1
+                labelled += frame.truth is not None
+                progress.advance(task)
+    except (UpsnetError, OSError, KeyboardInterrupt) as error:
+        if count:
+            kept = f"{out} holds {_frames_text(count)} so far"
+            if isinstance(error, UpsnetError):
+                error.details = f"{error.details}\n{kept}".strip()
+            else:
+                typer.echo(kept, err=True)
+        raise
     pace = count / (time.perf_counter() - begin)
     skipped = drive.skipped.summary() if isinstance(drive, ImagesDrive) else ""
-    frames_text = f"{count} frame{'' if count == 1 else 's'}"
     typer.echo(
-        f"{frames_text}, {labelled} with ground truth, in {out}"
+        f"{_frames_text(count)}, {labelled} with ground truth, in {out}"
         f" ({pace:.1f} frames per second){skipped}"
     )
 
@@ -158,6 +167,10 @@ def info(
         typer.echo(json.dumps(summary.to_json(), indent=1))
     else:
         _show(summary)
+
+
+def _frames_text(count: int) -> str:
+    return f"{count} frame{'' if count == 1 else 's'}"
 
 
 def _frames(source: str, *, skip_bad: bool) -> FrameSource | None:
