@@ -61,6 +61,7 @@ def test_it_says_what_it_did(demo_run: CommandRun) -> None:
     assert "3 frames; image to result: p50" in demo_run.stdout
     assert "; 0 lost" in demo_run.stdout
     assert "scenes/**/*.png" in demo_run.stdout
+    assert "scenes/**/*.tiff" in demo_run.stdout
     assert "3 label images" in demo_run.stdout
     assert "PQ " in demo_run.stdout
     assert "points mIoU" in demo_run.stdout

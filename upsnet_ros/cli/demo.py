@@ -91,6 +91,7 @@ def list_files(out: Path, *, model: str) -> None:
         ("labels/*.png", f"label images, {_FORMS[index['labels_form']]}"),
         ("unknown/*.png", "unknown masks"),
         ("scenes/**/*.png", "frames and ground truth of the street, a Cityscapes folder"),
+        ("scenes/**/*.tiff", "depth of the street, float32 metres"),
         (f"{STREET}/*", "the street as a bag: images, lidar, ground truth; for upsnet replay"),
         (f"{BAG}/*", "images and results as a bag (MCAP)"),
         (TABLE, "one row per frame: stamp, counts, latency"),
@@ -102,7 +103,7 @@ def list_files(out: Path, *, model: str) -> None:
         files = list(out.glob(pattern))
         if not files:
             continue
-        number = f"{len(files)} " if pattern.endswith("*.png") else ""
+        number = f"{len(files)} " if pattern.endswith((".png", ".tiff")) else ""
         size = sum(path.stat().st_size for path in files)
         table.add_row(pattern, number + what, filesize.decimal(size))
     terminal = console()

@@ -1,8 +1,8 @@
 """Panoptic quality (PQ), boundary PQ, mean IoU, video PQ and tracking metrics.
 
-PQ and mean IoU are defined as in the official tools. Predicting void is not a way out: an unmatched
-ground-truth segment counts as FN even if it was predicted as unknown. Only ground-truth void and
-crowds are ignored.
+PQ and mean IoU are defined as in the official tools. Predicting void does not avoid errors: an
+unmatched ground-truth segment counts as FN even if it was predicted as unknown. Only ground-truth
+void and crowds are ignored.
 
 Boundary IoU (Cheng et al. 2021) compares two segments only within a band along their outlines, so
 that errors at the edges of large segments count. Boundary PQ matches segments by the smaller of
