@@ -10,6 +10,7 @@ from bag_messages import IMAGE, TYPES, make_image
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from upsnet_ros.bags.reader import open_bag
+from upsnet_ros.bags.storage import Limits
 from upsnet_ros.bags.writer import BagWriter
 from upsnet_ros.errors import BagError
 
@@ -341,3 +342,23 @@ def test_a_schema_of_several_lines_that_is_damaged_is_told_on_one(tmp_path: Path
     ) as told:
         open_bag(path)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_message_over_the_limit_is_left_out_with_a_note(tmp_path: Path, storage):
+    with BagWriter(path=tmp_path / "bag", storage=storage) as bag:
+        for second, size in ((1, 1), (2, 40), (3, 1)):
+            bag.write("/a", make_image(second, size), second * SECOND, IMAGE)
+    with open_bag(tmp_path / "bag", limits=Limits(message_bytes=1000)) as bag:
+        assert [record.time_ns // SECOND for record in bag] == [1, 3]
+        (note,) = bag.losses
+        assert "/a at 2000000000 ns" in note and "message_bytes" in note
+    assert times(tmp_path / "bag") == [1, 2, 3]
+
+
+def test_a_chunk_over_the_limit_is_too_large_and_not_damaged(tmp_path: Path):
+    path = write(tmp_path / "bag", [1, 2])
+    with open_bag(path, limits=Limits(chunk_bytes=10)) as bag:
+        assert list(bag) == []
+        assert any("too large" in note and "chunk_bytes" in note for note in bag.losses)
+        assert not any("damaged" in note for note in bag.losses)

@@ -131,6 +131,12 @@ class McapFile:
         for (time_ns, _, _), message in heapq.merge(*streams, key=lambda item: item[0]):
             if message is not None and start <= time_ns < stop:
                 channel = channels[message.channel_id]
+                if len(message.data) > self._limits.message_bytes:
+                    self._lose(
+                        f"{channel.topic} at {time_ns} ns has {len(message.data)} bytes: left out;"
+                        f" {raise_it('message_bytes')}"
+                    )
+                    continue
                 raw = bytes(message.data)
                 yield StoredMessage(time_ns, channel.topic, self._msgtype(channel), raw)
 
@@ -314,7 +320,8 @@ class McapFile:
             name = {Opcode.CHUNK: "chunk_bytes", Opcode.MESSAGE: "message_bytes"}.get(opcode)
             name = name or "record_bytes"
             if length > getattr(self._limits, name):
-                self._lose_chunk(offset, f"it has {length} bytes; {raise_it(name)}")
+                too_large = TooLargeError(f"it has {length} bytes; {raise_it(name)}")
+                self._lose_chunk(offset, too_large)
             elif opcode == Opcode.MESSAGE:
                 return opcode, _message(memoryview(self._file.read(length)))
             else:
@@ -360,9 +367,10 @@ class McapFile:
         schema = self._schemas.get(channel.schema_id)
         return schema.name if schema else ""
 
-    def _lose_chunk(self, offset: int, error: object) -> None:
+    def _lose_chunk(self, offset: int, error: Exception) -> None:
         reason = str(error) or type(error).__name__
-        self._lose(f"what lies at byte {offset} is damaged and left out: {reason}")
+        state = "too large" if isinstance(error, TooLargeError) else "damaged"
+        self._lose(f"what lies at byte {offset} is {state} and left out: {reason}")
 
     def _lose(self, what: str) -> None:
         line = f"{self._path.name}: {what}"

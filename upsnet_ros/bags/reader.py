@@ -195,9 +195,12 @@ class Bag:
             limit = self._limits.message_bytes
             return stored._replace(raw=b"".join(zstd_blocks(stored.raw, limit)))
         except (zstandard.ZstdError, TooLargeError) as error:
-            advice = f"; {raise_it('message_bytes')}" if isinstance(error, TooLargeError) else ""
+            large = isinstance(error, TooLargeError)
+            state, advice = (
+                ("too large", f"; {raise_it('message_bytes')}") if large else ("damaged", "")
+            )
             raise BagError(
-                f"{self.path}: {stored.topic} at {stored.time_ns} ns is damaged: {error}{advice}"
+                f"{self.path}: {stored.topic} at {stored.time_ns} ns is {state}: {error}{advice}"
             ) from None
 
     def _selected(self, topics: Sequence[str] | None) -> frozenset[str]:
