@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsnet_ros.errors import ImageError, SettingsError
+from upsnet_ros.errors import ImageError
 from upsnet_ros.inference.preprocess import check_image
 from upsnet_ros.messages import images as image_codec
 from upsnet_ros.messages.images import check, read_pixels, to_bgr
@@ -360,7 +360,7 @@ def test_the_limit_of_pixels_is_the_users(monkeypatch):
         with pytest.raises(ImageError, match=r"more than the 6 allowed.*UPSNET_MAX_PIXELS"):
             check(msg)
     monkeypatch.setenv("UPSNET_MAX_PIXELS", "many")
-    with pytest.raises(SettingsError, match="UPSNET_MAX_PIXELS is 'many'"):
+    with pytest.raises(ImageError, match="UPSNET_MAX_PIXELS is 'many'"):
         check(message(BGR, "bgr8"))
 
 

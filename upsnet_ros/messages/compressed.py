@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet_ros.datasets.images import MAX_PIXELS_VARIABLE, max_pixels
-from upsnet_ros.errors import ImageError
+from upsnet_ros.errors import ImageError, SettingsError
 
 #: Largest accepted image, pixels. No camera has more; a header that claims more is damaged or meant
 #: to exhaust the memory. The environment variable for files (`MAX_PIXELS_VARIABLE`) overrides it.
@@ -55,7 +55,12 @@ def check_size(width: int, height: int) -> None:
 
 
 def _max_pixels() -> int:
-    return max_pixels() if os.environ.get(MAX_PIXELS_VARIABLE) else MAX_PIXELS
+    if not os.environ.get(MAX_PIXELS_VARIABLE):
+        return MAX_PIXELS
+    try:
+        return max_pixels()
+    except SettingsError as error:  # for a callback, which counts the image and lives on
+        raise ImageError(str(error)) from None
 
 
 def is_tiff(data: Any) -> bool:
