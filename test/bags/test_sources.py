@@ -450,7 +450,7 @@ def test_the_camera_of_a_bag(tmp_path: Path, form: str) -> None:
 
 def test_a_bag_without_a_camera_is_named(tmp_path: Path) -> None:
     write_bag(tmp_path / "drive", 0)
-    with pytest.raises(SourceError, match="no camera"):
+    with pytest.raises(SourceError, match="drive: no camera"):
         open_source(tmp_path / "drive")
 
 

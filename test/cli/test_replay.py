@@ -196,7 +196,8 @@ def test_a_node_that_cannot_start_is_told_with_its_own_words(tmp_path: Path) -> 
         ),
         (["{drive}", "--record", "lables"], "output 'lables' is none of"),
         (["{drive}", "--out", "{full}"], "did not write bag"),
-        (["{drive}", "--points"], "points need one topic of PointCloud2, not none"),
+        (["{drive}", "--points"], "drive: points need one topic of PointCloud2 or"),
+        (["{drive}", "--points-input", "cloud"], "one topic of PointCloud2, not none"),
         (["{drive}", "--points-input", "depth"], "points need one topic of depth images"),
         (["{drive}", "--points", "--no-node"], "--points starts a points node"),
         (["{drive}", "--points-input", "depth", "--no-node"], "--points starts a points node"),
@@ -222,3 +223,17 @@ def test_what_cannot_be_done_ends_with_one_line(
     assert says in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert (tmp_path / "full/bag").exists()
+
+
+def test_transforms_that_are_not_played_but_read_are_told_as_read() -> None:
+    from upsnet_ros.cli.replay import summary_lines
+
+    report = {
+        "sent": 1, "answered": 1, "missed": 0, "missed_share": 0.0, "latency_ms": {},
+        "partly_answered": 0, "repeated_stamps": 0, "late_ms": 0.0, "losses": [],
+        "left_out": {"/tf_static": "not installed", "/other": "not installed"}, "points": None,
+    }  # fmt: skip
+    assert not any("was read" in line for line in summary_lines(report))
+    report["points"] = ["points", "-p", "extrinsics:=[0.0]"]
+    lines = [line for line in summary_lines(report) if "was read from it" in line]
+    assert len(lines) == 1 and lines[0].startswith("/tf_static")

@@ -137,15 +137,18 @@ def topics_of(
                     return ""
         return first
 
-    with open_bag(bag) as opened:
-        return sort_topics(
-            opened.topics,
-            camera=camera,
-            truth=truth,
-            namespace=namespace,
-            clock=clock,
-            problem=problem,
-        )
+    try:
+        with open_bag(bag) as opened:
+            return sort_topics(
+                opened.topics,
+                camera=camera,
+                truth=truth,
+                namespace=namespace,
+                clock=clock,
+                problem=problem,
+            )
+    except TopicError as error:
+        raise TopicError(f"{bag}: {error}") from None
 
 
 def sort_topics(
@@ -263,11 +266,12 @@ def point_inputs(bag: Path, topics: ReplayTopics, *, kind: PointInput | None = N
             needs.
     """
     depths = () if topics.clouds and kind is None else _depth_topics(bag, topics)
+    kinds = {"cloud": "PointCloud2", "depth": "depth images (16UC1 or 32FC1)"}
+    what = kinds[kind] if kind else " or ".join(kinds.values())
     kind = kind or ("depth" if depths and not topics.clouds else "cloud")
     found = depths if kind == "depth" else topics.clouds
     if len(found) != 1:
-        what = "depth images (16UC1 or 32FC1)" if kind == "depth" else "PointCloud2"
-        raise TopicError(f"points need one topic of {what}, not {_list(found)}")
+        raise TopicError(f"{bag}: points need one topic of {what}, not {_list(found)}")
     (topic,) = found
     info = topics.base.rpartition("/")[0] + "/camera_info"
     if topics.carried.get(info) != CAMERA_INFO:

@@ -481,8 +481,10 @@ def summary_lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     if report["late_ms"] > 100:
         yield f"playing was too slow: up to {report['late_ms']:.0f} ms late"
+    posed = any(argument.startswith("extrinsics:=") for argument in report["points"] or ())
     for topic, why in report["left_out"].items():
-        yield f"{topic} was not played: {why}"
+        read = "; the pose of the points was read from it" if topic.endswith("/tf_static") else ""
+        yield f"{topic} was not played: {why}{read if posed else ''}"
     for loss in report["losses"]:
         yield f"not readable: {loss}"
 
