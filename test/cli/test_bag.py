@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +89,19 @@ def test_where_no_image_can_be_read_there_is_no_bag(tmp_path, images, capfd) -> 
         assert code == 1 and err.count("\n") == 1
         assert not (tmp_path / "drive").exists()
     assert "no image of" in err and "skipped 3" in err
+
+
+def test_opencv_adds_no_line_to_the_error_about_an_image(tmp_path) -> None:
+    image = tmp_path / "float.tiff"
+    assert cv2.imwrite(str(image), np.zeros((20, 30), np.float32))
+    done = subprocess.run(
+        [sys.executable, "-m", "upsnet_ros.cli", "bag", "make", image, "--out", tmp_path / "bag"],
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "OPENCV_LOG_LEVEL"},
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_a_bag_that_is_not_finished_says_what_it_holds(tmp_path, images, capfd) -> None:

@@ -129,6 +129,8 @@ def fail(message: str, *, details: str = "") -> NoReturn:
 def run(argv: Sequence[str] | None = None) -> None:
     """Run the command line ``argv`` (default: that of the process) and exit; see `cli.main`."""
     protect_children()
+    # Read when OpenCV is imported; its warnings about an image would precede the command's error.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     args = list(sys.argv[1:] if argv is None else argv)
     split = args.index(ROS_ARGS) if ROS_ARGS in args else len(args)
     try:
