@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from contextlib import closing, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from worker_tasks import EndlessImages, InterruptedImages
 
@@ -97,9 +99,9 @@ def test_ctrl_c_kills_workers_that_have_not_started(tmp_path: Path) -> None:
 WORKER = """
 import threading
 import torch
-from upsnet_ros.training.loading import _prepare_worker
+from upsnet_ros.training.loading import _break_off_at_exit
 
-_prepare_worker(0)
+_break_off_at_exit()
 busy = threading.Event()
 
 def share():
@@ -116,3 +118,40 @@ def test_a_worker_ends_while_its_thread_is_inside_torch() -> None:
     """Without care: terminate called without an active exception, in most of such ends."""
     done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# The worker's image comes after its parent was killed, and is larger than what a pipe holds.
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from upsnet_ros.errors import DatasetError
+from upsnet_ros.training.loading import load_steps, positions_of_steps
+
+class Images:
+    def __getitem__(self, position):
+        parent = os.getppid()
+        Path(sys.argv[1]).write_text(f"{os.getpid()}.")
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        return DatasetError("x" * 10_000_000)
+
+if __name__ == "__main__":
+    steps = positions_of_steps(range(1), batch_size=1, rank=0, processes=1)
+    next(load_steps(Images(), steps, images_per_pass=1, workers=1, pin_memory=False))
+"""
+
+
+def test_a_worker_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "load.py").write_text(KILLED)
+    told = tmp_path / "worker"
+    with subprocess.Popen([sys.executable, str(tmp_path / "load.py"), str(told)]) as parent:
+        while not (told.exists() and told.read_text().endswith(".")):
+            assert parent.poll() is None
+            time.sleep(0.01)
+        worker = psutil.Process(int(told.read_text()[:-1]))
+        parent.kill()
+    try:
+        assert not psutil.wait_procs([worker], timeout=120)[1]
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()

@@ -33,7 +33,12 @@ from upsnet_ros.datasets.readers import Cityscapes, Folder
 from upsnet_ros.errors import DatasetError, SettingsError
 from upsnet_ros.inference.preprocess import Geometry, preprocess
 from upsnet_ros.network.variants import get_variant
-from upsnet_ros.processes.child_processes import kill_workers, process_context, starting_workers
+from upsnet_ros.processes.child_processes import (
+    end_with_parent,
+    kill_workers,
+    process_context,
+    starting_workers,
+)
 from upsnet_ros.training.settings import (
     AugmentSettings,
     CityscapesSettings,
@@ -433,9 +438,16 @@ def positions_of_steps(
 
 
 def _prepare_worker(_: int) -> None:
+    # Torch's workers look for their parent too, but then wait for their thread that sends images,
+    # which nobody receives.
+    end_with_parent()
     # The workers themselves are the parallelism.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    _break_off_at_exit()
+
+
+def _break_off_at_exit() -> None:
     # A worker that is told to end does not wait for its thread that sends images. Python would
     # break off that thread inside torch: "terminate called without an active exception".
     atexit.register(os._exit, 0)
