@@ -63,7 +63,7 @@ setup(
             "rosbags-image>=0.10",
             "zstandard>=0.22",
         ],
-        # Bags judged by many workers; beside `evaluate` and `bags`.
+        # Bags evaluated by many workers; beside `evaluate` and `bags`.
         "cluster": ["msgspec>=0.19", "ray>=2.52"],
     },
     entry_points={"console_scripts": ["upsnet = upsnet_ros.cli:main"]},

@@ -85,7 +85,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
                 _sync(path.parent)
 
 
-def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
+def write_whole(path: Path, data: bytes | memoryview, *, durable: bool = True) -> None:
     """Write a file that is never seen half done; see `replacing`."""
     with replacing(path, durable=durable) as new:
         new.write_bytes(data)

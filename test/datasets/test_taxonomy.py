@@ -86,8 +86,8 @@ def test_a_taxonomy_out_of_order_is_refused() -> None:
     with pytest.raises(ValueError, match="order of semantic_id"):
         Taxonomy("swapped", (thing, stuff))
     with pytest.raises(ValueError, match="unique and positive"):
-        twin = ClassInfo(id=7, name="street", is_thing=False, color=(2, 2, 2), semantic_id=1)
-        Taxonomy("double", (stuff, twin))
+        other = ClassInfo(id=7, name="street", is_thing=False, color=(2, 2, 2), semantic_id=1)
+        Taxonomy("double", (stuff, other))
 
 
 def test_goes_to_other_processes_after_use() -> None:

@@ -1,4 +1,4 @@
-"""What configure takes, cleanup gives back, and an error leaves behind."""
+"""What configure allocates, cleanup frees, and an error leaves behind."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_size_of_the_last_frame_is_remembered(bench, shapes):
     assert shapes == [(64, 48)]
 
 
-# In a process of its own, in which no other test took memory before or gives any back meanwhile.
+# In a process of its own, in which no other test allocates or frees memory.
 MEASURE = """
 import gc, json, os, sys
 from pathlib import Path

@@ -84,7 +84,7 @@ class RunFiles:
         # Through memory: for a full disk torch raises an error that does not say so.
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        write_whole(self.checkpoint, buffer.getvalue())
+        write_whole(self.checkpoint, buffer.getbuffer())
 
     def load_checkpoint(self) -> dict[str, Any]:
         """Read what `save_checkpoint` wrote.
